@@ -1,0 +1,374 @@
+"""Octave convolution: part of the channels at half the spatial resolution.
+
+Source: "Drop an Octave: Reducing Spatial Redundancy in Convolutional Neural Networks with
+Octave Convolution" (Chen et al., ICCV 2019, arXiv 1904.05049).
+
+An octave value is a tuple ``(x_h, x_l)``: ``x_h`` of shape (N, c_h, [T,] H, W) and ``x_l`` of
+shape (N, c_l, [T,] ceil(H/2), ceil(W/2)). A plain tensor is a value without low frequency.
+The octave is in space only: both parts have the same T.
+
+A layer holds one weight of the vanilla shape whose channels are ordered [L | H], low first, so
+its state dict has the keys and shapes of the vanilla layer (the paper's Fig. 2b: an octave
+kernel has exactly the parameters of the vanilla one).
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Value = Tensor | tuple[Tensor, Tensor]
+
+
+class Channels(NamedTuple):
+    """The channel counts of an octave value; ``low`` is 0 for a plain tensor."""
+
+    high: int
+    low: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.high + self.low
+
+
+def split_channels(channels: int, alpha: float, divisor: int = 1) -> Channels:
+    """Splits a channel count into ``Channels(high, low)``; 64 at .1 gives (58, 6).
+
+    The low part is ``int(alpha * channels)``, the rule of the authors' code, rounded to the
+    nearest multiple of ``divisor`` (1: the paper; 8: sizes that GPUs like). This is the only
+    place where a channel count meets alpha; everywhere else the pair is passed on.
+    """
+    if not 0 <= alpha < 1:
+        raise ValueError(f"alpha must be in [0, 1), got {alpha}")
+    if divisor < 1:
+        raise ValueError(f"the channel divisor must be at least 1, got {divisor}")
+    if channels < 1:
+        raise ValueError(f"a channel count must be at least 1, got {channels}")
+    low = divisor * int(int(alpha * channels) / divisor + 0.5)
+    if low >= channels:  # rounded up to nothing but low channels
+        low -= divisor
+    return Channels(channels - low, low)
+
+
+def per_frequency(fn: Callable[..., Tensor], *values: Value) -> Value:
+    """``fn`` of the high parts and ``fn`` of the low parts; just ``fn`` of plain tensors."""
+    if isinstance(values[0], Tensor):
+        return fn(*values)
+    high, low = zip(*values, strict=True)
+    return fn(*high), fn(*low)
+
+
+def pool(x: Tensor) -> Tensor:
+    """Average over 2x2 pixels: (..., H, W) -> (..., ceil(H/2), ceil(W/2))."""
+    flat = F.avg_pool2d(x.flatten(1, -3), 2, ceil_mode=True, count_include_pad=False)
+    return flat.unflatten(1, x.shape[1:-2])
+
+
+def upsample(x: Tensor, size: torch.Size) -> Tensor:
+    """Nearest upsampling of the last two axes to ``size`` (H, W); the identity if they fit.
+
+    From ceil(n/2) to n pixels this equals repeating every pixel twice and cropping to n.
+    """
+    if x.shape[-2:] == size:
+        return x
+    return F.interpolate(x.flatten(1, -3), size).unflatten(1, x.shape[1:-2])
+
+
+def merge(x: Value) -> Tensor:
+    """One tensor at the high resolution, [upsampled L | H] along the channels."""
+    if isinstance(x, Tensor):
+        return x
+    x_h, x_l = x
+    return torch.cat([upsample(x_l, x_h.shape[-2:]), x_h], dim=1)
+
+
+def convert(x: Value, channels: Channels) -> Value:
+    """x as a value of these channels, without arithmetic but for pooling: ``merge`` or its inverse.
+
+    A plain tensor becomes a pair by taking its first ``channels.low`` channels, pooled, as L.
+    """
+    if not channels.low:
+        return merge(x)
+    if isinstance(x, Tensor):
+        return x[:, channels.low :], pool(x[:, : channels.low])
+    return x
+
+
+def check_value(x: Value, channels: Channels, ndim: int, layer: nn.Module) -> None:
+    """Raises ValueError unless x is a value of these channels with ``ndim`` axes per tensor."""
+    name = type(layer).__name__
+    is_pair = isinstance(x, (tuple, list)) and len(x) == 2
+    if channels.low and not is_pair:
+        raise ValueError(
+            f"{name} with {channels.high} high and {channels.low} low channels takes a pair "
+            f"(x_h, x_l), got {_describe(x)}"
+        )
+    if not channels.low and not isinstance(x, Tensor):
+        raise ValueError(f"{name} without low channels takes one tensor, got {_describe(x)}")
+    parts = (x,) if isinstance(x, Tensor) else x
+    for part, count, word in zip(parts, channels, ("high", "low"), strict=False):
+        if part.ndim != ndim or part.shape[1] != count:
+            raise ValueError(
+                f"{name} expects {count} {word} channels in a {ndim}-D tensor, "
+                f"got {_describe(part)}"
+            )
+    if len(parts) == 2:
+        (x_h, x_l) = parts
+        half = torch.Size([*x_h.shape[2:-2], *((n + 1) // 2 for n in x_h.shape[-2:])])
+        if x_l.shape[2:] != half:
+            raise ValueError(
+                f"{name}: the low part of {_describe(x_h)} must be {tuple(half)} in time and "
+                f"space, got {_describe(x_l)}"
+            )
+
+
+def _describe(x: object) -> str:
+    if isinstance(x, Tensor):
+        return f"a tensor of shape {tuple(x.shape)}"
+    if isinstance(x, (tuple, list)):
+        return f"a {type(x).__name__} of {len(x)}"
+    return f"a {type(x).__name__}"
+
+
+def _as_channels(channels: int | tuple[int, int], alpha: float) -> Channels:
+    if isinstance(channels, int):
+        return split_channels(channels, alpha)
+    if alpha:
+        raise ValueError(f"channels {channels} are split already: leave out alpha = {alpha}")
+    return Channels(*channels)
+
+
+def _repeat(value: int | Iterable[int], ndim: int, word: str) -> tuple[int, ...]:
+    numbers = (value,) * ndim if isinstance(value, int) else tuple(value)
+    if len(numbers) != ndim:
+        raise ValueError(f"{word} must be one number or {ndim}, got {value}")
+    return numbers
+
+
+class _OctConvNd(nn.Module):
+    """Octave convolution (paper, Eq. 4), f a convolution, H -> H, L -> H, L -> L, H -> L:
+
+        y_h = f(x_h; W_hh) + upsample(f(x_l; W_lh), 2)
+        y_l = f(x_l; W_ll) + f(pool(x_h, 2); W_hl)
+
+    Spatial stride 2 (the authors' rule): pool x_h and the x_l of W_ll first, then convolve with
+    stride 1; the x_l of W_lh has the size of y_h already. A temporal stride stays in f.
+    A depthwise convolution (groups = in_channels) has only the paths W_hh and W_ll.
+    Without low channels on both sides it is exactly the plain convolution, stride included.
+
+    Args:
+        in_channels, out_channels: a count, split by alpha_in / alpha_out, or the pair
+            ``(high, low)`` itself.
+        kernel_size, stride, padding, dilation: as in torch; space must keep its size
+            (2 * padding = dilation * (kernel - 1)) where low channels are involved, and the
+            spatial stride is 1 or 2.
+        groups: used by all four paths.
+        bias: added once to y_h and once to y_l.
+        alpha_in, alpha_out: share of low channels, in [0, 1); 0 means a plain tensor there.
+    """
+
+    ndim: int
+
+    def __init__(
+        self,
+        in_channels: int | tuple[int, int],
+        out_channels: int | tuple[int, int],
+        kernel_size: int | Iterable[int],
+        stride: int | Iterable[int] = 1,
+        padding: int | Iterable[int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        alpha_in: float = 0.0,
+        alpha_out: float = 0.0,
+        dilation: int | Iterable[int] = 1,
+    ) -> None:
+        super().__init__()
+        self.channels_in = _as_channels(in_channels, alpha_in)
+        self.channels_out = _as_channels(out_channels, alpha_out)
+        self.kernel_size = _repeat(kernel_size, self.ndim, "kernel_size")
+        self.stride = _repeat(stride, self.ndim, "stride")
+        self.padding = _repeat(padding, self.ndim, "padding")
+        self.dilation = _repeat(dilation, self.ndim, "dilation")
+        self.groups = groups
+        self.is_plain = not (self.channels_in.low or self.channels_out.low)
+        self.is_depthwise = groups > 1 and groups == self.channels_in.total
+        self._check_arguments()
+        shape = (self.channels_out.total, self.channels_in.total // groups, *self.kernel_size)
+        self.weight = nn.Parameter(torch.empty(shape))
+        self.bias = nn.Parameter(torch.empty(shape[0])) if bias else None
+        self.reset_parameters()
+
+    def _check_arguments(self) -> None:
+        c_in, c_out, name = self.channels_in, self.channels_out, type(self).__name__
+        if min(c_in.high, c_out.high) < 1 or min(c_in.low, c_out.low) < 0:
+            raise ValueError(f"{name}: channels {c_in} -> {c_out} leave no high channels")
+        groups_h, groups_l = self._groups(c_in.high), self._groups(c_in.low)
+        for counts, word in ((c_in, "in"), (c_out, "out")):
+            if counts.high % max(groups_h, 1) or counts.low % max(groups_l, 1):
+                raise ValueError(
+                    f"{name}: {word} channels {tuple(counts)} (high, low) are not divisible by "
+                    f"groups = {self.groups}"
+                )
+        if self.is_plain:
+            return
+        if self.is_depthwise and bool(c_in.low) != bool(c_out.low):
+            raise ValueError(
+                f"{name}: a depthwise convolution has no path between frequencies, so alpha_in "
+                f"and alpha_out must be both 0 or both positive"
+            )
+        kernel, padding, dilation = self.kernel_size[-2:], self.padding[-2:], self.dilation[-2:]
+        if any(2 * p != d * (k - 1) for k, p, d in zip(kernel, padding, dilation, strict=True)):
+            raise ValueError(
+                f"{name}: an octave convolution must keep the spatial size: with kernel {kernel} "
+                f"and dilation {dilation} the padding can not be {padding}"
+            )
+        if self.stride[-2:] not in ((1, 1), (2, 2)):
+            raise ValueError(f"{name}: the spatial stride must be 1 or 2, got {self.stride[-2:]}")
+
+    def _groups(self, channels: int) -> int:
+        """Groups of a path that starts from this many channels."""
+        return channels if self.is_depthwise else self.groups
+
+    def kernels(self) -> dict[str, Tensor]:
+        """The slices of the weight for the paths that exist: h2h and, if any, l2h, h2l, l2l."""
+        low_out, low_in = self.channels_out.low, self.channels_in.low // self.groups
+        if self.is_depthwise:
+            paths = {"h2h": self.weight[low_out:], "l2l": self.weight[:low_out]}
+        else:
+            paths = {
+                "h2h": self.weight[low_out:, low_in:],
+                "l2h": self.weight[low_out:, :low_in],
+                "h2l": self.weight[:low_out, low_in:],
+                "l2l": self.weight[:low_out, :low_in],
+            }
+        return {name: kernel for name, kernel in paths.items() if kernel.numel()}
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Default of torch's convolutions, each kernel on its own fan."""
+        for kernel in self.kernels().values():
+            nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.weight[0].numel())
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Value) -> Value:
+        """(N, c_h, [T,] H, W) and (N, c_l, [T,] ceil(H/2), ceil(W/2)) -> the same, / stride."""
+        check_value(x, self.channels_in, self.ndim + 2, self)
+        if self.is_plain and isinstance(x, Tensor):
+            return self._conv(x, self.weight, self.bias, self.stride, self.groups)
+        x_h, x_l = (x, None) if isinstance(x, Tensor) else x
+        x_l2l = x_l
+        if self.stride[-1] == 2:
+            x_h, x_l2l = pool(x_h), None if x_l is None else pool(x_l)
+
+        kernels, (bias_h, bias_l) = self.kernels(), self._biases()
+        y_h = self._path(x_h, kernels["h2h"], bias_h)
+        if x_l is not None and not self.is_depthwise:
+            y_h = y_h + upsample(self._path(x_l, kernels["l2h"]), y_h.shape[-2:])
+        if not self.channels_out.low:
+            return y_h
+        if x_l2l is None:
+            return y_h, self._path(pool(x_h), kernels["h2l"], bias_l)
+        y_l = self._path(x_l2l, kernels["l2l"], bias_l)
+        if not self.is_depthwise:
+            y_l = y_l + self._path(pool(x_h), kernels["h2l"])
+        return y_h, y_l
+
+    def _biases(self) -> tuple[Tensor | None, Tensor | None]:
+        if self.bias is None:
+            return None, None
+        return self.bias[self.channels_out.low :], self.bias[: self.channels_out.low]
+
+    def _path(self, x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
+        stride = (*self.stride[:-2], 1, 1)
+        return self._conv(x, kernel, bias, stride, self._groups(x.shape[1]))
+
+    def _conv(
+        self, x: Tensor, kernel: Tensor, bias: Tensor | None, stride: tuple[int, ...], groups: int
+    ) -> Tensor:
+        conv = F.conv2d if self.ndim == 2 else F.conv3d
+        return conv(x, kernel, bias, stride, self.padding, self.dilation, groups)
+
+    def extra_repr(self) -> str:
+        text = f"{tuple(self.channels_in)} -> {tuple(self.channels_out)}, {self.kernel_size}"
+        for name in ("stride", "padding", "dilation", "groups"):
+            text += f", {name}={getattr(self, name)}"
+        return text + f", bias={self.bias is not None}"
+
+
+class OctConv2d(_OctConvNd):
+    __doc__ = _OctConvNd.__doc__
+    ndim = 2
+
+
+class OctConv3d(_OctConvNd):
+    __doc__ = _OctConvNd.__doc__
+    ndim = 3
+
+
+class _OctBatchNorm(_BatchNorm):
+    """Batch norm of an octave value, each frequency with its own statistics.
+
+    One weight, bias, running mean and running variance of all channels, ordered [L | H], as the
+    vanilla layer has them. ``num_features`` is a count, split by alpha, or a pair (high, low).
+    """
+
+    ndim: int
+
+    def __init__(
+        self,
+        num_features: int | tuple[int, int],
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        alpha: float = 0.0,
+    ) -> None:
+        channels = _as_channels(num_features, alpha)
+        super().__init__(channels.total, eps, momentum, affine, track_running_stats)
+        self.channels = channels
+
+    def forward(self, x: Value) -> Value:  # type: ignore[override]
+        """The shapes of the input."""
+        check_value(x, self.channels, self.ndim + 2, self)
+        momentum = self._count_batch()
+        if isinstance(x, Tensor):
+            return self._normalize(x, slice(None), momentum)
+        x_h, x_l = x
+        low = self.channels.low
+        y_l = self._normalize(x_l, slice(0, low), momentum)
+        return self._normalize(x_h, slice(low, None), momentum), y_l
+
+    def _count_batch(self) -> float:
+        """Counts this batch in training and returns the weight of its statistics."""
+        if not self.training or self.num_batches_tracked is None:
+            return 0.0
+        self.num_batches_tracked.add_(1)
+        if self.momentum is not None:
+            return self.momentum
+        return 1.0 / self.num_batches_tracked.item()
+
+    def _normalize(self, x: Tensor, part: slice, momentum: float) -> Tensor:
+        mean, var, weight, bias = (
+            None if t is None else t[part]
+            for t in (self.running_mean, self.running_var, self.weight, self.bias)
+        )
+        training = self.training or mean is None
+        return F.batch_norm(x, mean, var, weight, bias, training, momentum, self.eps)
+
+
+class OctBatchNorm2d(_OctBatchNorm):
+    __doc__ = _OctBatchNorm.__doc__
+    ndim = 2
+
+
+class OctBatchNorm3d(_OctBatchNorm):
+    __doc__ = _OctBatchNorm.__doc__
+    ndim = 3

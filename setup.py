@@ -1,0 +1,32 @@
+"""Installs the octvideo package; the exact versions known to work are in constraints.txt."""
+
+from setuptools import find_packages, setup
+
+EXTRAS = {
+    "decord": ["decord==0.6.0; platform_machine == 'x86_64'"],
+    # The last torchcodec wheel on PyPI that loads beside a CPU build of torch.
+    "torchcodec": ["torchcodec==0.13.0"],
+    "pytorchvideo": ["pytorchvideo==0.1.5"],
+    "plot": ["matplotlib>=3.6"],
+    "dev": ["pytest>=8", "pytest-timeout>=2.2", "hypothesis>=6.90", "ruff>=0.6", "mypy>=1.10"],
+}
+
+setup(
+    name="octvideo",
+    version="0.1.0",
+    description="Octave Convolution for video action recognition in PyTorch",
+    license="Apache-2.0",
+    packages=find_packages(include=["octvideo", "octvideo.*"]),
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.4,!=2.9.*",  # 2.9 runs Conv3d under autocast about four times slower
+        "numpy>=1.24",
+        "av>=17,<19",
+        "fvcore>=0.1.5.post20221221",
+        "iopath>=0.1.10",
+        "tensorboard>=2.12",
+        "tqdm>=4.65",
+        "pyyaml>=6",
+    ],
+    extras_require=EXTRAS,
+)
