@@ -1,0 +1,35 @@
+"""Configuration: the tree of defaults, reading, and checks.
+
+``load_cfg`` gives the frozen tree that a run uses. Values that follow from it (batch sizes,
+learning rates) are functions of it and are never written back.
+"""
+
+from octvideo.config.defaults import get_cfg
+from octvideo.config.load import dump, load_cfg
+from octvideo.config.scaling import (
+    batch_per_process,
+    describe_scaling,
+    effective_base_lr,
+    global_batch_size,
+    linear_rule_lr,
+    lr_scale,
+    processes_per_node,
+)
+from octvideo.config.validate import ConfigError, Problem, check_machine, validate
+
+__all__ = [
+    "ConfigError",
+    "Problem",
+    "batch_per_process",
+    "check_machine",
+    "describe_scaling",
+    "dump",
+    "effective_base_lr",
+    "get_cfg",
+    "global_batch_size",
+    "linear_rule_lr",
+    "load_cfg",
+    "lr_scale",
+    "processes_per_node",
+    "validate",
+]

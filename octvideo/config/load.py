@@ -1,0 +1,243 @@
+"""Reads a configuration: YAML files with ``_BASE_``, then options, then the checks."""
+
+import difflib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from fvcore.common.config import CfgNode
+
+from octvideo.config.defaults import get_cfg, leaf_values
+from octvideo.config.scope import IGNORED, REFUSED, ignored_name
+from octvideo.config.validate import ConfigError, remarks, validate
+from octvideo.config.values import Kind, WrongTypeError, decode, show
+
+logger = logging.getLogger("octvideo")
+
+BASE_KEY = "_BASE_"
+COMMAND_LINE = "command line"
+_MISSING: Any = object()
+
+_DEFAULTS = leaf_values(get_cfg())
+_SECTIONS = frozenset(key.rpartition(".")[0] for key in _DEFAULTS) - {""}
+# Mappings under these names hold keys; below any other name a mapping is a value.
+_MAPPINGS = _SECTIONS | {name for name in IGNORED if "." not in name}
+
+PathLike = str | os.PathLike[str]
+
+
+class Setting(NamedTuple):
+    """One key that a file or the command line sets."""
+
+    key: str
+    value: Any
+    origin: str  # "file.yaml:12" or "command line"
+
+
+def load_cfg(
+    path: PathLike | Sequence[PathLike] | None = None, opts: Sequence[Any] = ()
+) -> CfgNode:
+    """The configuration of a run: the defaults, changed by files, changed by options.
+
+    A file may name others that it changes: ``_BASE_: other.yaml``, or a list of them, relative
+    to itself. Sections of PySlowFast outside octvideo's scope are ignored with a warning.
+
+    Args:
+        path: a YAML file, or several, of which later ones win; None or "" for the defaults.
+        opts: ``["KEY", "VALUE", ...]`` or ``["KEY=VALUE", ...]``; they win over the files.
+
+    Returns:
+        The tree, checked and frozen.
+
+    Raises:
+        ConfigError: unknown keys, values of the wrong type, impossible combinations, unreadable
+            files: all of them in one message, each with its origin and with what to set.
+    """
+    reader = _Reader()
+    settings = [s for file in _paths(path) for s in reader.read(file)]
+    readable = not reader.problems
+    settings += _parse_opts(opts, reader.problems)
+
+    cfg = get_cfg()
+    applied = _apply(cfg, settings)
+    problems = reader.problems + applied.problems
+    if readable:  # what a missing file would have set can not be judged
+        problems += [
+            f"{applied.origins.get(p.key, 'defaults')}: {p}"
+            for p in validate(cfg)
+            if not any(key in p.text for key in applied.wrong)
+        ]
+    if problems:
+        raise ConfigError(problems)
+    if applied.ignored:
+        names = ", ".join(sorted(applied.ignored))
+        logger.warning("configuration: ignored, as octvideo does not have them: %s", names)
+    for remark in remarks(cfg):
+        logger.warning("configuration: %s", remark)
+    cfg.freeze()
+    return cfg
+
+
+def dump(cfg: CfgNode) -> str:
+    """The whole tree as YAML text, which ``load_cfg`` reads back to an equal tree."""
+    return str(cfg.dump(default_flow_style=None))
+
+
+def _paths(path: PathLike | Sequence[PathLike] | None) -> list[Path]:
+    if path is None or path == "":
+        return []
+    if isinstance(path, (str, os.PathLike)):
+        return [Path(path)]
+    return [Path(p) for p in path]
+
+
+@dataclass
+class _Reader:
+    """Reads YAML files into settings and collects what is wrong with the files."""
+
+    problems: list[str] = field(default_factory=list)
+
+    def read(self, path: Path, chain: tuple[Path, ...] = ()) -> list[Setting]:
+        """The settings of a file after those of its bases; ``chain``: the files that led here."""
+        if path.resolve() in [file.resolve() for file in chain]:
+            circle = " -> ".join(map(str, (*chain, path)))
+            self.problems.append(f"{chain[-1]}: {BASE_KEY} leads back to itself: {circle}")
+            return []
+        settings = list(self._parse(path, chain))
+        own = [s for s in settings if s.key != BASE_KEY]
+        return [s for s in settings if s.key == BASE_KEY for s in self._bases(path, s, chain)] + own
+
+    def _bases(self, path: Path, base: Setting, chain: tuple[Path, ...]) -> list[Setting]:
+        names = [base.value] if isinstance(base.value, str) else base.value
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            self.problems.append(
+                f"{base.origin}: {BASE_KEY} is {show(base.value)}: expected one file or a list"
+            )
+            return []
+        files = [path.parent / Path(name).expanduser() for name in names]
+        return [s for file in files for s in self.read(file, (*chain, path))]
+
+    def _parse(self, path: Path, chain: tuple[Path, ...]) -> Iterator[Setting]:
+        try:
+            loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+            root = loader.get_single_node()
+            if isinstance(root, yaml.MappingNode):
+                yield from self._walk(loader, root, path, "", {})
+            elif root is not None and loader.construct_object(root, deep=True) is not None:
+                self.problems.append(f"{path}: expected sections with keys, such as TRAIN:")
+        except OSError as error:
+            named = f", which {chain[-1]} names as its {BASE_KEY}" if chain else ""
+            self.problems.append(f"{path}{named}: can not be read: {error.strerror}")
+        except UnicodeDecodeError as error:
+            self.problems.append(f"{path}: is not a text file in UTF-8: {error}")
+        except yaml.MarkedYAMLError as error:
+            line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+            self.problems.append(f"{path}{line}: is not valid YAML: {error.problem}")
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
+            self.problems.append(f"{path}: is not valid YAML: {error}")
+
+    def _walk(
+        self, loader: Any, node: yaml.MappingNode, path: Path, prefix: str, lines: dict[str, int]
+    ) -> Iterator[Setting]:
+        """The settings under a YAML mapping, with dotted keys; ``lines`` has the keys so far."""
+        for key_node, value_node in node.value:
+            key, line = f"{prefix}{key_node.value}", key_node.start_mark.line + 1
+            if key in lines:
+                self.problems.append(
+                    f"{path}:{line}: {key} is given a second time (first in line {lines[key]}): "
+                    "keep one"
+                )
+                continue
+            lines[key] = line
+            if key in _MAPPINGS and isinstance(value_node, yaml.MappingNode):
+                yield from self._walk(loader, value_node, path, f"{key}.", lines)
+                continue
+            value = loader.construct_object(value_node, deep=True)
+            if key not in _MAPPINGS or value is not None:  # else a section without keys
+                yield Setting(key, value, f"{path}:{line}")
+
+
+def _parse_opts(opts: Sequence[Any], problems: list[str]) -> list[Setting]:
+    """Settings of ``KEY VALUE`` pairs and ``KEY=VALUE`` items, which may be mixed."""
+    settings, items = [], iter(opts)
+    for item in items:
+        key, equals, value = str(item).partition("=")
+        if not equals:
+            value = next(items, _MISSING)
+            if value is _MISSING:
+                problems.append(
+                    f"{COMMAND_LINE}: {key} has no value: write {key} VALUE or {key}=VALUE"
+                )
+                continue
+        settings.append(Setting(key, value, COMMAND_LINE))
+    return settings
+
+
+@dataclass
+class _Applied:
+    """What happened to the settings."""
+
+    origins: dict[str, str] = field(default_factory=dict)  # of each key that was set
+    wrong: set[str] = field(default_factory=set)  # known keys with a value of the wrong type
+    ignored: set[str] = field(default_factory=set)  # names outside octvideo's scope
+    problems: list[str] = field(default_factory=list)
+
+
+def _apply(cfg: CfgNode, settings: Sequence[Setting]) -> _Applied:
+    """Writes the settings into the tree, in order."""
+    applied = _Applied()
+    refused: dict[str, Setting] = {}
+    for setting in settings:
+        key, value, origin = setting
+        if key in _DEFAULTS:
+            try:
+                _assign(cfg, key, Kind.of(key, _DEFAULTS[key]).convert(value))
+                applied.origins[key] = origin
+            except WrongTypeError:
+                applied.wrong.add(key)
+                applied.problems.append(f"{origin}: {_wrong_type(key, value)}")
+        elif key in REFUSED:
+            refused[key] = setting  # the last one counts
+        elif name := ignored_name(key):
+            applied.ignored.add(name)
+        else:
+            applied.problems.append(f"{origin}: {_unknown(key, value)}")
+    for key, value, origin in refused.values():
+        if (decode(value) if isinstance(value, str) and value else value) != REFUSED[key]:
+            applied.problems.append(
+                f"{origin}: {key} {show(value)} is outside octvideo's scope: remove it, or set "
+                f"{key} {show(REFUSED[key])}"
+            )
+    return applied
+
+
+def _assign(cfg: CfgNode, key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        cfg = cfg[section]
+    cfg[name] = value
+
+
+def _wrong_type(key: str, value: Any) -> str:
+    default = _DEFAULTS[key]
+    example = "" if default in (None, True, False, "", [], ()) else f" such as {show(default)}"
+    return f"{key} is {show(value)}: expected {Kind.of(key, default)}{example}"
+
+
+def _unknown(key: str, value: Any) -> str:
+    if key in _SECTIONS:
+        member = next(known for known in _DEFAULTS if known.startswith(f"{key}."))
+        return f"{key} is {show(value)}: it is a section; set its keys, such as {member}"
+    return f"unknown key {key} (value {show(value)}): did you mean {_nearest(key)}?"
+
+
+def _nearest(key: str) -> str:
+    """The known key that resembles this one most; keys with the same last part come first."""
+    key = key.upper()
+    tail = key.rpartition(".")[2]
+    pool = [known for known in _DEFAULTS if known.rpartition(".")[2] == tail] or list(_DEFAULTS)
+    return max(pool, key=lambda known: difflib.SequenceMatcher(None, known, key).ratio())

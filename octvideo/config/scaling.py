@@ -1,0 +1,57 @@
+"""Batch sizes and learning rates that follow from a configuration."""
+
+import math
+
+from fvcore.common.config import CfgNode
+
+# PySlowFast's Kinetics recipes: SGD, BASE_LR 0.1 for 64 clips a step.
+REFERENCE_BATCH = 64
+REFERENCE_LR = 0.1
+
+
+def processes_per_node(cfg: CfgNode) -> int:
+    """One a GPU; one on the CPU."""
+    return max(1, cfg.NUM_GPUS)
+
+
+def batch_per_process(cfg: CfgNode, split: str = "train") -> int:
+    """Clips that one process handles in a step ("train") or in a forward pass ("test")."""
+    batch = {"train": cfg.TRAIN.BATCH_SIZE, "test": cfg.TEST.BATCH_SIZE}[split]
+    return batch // processes_per_node(cfg)
+
+
+def global_batch_size(cfg: CfgNode) -> int:
+    """Clips of one optimiser step over all nodes; TRAIN.BATCH_SIZE is the batch of one."""
+    return cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS
+
+
+def lr_scale(cfg: CfgNode) -> int:
+    """Factor of BASE_LR, WARMUP_START_LR and COSINE_END_LR (PySlowFast scales all three)."""
+    return cfg.NUM_SHARDS if cfg.SOLVER.BASE_LR_SCALE_NUM_SHARDS else 1
+
+
+def effective_base_lr(cfg: CfgNode) -> float:
+    """The base learning rate that the run uses."""
+    return cfg.SOLVER.BASE_LR * lr_scale(cfg)
+
+
+def linear_rule_lr(cfg: CfgNode) -> float:
+    """The base learning rate that the linear rule gives: 0.1 for 64 clips, in proportion."""
+    return REFERENCE_LR * global_batch_size(cfg) / REFERENCE_BATCH
+
+
+def describe_scaling(cfg: CfgNode) -> tuple[str, str | None]:
+    """A line for the log, and a warning where SGD's rate is not that of the linear rule."""
+    batch, lr, rule = global_batch_size(cfg), effective_base_lr(cfg), linear_rule_lr(cfg)
+    line = (
+        f"global batch {batch} ({cfg.NUM_SHARDS} x {processes_per_node(cfg)} processes with "
+        f"{batch_per_process(cfg)} clips each), base LR {lr:g}"
+    )
+    if cfg.SOLVER.OPTIMIZING_METHOD != "sgd" or math.isclose(lr, rule, rel_tol=1e-6):
+        return line, None
+    warning = (
+        f"base LR {lr:g} differs from the linear rule ({REFERENCE_LR:g} for {REFERENCE_BATCH} "
+        f"clips), which gives {rule:g} for a global batch of {batch}: "
+        f"set SOLVER.BASE_LR {rule / lr_scale(cfg):g} to follow it"
+    )
+    return line, warning

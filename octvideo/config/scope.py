@@ -1,0 +1,102 @@
+"""What octvideo does not do: tables that turn such settings into a clear answer.
+
+A setting is never dropped in silence. Parts of PySlowFast outside octvideo's scope are ignored
+with a warning, or refused where the file asks for them; what is planned but missing is refused.
+"""
+
+from typing import Any
+
+# Sections and keys of PySlowFast that octvideo has no use for. They are ignored with a warning.
+IGNORED: tuple[str, ...] = (
+    *("AVA", "BENCHMARK", "CONTRASTIVE", "DEMO", "DETECTION", "MASK", "MVIT", "SSL"),
+    *("VIS_MASK", "X3D"),
+    *("AUG.MASK_FRAMES", "AUG.MASK_RATIO", "AUG.MASK_TUBE", "AUG.MASK_WINDOW_SIZE"),
+    "AUG.MAX_MASK_PATCHES_PER_BLOCK",
+    *("BN.GLOBAL_SYNC", "BN.NUM_SPLITS", "BN.NUM_SYNC_DEVICES"),
+    *("DATA.DECODING_SHORT_SIZE", "DATA.IN22K_TRAINVAL", "DATA.IN22k_VAL_IN1K"),
+    *("DATA.IN_VAL_CROP_RATIO", "DATA.LOADER_CHUNK_OVERALL_SIZE", "DATA.LOADER_CHUNK_SIZE"),
+    *("DATA.PATH_TO_PRELOAD_IMDB", "DATA.SSL_BLUR_SIGMA_MAX", "DATA.SSL_BLUR_SIGMA_MIN"),
+    *("DATA.SSL_COLOR_BRI_CON_SAT", "DATA.SSL_COLOR_HUE"),
+    *("DATA.TRAIN_PCA_EIGVAL", "DATA.TRAIN_PCA_EIGVEC"),
+    "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE",
+    *("MODEL.FP16_ALLREDUCE", "MODEL.MULTI_PATHWAY_ARCH", "MODEL.SINGLE_PATHWAY_ARCH"),
+    *("MULTIGRID.BN_BASE_SIZE", "MULTIGRID.DEFAULT_B", "MULTIGRID.DEFAULT_S"),
+    *("MULTIGRID.DEFAULT_T", "MULTIGRID.EPOCH_FACTOR", "MULTIGRID.EVAL_FREQ"),
+    *("MULTIGRID.LONG_CYCLE_FACTORS", "MULTIGRID.LONG_CYCLE_SAMPLING_RATE"),
+    "MULTIGRID.SHORT_CYCLE_FACTORS",
+    *("SOLVER.STEP_SIZE", "SOLVER.WARMUP_FACTOR"),
+    *("TENSORBOARD.CATEGORIES_PATH", "TENSORBOARD.CLASS_NAMES_PATH"),
+    *("TENSORBOARD.CONFUSION_MATRIX", "TENSORBOARD.HISTOGRAM", "TENSORBOARD.MODEL_VIS"),
+    *("TENSORBOARD.PREDICTIONS_PATH", "TENSORBOARD.WRONG_PRED_VIS"),
+    *("TRAIN.CHECKPOINT_IN_INIT", "TRAIN.KILL_LOSS_EXPLOSION_FACTOR"),
+)
+
+# Keys of PySlowFast that ask for something outside octvideo's scope, unless they have this value.
+REFUSED: dict[str, Any] = {
+    "AUG.GEN_MASK_LOADER": False,
+    "DATA.COLOR_RND_GRAYSCALE": 0.0,
+    "DATA.SKIP_ROWS": 0,
+    "DATA.SSL_COLOR_JITTER": False,
+    "DATA.SSL_MOCOV2_AUG": False,
+    "DATA.TIME_DIFF_PROB": 0.0,
+    "DATA.TRAIN_CROP_NUM_SPATIAL": 1,
+    "DATA.TRAIN_CROP_NUM_TEMPORAL": 1,
+    "DATA.TRAIN_JITTER_MOTION_SHIFT": False,
+    "DEMO.ENABLE": False,
+    "DETECTION.ENABLE": False,
+    "MASK.ENABLE": False,
+    "MODEL.DETACH_FINAL_FC": False,
+    "MODEL.DROPCONNECT_RATE": 0.0,
+    "SOLVER.LAYER_DECAY": 1.0,
+    "TASK": "",
+    "TEST.NUM_TEMPORAL_CLIPS": [],
+    "VIS_MASK.ENABLE": False,
+}
+
+# Values of known keys that PySlowFast has and octvideo will not have (compared in lower case).
+_OTHER_DATA = ("ava", "charades", "ptvcharades", "ptvssv2", "ssv2")
+FOREIGN_VALUES: dict[str, tuple[str, ...]] = {
+    "BN.NORM_TYPE": ("sub_batchnorm",),
+    "MODEL.ARCH": ("csn", "maskmvit", "mvit", "r2plus1d", "x3d"),
+    "MODEL.LOSS_FUNC": ("bce", "contrastive_loss", "mse", "multi_mse"),
+    "MODEL.MODEL_NAME": (
+        *("contrastivemodel", "maskmvit", "mvit", "x3d"),
+        *("ptvcsn", "ptvmvit", "ptvr2plus1d", "ptvx3d"),
+    ),
+    "SOLVER.OPTIMIZING_METHOD": ("mt_adamw",),
+    "TEST.DATASET": _OTHER_DATA,
+    "TRAIN.DATASET": _OTHER_DATA,
+}
+
+# Known keys whose feature is planned but missing: the values that work today, and the feature.
+# For lists, the entries are what counts: () is a list without any.
+NOT_YET: dict[str, tuple[tuple[Any, ...], str]] = {
+    "AUG.ENABLE": ((False,), "RandAugment and random erasing"),
+    "AUG.NUM_SAMPLE": ((1,), "repeated augmentation"),
+    "BN.NORM_TYPE": (("batchnorm",), "synchronised batch norm"),
+    "DATA.DUMMY_LOAD": ((False,), "training on random clips"),
+    "DATA.MULTI_LABEL": ((False,), "several labels a video"),
+    "EMA.ENABLE": ((False,), "the running average of the weights"),
+    "MIXUP.ENABLE": ((False,), "mixup, CutMix and label smoothing"),
+    "MODEL.ACT_CHECKPOINT": ((False,), "activation checkpointing"),
+    "MODEL.ARCH": (("i3d", "c2d"), "this architecture"),
+    "MODEL.FROZEN_BN": ((False,), "frozen batch norm"),
+    "MODEL.LOSS_FUNC": (("cross_entropy",), "this loss"),
+    "MULTIGRID.LONG_CYCLE": ((False,), "multigrid training"),
+    "MULTIGRID.SHORT_CYCLE": ((False,), "multigrid training"),
+    "NONLOCAL.LOCATION": (((),), "the non-local block"),
+    "SOLVER.LARS_ON": ((False,), "LARS"),
+    "TEST.CHECKPOINT_TYPE": (("pytorch",), "reading Caffe2 files"),
+    "TEST.COMPILE": ((False,), "torch.compile"),
+    "TEST.PRECISION": (("fp32",), "reduced precision"),
+    "TRAIN.CHECKPOINT_INFLATE": ((False,), "inflation of a 2D network"),
+    "TRAIN.CHECKPOINT_TYPE": (("pytorch",), "reading Caffe2 files"),
+    "TRAIN.COMPILE": ((False,), "torch.compile"),
+    "TRAIN.MIXED_PRECISION": ((False,), "reduced precision"),
+    "TRAIN.PRECISION": (("fp32",), "reduced precision"),
+}
+
+
+def ignored_name(key: str) -> str | None:
+    """The entry of ``IGNORED`` that covers a key: "X3D" for "X3D.DIM_C1"; None if none does."""
+    return next((name for name in IGNORED if f"{key}.".startswith(f"{name}.")), None)

@@ -1,0 +1,369 @@
+"""Checks of a whole configuration: ranges, choices, and combinations that can not work."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import pairwise
+from operator import getitem
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from octvideo.config.scaling import batch_per_process, processes_per_node
+from octvideo.config.scope import FOREIGN_VALUES, NOT_YET
+from octvideo.config.values import show
+from octvideo.utils.errors import UserError
+
+
+class ConfigError(UserError):
+    """A configuration that can not be run; ``problems`` has one line for each reason."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        if len(self.problems) == 1:
+            super().__init__(self.problems[0])
+        else:
+            lines = "\n".join(f"  {i}. {text}" for i, text in enumerate(self.problems, 1))
+            super().__init__(f"{len(self.problems)} problems in the configuration:\n{lines}")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with the value of ``key``, and what to set."""
+
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "BN.NORM_TYPE": ("batchnorm", "sync_batchnorm"),
+    "DATA.DECODING_BACKEND": ("pyav", "decord", "torchcodec"),
+    "DATA.ENSEMBLE_METHOD": ("sum", "max"),
+    "DIST_BACKEND": ("nccl", "gloo"),
+    "MODEL.ARCH": ("c2d", "i3d", "slow", "slowfast", "2d"),
+    "MODEL.HEAD_ACT": ("softmax", "sigmoid", "none"),
+    "MODEL.LOSS_FUNC": ("cross_entropy", "soft_cross_entropy", "bce_logit"),
+    "MODEL.MODEL_NAME": ("ResNet", "SlowFast"),
+    "NONLOCAL.INSTANTIATION": ("softmax", "dot_product"),
+    "OCTAVE.NONLOCAL_MODE": ("cross", "high"),
+    "RESNET.TRANS_FUNC": ("bottleneck_transform", "basic_transform"),
+    "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs"),
+    "SOLVER.OPTIMIZING_METHOD": ("sgd", "adam", "adamw"),
+    "TEST.CHECKPOINT_TYPE": ("pytorch", "caffe2"),
+    "TEST.DATASET": ("kinetics",),
+    "TEST.NUM_SPATIAL_CROPS": (1, 2, 3),
+    "TEST.PRECISION": ("fp32", "bf16", "fp16"),
+    "TRAIN.CHECKPOINT_TYPE": ("pytorch", "caffe2"),
+    "TRAIN.DATASET": ("kinetics",),
+    "TRAIN.PRECISION": ("fp32", "bf16", "fp16"),
+}
+
+# (text, test, keys): every number in the value of a key, lists included, must pass the test.
+_RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+    (
+        "at least 1",
+        lambda x: x >= 1,
+        (
+            *("NUM_SHARDS", "LOG_PERIOD", "MODEL.NUM_CLASSES", "SOLVER.MAX_EPOCH"),
+            *("TRAIN.BATCH_SIZE", "TRAIN.CHECKPOINT_PERIOD"),
+            *("TRAIN.ACCUMULATE_STEPS", "TEST.BATCH_SIZE", "TEST.NUM_ENSEMBLE_VIEWS"),
+            *("DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS"),
+            *("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE", "DATA.TRAIN_JITTER_SCALES"),
+            *("RESNET.DEPTH", "RESNET.NUM_GROUPS", "RESNET.WIDTH_PER_GROUP"),
+            *("RESNET.SPATIAL_STRIDES", "RESNET.SPATIAL_DILATIONS"),
+            *("NONLOCAL.GROUP", "NONLOCAL.POOL", "BN.NUM_BATCHES_PRECISE"),
+            *("SLOWFAST.ALPHA", "SLOWFAST.BETA_INV", "SLOWFAST.FUSION_CONV_CHANNEL_RATIO"),
+            *("SLOWFAST.FUSION_KERNEL_SZ", "OCTAVE.CHANNEL_DIVISOR"),
+        ),
+    ),
+    (
+        "0 or more",
+        lambda x: x >= 0,
+        (
+            *("NUM_GPUS", "SHARD_ID", "RNG_SEED", "TRAIN.KEEP_CHECKPOINTS", "TRAIN.EVAL_PERIOD"),
+            *("DATA.TRAIN_JITTER_FPS", "DATA_LOADER.NUM_WORKERS", "MODEL.FC_INIT_STD"),
+            *("RESNET.NUM_BLOCK_TEMP_KERNEL", "NONLOCAL.LOCATION", "BN.WEIGHT_DECAY"),
+            *("SOLVER.COSINE_END_LR", "SOLVER.WARMUP_START_LR", "SOLVER.WARMUP_EPOCHS"),
+            *("SOLVER.WEIGHT_DECAY", "SOLVER.DAMPENING", "SOLVER.LRS", "SOLVER.STEPS"),
+        ),
+    ),
+    (
+        "above 0",
+        lambda x: x > 0,
+        (
+            *("DATA.STD", "DATA.TRAIN_JITTER_SCALES_RELATIVE"),
+            *("DATA.TRAIN_JITTER_ASPECT_RELATIVE", "BN.EPSILON", "SOLVER.BASE_LR"),
+            *("SOLVER.GAMMA", "SOLVER.CLIP_GRAD_VAL", "SOLVER.CLIP_GRAD_L2NORM"),
+        ),
+    ),
+    (
+        "in [0, 1)",
+        lambda x: 0 <= x < 1,
+        ("MODEL.DROPOUT_RATE", "OCTAVE.ALPHA", "SOLVER.MOMENTUM", "SOLVER.BETAS", "EMA.DECAY"),
+    ),
+    ("in (0, 1]", lambda x: 0 < x <= 1, ("BN.MOMENTUM",)),
+    ("among 2, 3, 4, 5", lambda x: x in (2, 3, 4, 5), ("OCTAVE.STAGES",)),
+    ("3, as videos are RGB", lambda x: x == 3, ("DATA.INPUT_CHANNEL_NUM",)),
+)
+
+# Stages x pathways; a single-pathway model takes the first entry of each stage.
+_STAGE_LISTS = (
+    *("RESNET.NUM_BLOCK_TEMP_KERNEL", "RESNET.SPATIAL_STRIDES", "RESNET.SPATIAL_DILATIONS"),
+    *("NONLOCAL.LOCATION", "NONLOCAL.GROUP", "NONLOCAL.POOL"),
+)
+
+
+def validate(cfg: CfgNode) -> list[Problem]:
+    """Everything that makes a configuration impossible; [] where it can be run.
+
+    The machine is left out (see ``check_machine``), so that a file for eight GPUs can be read
+    anywhere. The types are those of the defaults: ``load_cfg`` sees to that.
+    """
+    checks = (_choices, _ranges, _batches, _clips, _pathways, _network, _octave, _schedule)
+    return [problem for check in checks for problem in check(cfg)]
+
+
+def check_machine(cfg: CfgNode, num_cuda_devices: int) -> None:
+    """Checks a configuration against the machine that is to run it.
+
+    Raises:
+        ConfigError: it asks for more than is there, or for several processes.
+    """
+    problems = []
+    if cfg.NUM_GPUS > num_cuda_devices == 0:
+        problems.append(
+            f"NUM_GPUS is {cfg.NUM_GPUS} but no CUDA device was found: "
+            "set NUM_GPUS 0 to run on the CPU"
+        )
+    elif num_cuda_devices < cfg.NUM_GPUS:
+        problems.append(
+            f"NUM_GPUS is {cfg.NUM_GPUS} but the machine has {num_cuda_devices} CUDA "
+            f"device{'s' if num_cuda_devices > 1 else ''}: "
+            f"set NUM_GPUS {1 if num_cuda_devices else 0}"
+        )
+    elif cfg.NUM_GPUS > 1:
+        problems.append(
+            f"NUM_GPUS is {cfg.NUM_GPUS}: several processes are not supported yet; set NUM_GPUS 1"
+        )
+    if cfg.NUM_SHARDS > 1:
+        problems.append(
+            f"NUM_SHARDS is {cfg.NUM_SHARDS}: several nodes are not supported yet; set NUM_SHARDS 1"
+        )
+    if problems:
+        raise ConfigError(problems)
+
+
+def remarks(cfg: CfgNode) -> list[str]:
+    """Settings that have no effect in combination with others: material for warnings."""
+    steps, lrs = cfg.SOLVER.STEPS, cfg.SOLVER.LRS
+    if cfg.SOLVER.LR_POLICY == "steps_with_relative_lrs" and len(lrs) > len(steps):
+        return [f"SOLVER.LRS has more entries than SOLVER.STEPS: {lrs[len(steps) :]} are ignored"]
+    return []
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    return reduce(getitem, key.split("."), cfg)
+
+
+def _leaves(value: Any) -> list[Any]:
+    """The entries of nested lists in one list; a scalar is a list of one."""
+    if not isinstance(value, (list, tuple)):
+        return [value]
+    return [leaf for entry in value for leaf in _leaves(entry)]
+
+
+def _choices(cfg: CfgNode) -> Iterator[Problem]:
+    for key, choices in CHOICES.items():
+        value = _value(cfg, key)
+        if value in choices:
+            continue
+        known = ", ".join(map(str, NOT_YET.get(key, (choices,))[0]))
+        if str(value).lower() in FOREIGN_VALUES.get(key, ()):
+            yield Problem(key, f"{key} {value!r} is outside octvideo's scope: set one of {known}")
+        else:
+            yield Problem(key, f"{key} is {value!r}: set one of {known}")
+    for key, (allowed, feature) in NOT_YET.items():
+        value = _value(cfg, key)
+        if value not in CHOICES.get(key, (value,)):
+            continue  # reported above
+        nested = isinstance(value, list)
+        if (tuple(_leaves(value)) if nested else value) not in allowed:
+            advice = "without entries" if nested else " or ".join(map(str, allowed))
+            yield Problem(
+                key, f"{key} is {show(value)}: {feature} is not supported yet; set {key} {advice}"
+            )
+
+
+def _ranges(cfg: CfgNode) -> Iterator[Problem]:
+    for text, passes, keys in _RANGES:
+        for key in keys:
+            value = _value(cfg, key)
+            if not all(passes(leaf) for leaf in _leaves(value) if leaf is not None):
+                each = "every entry of " if isinstance(value, (list, tuple)) else ""
+                yield Problem(key, f"{each}{key} must be {text}, got {show(value)}")
+
+
+def _batches(cfg: CfgNode) -> Iterator[Problem]:
+    processes, parts = processes_per_node(cfg), cfg.TRAIN.ACCUMULATE_STEPS
+    for section in ("TRAIN", "TEST"):
+        if cfg[section].ENABLE and cfg[section].BATCH_SIZE % processes:
+            yield Problem(
+                f"{section}.BATCH_SIZE",
+                f"{section}.BATCH_SIZE {cfg[section].BATCH_SIZE} can not be shared among NUM_GPUS "
+                f"{cfg.NUM_GPUS}: set a multiple of {processes}, or another NUM_GPUS",
+            )
+    if cfg.TRAIN.ENABLE and parts > 0 and batch_per_process(cfg) % parts:
+        yield Problem(
+            "TRAIN.ACCUMULATE_STEPS",
+            f"TRAIN.ACCUMULATE_STEPS {parts} does not divide the {batch_per_process(cfg)} clips "
+            "of a process (TRAIN.BATCH_SIZE / NUM_GPUS): set a divisor of them",
+        )
+    if not cfg.SHARD_ID < cfg.NUM_SHARDS:
+        yield Problem(
+            "SHARD_ID",
+            f"SHARD_ID {cfg.SHARD_ID} must be below NUM_SHARDS {cfg.NUM_SHARDS}: "
+            "nodes are counted from 0",
+        )
+
+
+def _clips(cfg: CfgNode) -> Iterator[Problem]:
+    data = cfg.DATA
+    if not data.PATH_LABEL_SEPARATOR:
+        yield Problem(
+            "DATA.PATH_LABEL_SEPARATOR", "DATA.PATH_LABEL_SEPARATOR is empty: set ' ' or ','"
+        )
+    for name in ("MEAN", "STD"):
+        if len(data[name]) != 3:
+            yield Problem(
+                f"DATA.{name}", f"DATA.{name} needs one value each for R, G, B, got {data[name]}"
+            )
+    yield from _pair("DATA.TRAIN_JITTER_SCALES", data.TRAIN_JITTER_SCALES)
+    relative = ("DATA.TRAIN_JITTER_SCALES_RELATIVE", "DATA.TRAIN_JITTER_ASPECT_RELATIVE")
+    ranges = [_value(cfg, key) for key in relative]
+    for key, limits in zip(relative, ranges, strict=True):
+        if limits:
+            yield from _pair(key, limits)
+        elif any(ranges):
+            other = relative[1 - relative.index(key)]
+            yield Problem(key, f"{key} is empty but {other} is not: set both or neither")
+    smallest = min(data.TRAIN_JITTER_SCALES, default=0)
+    if cfg.TRAIN.ENABLE and not any(ranges) and smallest < data.TRAIN_CROP_SIZE:
+        yield Problem(
+            "DATA.TRAIN_JITTER_SCALES",
+            f"DATA.TRAIN_JITTER_SCALES {data.TRAIN_JITTER_SCALES} allows frames smaller than "
+            f"DATA.TRAIN_CROP_SIZE {data.TRAIN_CROP_SIZE}: raise the scales or lower the crop",
+        )
+
+
+def _pair(key: str, limits: Sequence[float]) -> Iterator[Problem]:
+    if len(limits) != 2 or limits[0] > limits[1]:
+        yield Problem(key, f"{key} must be [lowest, highest], got {show(limits)}")
+
+
+def _pathways(cfg: CfgNode) -> Iterator[Problem]:
+    arch, number = cfg.MODEL.ARCH, _num_pathways(cfg)
+    # The reverse is accepted: older PySlowFast files of SlowFast leave MODEL_NAME out.
+    if cfg.MODEL.MODEL_NAME == "SlowFast" and arch in CHOICES["MODEL.ARCH"] and number == 1:
+        yield Problem(
+            "MODEL.MODEL_NAME",
+            f"MODEL.MODEL_NAME SlowFast has two pathways, but MODEL.ARCH {arch} has one: "
+            "set MODEL.MODEL_NAME ResNet",
+        )
+    if len(cfg.DATA.INPUT_CHANNEL_NUM) < number:
+        yield Problem(
+            "DATA.INPUT_CHANNEL_NUM",
+            f"DATA.INPUT_CHANNEL_NUM {cfg.DATA.INPUT_CHANNEL_NUM} needs an entry for each of the "
+            f"{number} pathways: set {[3] * number}",
+        )
+    for key in _STAGE_LISTS:
+        stages = _value(cfg, key)
+        if len(stages) != 4 or any(len(pathways) < number for pathways in stages):
+            yield Problem(
+                key,
+                f"{key} needs four stages (res2..res5) with {number} value"
+                f"{'s' if number > 1 else ''} each (one a pathway), got {show(stages)}",
+            )
+    if any(len(pool) != 3 for stage in cfg.NONLOCAL.POOL for pool in stage):
+        yield Problem("NONLOCAL.POOL", "NONLOCAL.POOL needs three values (T, H, W) for each pool")
+
+
+def _network(cfg: CfgNode) -> Iterator[Problem]:
+    arch, frames = cfg.MODEL.ARCH, cfg.DATA.NUM_FRAMES
+    if arch in ("c2d", "i3d") and frames == 1:
+        yield Problem(
+            "DATA.NUM_FRAMES",
+            f"DATA.NUM_FRAMES is 1, but MODEL.ARCH {arch} halves the frames after res2: "
+            "set 2 or more",
+        )
+    if arch == "slowfast" and frames < cfg.SLOWFAST.ALPHA:
+        yield Problem(
+            "DATA.NUM_FRAMES",
+            f"DATA.NUM_FRAMES {frames} is below SLOWFAST.ALPHA {cfg.SLOWFAST.ALPHA}: "
+            "no frame is left for the slow pathway",
+        )
+    if cfg.RESNET.TRANS_FUNC == "basic_transform" and cfg.RESNET.NUM_GROUPS > 1:
+        yield Problem(
+            "RESNET.NUM_GROUPS",
+            f"RESNET.NUM_GROUPS {cfg.RESNET.NUM_GROUPS} needs the bottleneck: basic_transform "
+            "has no groups; set RESNET.NUM_GROUPS 1",
+        )
+
+
+def _num_pathways(cfg: CfgNode) -> int:
+    return 2 if cfg.MODEL.ARCH == "slowfast" else 1
+
+
+def _octave(cfg: CfgNode) -> Iterator[Problem]:
+    if not cfg.OCTAVE.ENABLE:
+        return
+    for key in ("OCTAVE.STAGES", "OCTAVE.PATHWAYS"):
+        value = _value(cfg, key)
+        if not value or len(set(value)) < len(value):
+            yield Problem(
+                key,
+                f"{key} is {value}: name at least one and none twice, or set OCTAVE.ENABLE False",
+            )
+    pathways = range(_num_pathways(cfg))
+    if any(pathway not in pathways for pathway in cfg.OCTAVE.PATHWAYS):
+        yield Problem(
+            "OCTAVE.PATHWAYS",
+            f"OCTAVE.PATHWAYS {cfg.OCTAVE.PATHWAYS} names a pathway that MODEL.ARCH "
+            f"{cfg.MODEL.ARCH} does not have: set {list(pathways)}",
+        )
+
+
+def _schedule(cfg: CfgNode) -> Iterator[Problem]:
+    solver = cfg.SOLVER
+    if solver.WARMUP_EPOCHS >= solver.MAX_EPOCH:
+        yield Problem(
+            "SOLVER.WARMUP_EPOCHS",
+            f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS:g} must be below SOLVER.MAX_EPOCH "
+            f"{solver.MAX_EPOCH}: lower the first or raise the second",
+        )
+    if len(solver.BETAS) != 2:
+        yield Problem("SOLVER.BETAS", f"SOLVER.BETAS needs two values, got {solver.BETAS}")
+    nesterov = solver.OPTIMIZING_METHOD == "sgd" and solver.NESTEROV
+    if nesterov and (solver.MOMENTUM == 0 or solver.DAMPENING != 0):
+        yield Problem(
+            "SOLVER.NESTEROV",
+            "SOLVER.NESTEROV True needs SOLVER.MOMENTUM above 0 and SOLVER.DAMPENING 0, got "
+            f"{solver.MOMENTUM:g} and {solver.DAMPENING:g}: set SOLVER.NESTEROV False",
+        )
+    if solver.LR_POLICY != "steps_with_relative_lrs":
+        return
+    steps, lrs = solver.STEPS, solver.LRS
+    if not steps or steps[0] != 0 or any(a >= b for a, b in pairwise(steps)):
+        yield Problem(
+            "SOLVER.STEPS",
+            f"SOLVER.STEPS must begin with 0 and increase, got {show(steps)}: set, for example, "
+            "SOLVER.STEPS [0, 44, 88] with SOLVER.LRS [1, 0.1, 0.01]",
+        )
+    if len(lrs) < len(steps):  # more are harmless, and published files have them: see remarks
+        yield Problem(
+            "SOLVER.LRS",
+            f"SOLVER.LRS has {len(lrs)} rates for the {len(steps)} entries of SOLVER.STEPS: "
+            "set one for each",
+        )

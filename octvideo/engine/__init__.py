@@ -1,0 +1,15 @@
+"""Training and testing."""
+
+from octvideo.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from octvideo.engine.interrupt import Interrupted
+from octvideo.engine.test import run_test
+from octvideo.engine.train import run_train
+
+__all__ = [
+    "CheckpointError",
+    "Interrupted",
+    "load_checkpoint",
+    "run_test",
+    "run_train",
+    "save_checkpoint",
+]

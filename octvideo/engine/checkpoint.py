@@ -1,0 +1,135 @@
+"""Checkpoint files: written atomically, found again, read without running their code.
+
+``checkpoint_epoch_00003.pyth`` is written after three epochs, as PySlowFast writes it;
+``checkpoint_epoch_00003_step_000120.pyth`` after 120 more steps, by a run that was told to stop.
+"""
+
+import logging
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from octvideo.utils.errors import UserError
+
+logger = logging.getLogger("octvideo")
+
+_NAME = re.compile(r"checkpoint_epoch_(\d+)(?:_step_(\d+))?\.pyth")
+
+
+class CheckpointError(UserError):
+    """A checkpoint that can not be read, written or used; the message names the file."""
+
+
+def checkpoint_path(folder: Path, epochs: int, step: int = 0) -> Path:
+    """The file of a run that has finished ``epochs`` and ``step`` steps of the next."""
+    suffix = f"_step_{step:06d}" if step else ""
+    return folder / f"checkpoint_epoch_{epochs:05d}{suffix}.pyth"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, those of the least progress first."""
+    found = [(_progress(path), path) for path in folder.glob("checkpoint_epoch_*.pyth")]
+    return [path for progress, path in sorted(found) if progress is not None]
+
+
+def _progress(path: Path) -> tuple[int, int] | None:
+    match = _NAME.fullmatch(path.name)
+    return (int(match[1]), int(match[2] or 0)) if match else None
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Writes ``content`` to a temporary file beside ``path``, syncs it, and renames it.
+
+    Whatever happens, ``path`` is either the old file or the complete new one.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"can not write the checkpoint {path}: {error}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint on the CPU; only tensors and plain Python values are admitted.
+
+    Raises:
+        CheckpointError: no such file, a truncated one, one that is no checkpoint, or one that
+            holds objects which could run code.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is no checkpoint, or holds more than tensors and plain values: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} can not be read, it may be truncated: {reason}") from error
+    if not isinstance(content, dict) or "model_state" not in content:
+        raise CheckpointError(f"{path} has no 'model_state': it is not a checkpoint of this kind")
+    return content
+
+
+def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint of the most progress that can be read; a broken one costs a warning."""
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            return path, load_checkpoint(path)
+        except CheckpointError as error:
+            logger.warning("%s; trying the one before it", error)
+    return None
+
+
+def load_weights(model: torch.nn.Module, state: dict[str, Any], path: Path) -> None:
+    """Loads ``state`` strictly; a mismatch is one CheckpointError that lists it."""
+    own = model.state_dict()
+    shapes = [
+        f"{key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the model"
+        for key in own.keys() & state.keys()
+        if state[key].shape != own[key].shape
+    ]
+    for word, keys in (
+        ("missing in the file", own.keys() - state.keys()),
+        ("unknown to the model", state.keys() - own.keys()),
+    ):
+        shapes += [f"{key}: {word}" for key in keys]
+    if shapes:
+        shown = "\n  ".join(sorted(shapes)[:10])
+        more = f"\n  and {len(shapes) - 10} more" if len(shapes) > 10 else ""
+        raise CheckpointError(f"{path} does not fit the model:\n  {shown}{more}")
+    model.load_state_dict(state)
+
+
+def remove_superseded(folder: Path, newest: Path, keep: int) -> None:
+    """Deletes step checkpoints older than ``newest``, and epoch ones but the ``keep`` last.
+
+    ``keep`` 0 keeps every epoch checkpoint.
+    """
+    older = [p for p in list_checkpoints(folder) if _progress(p) < _progress(newest)]
+    epochs = [p for p in older if not _progress(p)[1]]
+    surplus = epochs[: len(epochs) - (keep - 1)] if keep else []
+    for path in [*(p for p in older if _progress(p)[1]), *surplus]:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,94 @@
+"""The result of a test: scores of every view of every video, and what is told about them."""
+
+import csv
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+logger = logging.getLogger("octvideo")
+
+
+class ScoreTable:
+    """``scores[video, view, class]``, float32. A video is scored with all its views, or missing."""
+
+    def __init__(self, labels: np.ndarray, num_views: int, num_classes: int) -> None:
+        self.labels = labels
+        self.scores = np.zeros((len(labels), num_views, num_classes), np.float32)
+        self.scored = np.zeros(len(labels), bool)
+
+    def put(self, video: int, scores: np.ndarray) -> None:
+        """Sets the (num_views, num_classes) scores of a video; each video once."""
+        assert not self.scored[video], f"video {video} was scored before"
+        self.scores[video] = scores
+        self.scored[video] = True
+
+    def ensemble(self, method: str) -> np.ndarray:
+        """``sum`` or ``max`` over the views: (num_videos, num_classes)."""
+        return self.scores.sum(axis=1) if method == "sum" else self.scores.max(axis=1)
+
+    def save(self, path: Path, paths: Sequence[str]) -> None:
+        """A NumPy archive: scores, labels, scored and the paths of the videos."""
+        with replacing(path, "wb") as file:
+            np.savez(
+                file, scores=self.scores, labels=self.labels, scored=self.scored, paths=list(paths)
+            )
+
+
+@contextmanager
+def replacing(path: Path, mode: str) -> Iterator[IO]:
+    """A file that takes the place of ``path`` when it has been written to its end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, mode) as file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts, a row for each true class and a column for each predicted one."""
+    matrix = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(matrix, (labels, predictions), 1)
+    return matrix
+
+
+def write_class_accuracy(matrix: np.ndarray, path: Path) -> None:
+    """A csv with a line for each class: its number of videos and top-1 accuracy in percent."""
+    with replacing(path, "w") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "num_videos", "top1_acc"])
+        for label, row in enumerate(matrix):
+            count = int(row.sum())
+            accuracy = f"{100 * row[label] / count:.2f}" if count else ""
+            writer.writerow([label, count, accuracy])
+
+
+def write_confusion_matrix(matrix: np.ndarray, path: Path) -> None:
+    """A PNG, rows normalised; needs matplotlib, and says so where it is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        logger.info('No %s: it needs matplotlib (pip install "octvideo[plot]")', path.name)
+        return
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = float(np.clip(len(matrix) * 0.4 + 2, 5, 20))
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
+    figure.colorbar(image, label="share of the true class", shrink=0.8)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    if len(matrix) <= 20:
+        axes.set(xticks=range(len(matrix)), yticks=range(len(matrix)))
+        for row, column in np.argwhere(matrix):
+            color = "white" if share[row, column] > 0.5 else "black"
+            count = matrix[row, column]
+            axes.text(column, row, count, ha="center", va="center", color=color)
+    with replacing(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=150)

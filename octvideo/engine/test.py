@@ -1,0 +1,161 @@
+"""Multi-view testing: every video is decoded once for all its views.
+
+Each video gives NUM_ENSEMBLE_VIEWS clips x NUM_SPATIAL_CROPS crops; view index = clip *
+num_crops + crop. The scores of a video's views are summed, or their maximum is taken.
+"""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from octvideo.config import batch_per_process
+from octvideo.data import build_test_loader, normalize, view
+from octvideo.engine.bad_videos import BadVideos
+from octvideo.engine.checkpoint import (
+    CheckpointError,
+    list_checkpoints,
+    load_checkpoint,
+    load_newest,
+    load_weights,
+)
+from octvideo.engine.interrupt import StopRequest
+from octvideo.engine.meters import Clock, readable_time, top_k_correct
+from octvideo.engine.results import (
+    ScoreTable,
+    confusion_matrix,
+    write_class_accuracy,
+    write_confusion_matrix,
+)
+from octvideo.engine.start import start_run
+from octvideo.models import build_model
+from octvideo.utils.dist import rank, world_size
+from octvideo.utils.errors import UserError
+from octvideo.utils.log import is_terminal, log_json_stats, memory_stats
+
+logger = logging.getLogger("octvideo")
+
+
+def run_test(cfg: CfgNode) -> dict[str, Any]:
+    """Tests a checkpoint on test.csv with all views; returns what ``test_final`` logs.
+
+    Writes the score table to TEST.SAVE_RESULTS_PATH, the accuracy of each class and, with
+    matplotlib, the confusion matrix into OUTPUT_DIR.
+
+    Raises:
+        CheckpointError: there is nothing to test, or it does not fit.
+        Interrupted: a signal came.
+    """
+    device = start_run(cfg)
+    path, checkpoint = find_checkpoint(cfg)
+    model = build_model(cfg)
+    load_weights(model, checkpoint["model_state"], path)
+    logger.info("Testing %s", path)
+    model.to(device).eval()
+    loader = build_test_loader(cfg, rank(), world_size())
+    with StopRequest() as stop, logging_redirect_tqdm([logger]):
+        table = score_videos(model, loader, cfg, device, stop)
+    return report(table, cfg, loader.dataset.videos.paths(), device)
+
+
+def find_checkpoint(cfg: CfgNode) -> tuple[Path, dict[str, Any]]:
+    """TEST.CHECKPOINT_FILE_PATH, else the newest of OUTPUT_DIR, else TRAIN.CHECKPOINT_FILE_PATH."""
+    folder = Path(cfg.OUTPUT_DIR) / "checkpoints"
+    if cfg.TEST.CHECKPOINT_FILE_PATH:
+        path = Path(cfg.TEST.CHECKPOINT_FILE_PATH)
+        return path, load_checkpoint(path)
+    if list_checkpoints(folder) and (newest := load_newest(folder)):
+        return newest
+    if cfg.TRAIN.CHECKPOINT_FILE_PATH:
+        path = Path(cfg.TRAIN.CHECKPOINT_FILE_PATH)
+        return path, load_checkpoint(path)
+    raise CheckpointError(
+        f"there is no checkpoint to test in {folder}: train first, or set TEST.CHECKPOINT_FILE_PATH"
+    )
+
+
+@torch.inference_mode()
+def score_videos(
+    model: nn.Module, loader: DataLoader, cfg: CfgNode, device: torch.device, stop: StopRequest
+) -> ScoreTable:
+    """Runs every view of every video of the loader through the model."""
+    num_views = cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS
+    table = ScoreTable(loader.dataset.videos.labels, num_views, cfg.MODEL.NUM_CLASSES)
+    bad_videos, clock, batch_size = BadVideos(), Clock(), batch_per_process(cfg, "test")
+    bar = tqdm(loader, desc=f"test, {num_views} views", disable=not is_terminal())
+    for done, item in enumerate(bar, start=1):
+        stop.check()
+        clock.data_arrived()
+        bad_videos.add(item["bad"])
+        if "frames" in item:
+            views = view_batches(item, cfg.DATA.TEST_CROP_SIZE, batch_size)
+            scores = [
+                model(normalize(v.to(device, non_blocking=True), cfg.DATA.MEAN, cfg.DATA.STD))
+                for v in views
+            ]
+            table.put(item["index"], torch.cat(scores).float().cpu().numpy())
+        clock.step_done()
+        if done % cfg.LOG_PERIOD == 0:
+            _log_progress(cfg, clock, done, len(loader))
+    bad_videos.summarize()
+    return table
+
+
+def view_batches(item: dict[str, Any], crop_size: int, batch_size: int) -> Iterator[Tensor]:
+    """The views of a video in order, in batches of (at most) batch_size: (B, 3, T, S, S)."""
+    views = [(clip, crop) for clip in item["clips"] for crop in item["crops"]]
+    for start in range(0, len(views), batch_size):
+        part = views[start : start + batch_size]
+        yield torch.stack([view(item["frames"], clip, crop, crop_size) for clip, crop in part])
+
+
+def _log_progress(cfg: CfgNode, clock: Clock, done: int, count: int) -> None:
+    stats = clock.read()
+    eta = readable_time(stats["dt"] * (count - done))
+    header = {"_type": "test_iter", "iter": f"{done}/{count}", "eta": eta}
+    log_json_stats({**header, **stats}, Path(cfg.OUTPUT_DIR))
+
+
+def report(
+    table: ScoreTable, cfg: CfgNode, paths: list[str], device: torch.device
+) -> dict[str, Any]:
+    """Logs accuracies over the videos that could be scored, and writes the result files."""
+    output_dir = Path(cfg.OUTPUT_DIR)
+    num_scored = int(table.scored.sum())
+    missing = [path for path, scored in zip(paths, table.scored, strict=True) if not scored]
+    if cfg.TEST.SAVE_RESULTS_PATH:
+        table.save(output_dir / cfg.TEST.SAVE_RESULTS_PATH, paths)
+        logger.info("Scores [video, view] are in %s", output_dir / cfg.TEST.SAVE_RESULTS_PATH)
+    if not num_scored:
+        raise UserError(f"none of the {len(paths)} videos of test.csv could be read")
+    scores = table.ensemble(cfg.DATA.ENSEMBLE_METHOD)[table.scored]
+    labels = table.labels[table.scored]
+    top1, top5 = top_k_correct(torch.from_numpy(scores), torch.from_numpy(labels)).tolist()
+    stats = {
+        "_type": "test_final",
+        "top1_acc": 100 * top1 / num_scored,
+        "top5_acc": 100 * top5 / num_scored,
+        "num_videos": num_scored,
+        "num_missing": len(missing),
+        "num_views": table.scores.shape[1],
+    }
+    log_json_stats({**stats, **memory_stats(device)}, output_dir)
+    matrix = confusion_matrix(labels, scores.argmax(axis=1), cfg.MODEL.NUM_CLASSES)
+    write_class_accuracy(matrix, output_dir / "class_accuracy.csv")
+    write_confusion_matrix(matrix, output_dir / "confusion_matrix.png")
+    logger.info(
+        "%d views: top-1 %.2f %%, top-5 %.2f %% of %d videos%s",
+        stats["num_views"],
+        stats["top1_acc"],
+        stats["top5_acc"],
+        num_scored,
+        f"; {len(missing)} missing" if missing else "",
+    )
+    return stats

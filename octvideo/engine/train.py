@@ -1,0 +1,319 @@
+"""Training: epochs of steps, precise batch norm, checkpoints and validation."""
+
+import logging
+import math
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fvcore.common.config import CfgNode
+from torch import Tensor
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from octvideo.config import dump
+from octvideo.data import build_train_loader, build_val_loader, normalize
+from octvideo.engine.averaging import update_bn_statistics
+from octvideo.engine.bad_videos import BadVideos
+from octvideo.engine.checkpoint import (
+    checkpoint_path,
+    load_checkpoint,
+    load_newest,
+    load_weights,
+    remove_superseded,
+    save_checkpoint,
+)
+from octvideo.engine.interrupt import Interrupted, StopRequest
+from octvideo.engine.meters import Clock, TrainMeter, readable_time, top_k_correct
+from octvideo.engine.optim import build_optimizer, build_schedule, set_lr
+from octvideo.engine.start import start_run
+from octvideo.engine.tensorboard import build_writer
+from octvideo.models import build_model
+from octvideo.utils.dist import is_main, rank, world_size
+from octvideo.utils.errors import UserError
+from octvideo.utils.log import is_terminal, log_json_stats, memory_stats
+
+logger = logging.getLogger("octvideo")
+
+
+def run_train(cfg: CfgNode) -> None:
+    """Trains the model of ``cfg``; continues an earlier run of the same OUTPUT_DIR.
+
+    Raises:
+        Interrupted: a signal came; the checkpoint to continue from has been written.
+        ConfigError, CheckpointError, ValueError: the message says what to change.
+    """
+    device = start_run(cfg)
+    trainer = Trainer(cfg, device)
+    trainer.start()
+    with StopRequest() as stop, logging_redirect_tqdm([logger]):
+        trainer.run(stop)
+
+
+class Trainer:
+    """The state of a training run: model, optimizer, and how far it is.
+
+    ``epoch`` counts finished epochs, ``step`` the finished steps of the one under way; between
+    two steps they say exactly what ``save`` has to write and where a later run goes on.
+    """
+
+    def __init__(self, cfg: CfgNode, device: torch.device) -> None:
+        self.cfg, self.device = cfg, device
+        self.output_dir = Path(cfg.OUTPUT_DIR)
+        self.checkpoints = self.output_dir / "checkpoints"
+        self.model = build_model(cfg).to(device)
+        self.optimizer = build_optimizer(self.model, cfg)
+        self.schedule = build_schedule(cfg)
+        self.train_loader = build_train_loader(cfg, rank(), world_size())
+        self.val_loader = None
+        if cfg.TRAIN.EVAL_PERIOD:
+            self.val_loader = build_val_loader(cfg, rank(), world_size())
+        self.steps_per_epoch = len(self.train_loader)
+        self.writer = build_writer(cfg)
+        self.meter, self.clock = TrainMeter(device), Clock()
+        self.epoch_meter, self.epoch_clock = TrainMeter(device), Clock()
+        self.bad_videos = BadVideos()
+        self.epoch = self.step = 0
+        self.min_errors = {"min_top1_err": 100.0, "min_top5_err": 100.0}
+
+    # ---------------------------------------------------------------- start, save
+
+    def start(self) -> None:
+        """Continues the newest checkpoint of OUTPUT_DIR, or begins from a file, or from scratch.
+
+        A run from TRAIN.CHECKPOINT_FILE_PATH is a new one: epoch 0, new optimizer.
+        """
+        newest = load_newest(self.checkpoints) if self.cfg.TRAIN.AUTO_RESUME else None
+        if newest is not None:
+            self._resume(*newest)
+        elif self.cfg.TRAIN.CHECKPOINT_FILE_PATH:
+            path = Path(self.cfg.TRAIN.CHECKPOINT_FILE_PATH)
+            state = load_checkpoint(path)["model_state"]
+            for text in self.cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN:
+                state = {key.replace(text, ""): value for key, value in state.items()}
+            load_weights(self.model, state, path)
+            logger.info("Training starts from the weights of %s", path)
+        else:
+            logger.info("Training starts from random weights")
+
+    def _resume(self, path: Path, content: dict[str, Any]) -> None:
+        load_weights(self.model, content["model_state"], path)
+        self.optimizer.load_state_dict(content["optimizer_state"])
+        self.step = content.get("step", 0)
+        self.epoch = content["epoch"] + (0 if self.step else 1)  # PySlowFast's "epoch" is from 0
+        self.min_errors.update(content.get("min_errors", {}))
+        if "rng_state" in content:
+            torch.set_rng_state(content["rng_state"])
+            if self.device.type == "cuda" and "cuda_rng_state" in content:
+                torch.cuda.set_rng_state(content["cuda_rng_state"], self.device)
+        logger.info("Resuming from %s: epoch %d, step %d", path, self.epoch + 1, self.step)
+
+    def save(self) -> Path:
+        """Writes the checkpoint of this moment, atomically, and removes those it supersedes."""
+        path = checkpoint_path(self.checkpoints, self.epoch, self.step)
+        if not is_main():
+            return path
+        content: dict[str, Any] = {
+            "epoch": self.epoch if self.step else self.epoch - 1,
+            "step": self.step,
+            "model_state": self.model.state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "scaler_state": {},
+            "rng_state": torch.get_rng_state(),
+            "min_errors": self.min_errors,
+            "cfg": dump(self.cfg),
+        }
+        if self.device.type == "cuda":
+            content["cuda_rng_state"] = torch.cuda.get_rng_state(self.device)
+        save_checkpoint(path, content)
+        remove_superseded(self.checkpoints, path, self.cfg.TRAIN.KEEP_CHECKPOINTS)
+        logger.info("Saved %s", path)
+        return path
+
+    # ---------------------------------------------------------------- the loop
+
+    def run(self, stop: StopRequest) -> None:
+        """Trains until SOLVER.MAX_EPOCH, or until ``stop`` asks: then it saves and raises."""
+        try:
+            while self.epoch < self.cfg.SOLVER.MAX_EPOCH:
+                self._train_epoch(stop)
+                self._finish_epoch(stop)
+        except Interrupted as interruption:
+            if self.epoch or self.step:
+                self.save()
+            logger.warning("Stopped by %s; the same command continues here", interruption)
+            raise
+        finally:
+            self.bad_videos.summarize()
+            self.writer.close()
+        logger.info("Training done: %d epochs", self.epoch)
+
+    def _train_epoch(self, stop: StopRequest) -> None:
+        self.model.train()
+        self._reset_meters()
+        self.train_loader.sampler.set_epoch(self.epoch, self.step)
+        bar = self._progress(f"epoch {self.epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}")
+        for batch in self.train_loader:
+            self._clocks("data_arrived")
+            self.bad_videos.add(batch["bad"])
+            self._train_step(batch)
+            self._clocks("step_done")
+            self.step += 1
+            bar.update()
+            if self.step % self.cfg.LOG_PERIOD == 0:
+                self._log_steps(bar)
+            stop.check()
+        bar.close()
+
+    def _train_step(self, batch: dict[str, Any]) -> None:
+        """One optimizer step on a batch of this process, in TRAIN.ACCUMULATE_STEPS parts."""
+        cfg, parts = self.cfg, self.cfg.TRAIN.ACCUMULATE_STEPS
+        set_lr(self.optimizer, self._lr())
+        video, labels = self._to_device(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        for part, part_labels in zip(video.chunk(parts), labels.chunk(parts), strict=True):
+            logits = self.model(part)
+            loss = F.cross_entropy(logits, part_labels)
+            (loss / parts).backward()
+            correct = top_k_correct(logits.detach(), part_labels)
+            for meter in (self.meter, self.epoch_meter):
+                meter.add(loss, correct, len(part_labels))
+        if cfg.SOLVER.CLIP_GRAD_VAL:
+            torch.nn.utils.clip_grad_value_(self.model.parameters(), cfg.SOLVER.CLIP_GRAD_VAL)
+        if cfg.SOLVER.CLIP_GRAD_L2NORM:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), cfg.SOLVER.CLIP_GRAD_L2NORM)
+        self.optimizer.step()
+
+    def _finish_epoch(self, stop: StopRequest) -> None:
+        """After the last step: log, precise BN, checkpoint, validation, where they are due."""
+        cfg, done = self.cfg, self.epoch + 1
+        self._log_epoch()
+        last = done == cfg.SOLVER.MAX_EPOCH
+        saves = last or done % cfg.TRAIN.CHECKPOINT_PERIOD == 0
+        validates = self.val_loader is not None and (last or done % cfg.TRAIN.EVAL_PERIOD == 0)
+        if cfg.BN.USE_PRECISE_STATS and (saves or validates):
+            count = update_bn_statistics(self.model, self._precise_bn_batches(stop))
+            logger.info("Precise batch norm over %d batches", count)
+        self.epoch, self.step = done, 0
+        if saves:
+            self.save()
+        if validates:
+            self._validate(stop)
+
+    def _precise_bn_batches(self, stop: StopRequest) -> Iterator[Tensor]:
+        self.train_loader.sampler.set_epoch(self.epoch)
+        count = min(self.cfg.BN.NUM_BATCHES_PRECISE, self.steps_per_epoch)
+        for batch in tqdm(
+            islice(self.train_loader, count),
+            total=count,
+            desc="precise BN",
+            leave=False,
+            disable=not is_terminal(),
+        ):
+            stop.check()
+            yield self._to_device(batch)[0]
+
+    @torch.no_grad()
+    def _validate(self, stop: StopRequest) -> None:
+        """One centre clip and centre crop of each video."""
+        self.model.eval()
+        correct, count = torch.zeros(2, dtype=torch.long, device=self.device), 0
+        loader: Iterable[dict[str, Any]] = self.val_loader
+        for batch in tqdm(loader, desc="validation", leave=False, disable=not is_terminal()):
+            stop.check()
+            self.bad_videos.add(batch["bad"])
+            if len(batch["label"]) == 0:
+                continue
+            video, labels = self._to_device(batch)
+            correct += top_k_correct(self.model(video), labels)
+            count += len(labels)
+        if not count:
+            logger.warning("Validation: none of the videos of val.csv could be read")
+            return
+        top1, top5 = (100 * (1 - correct / count)).tolist()
+        self.min_errors["min_top1_err"] = min(self.min_errors["min_top1_err"], top1)
+        self.min_errors["min_top5_err"] = min(self.min_errors["min_top5_err"], top5)
+        stats = {"top1_err": top1, "top5_err": top5}
+        logger.info("Epoch %d: validation top-1 error %.2f %%", self.epoch, top1)
+        self._log("val_epoch", self.epoch, {**stats, **self.min_errors, "num_videos": count})
+        self._write_scalars("Val", stats)
+
+    # ---------------------------------------------------------------- small parts
+
+    def _lr(self) -> float:
+        return self.schedule(self.epoch + self.step / self.steps_per_epoch)
+
+    def _to_device(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        video = batch["video"].to(self.device, non_blocking=True)
+        labels = batch["label"].to(self.device, non_blocking=True)
+        return normalize(video, self.cfg.DATA.MEAN, self.cfg.DATA.STD), labels
+
+    def _reset_meters(self) -> None:
+        for meter in (self.meter, self.epoch_meter, self.clock, self.epoch_clock):
+            meter.reset()
+
+    def _clocks(self, event: str) -> None:
+        for clock in (self.clock, self.epoch_clock):
+            getattr(clock, event)()
+
+    def _progress(self, title: str) -> tqdm:
+        return tqdm(
+            total=self.steps_per_epoch, initial=self.step, desc=title, disable=not is_terminal()
+        )
+
+    def _log_steps(self, bar: tqdm) -> None:
+        """The one place of the loop that waits for the device."""
+        stats = {
+            **self.meter.read(),
+            **self.clock.read(),
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
+        if not math.isfinite(stats["loss"]):
+            raise UserError(
+                f"the loss is {stats['loss']} at epoch {self.epoch + 1}, step {self.step}: "
+                f"lower SOLVER.BASE_LR or set SOLVER.CLIP_GRAD_L2NORM"
+            )
+        stats["grad_norm"] = self._grad_norm()
+        eta = readable_time(stats["dt"] * self._steps_left())
+        bar.set_postfix_str(f"loss {stats['loss']:.3f}, eta {eta}")
+        iteration = f"{self.step}/{self.steps_per_epoch}"
+        self._log("train_iter", self.epoch + 1, {**stats, "iter": iteration, "eta": eta})
+        self._write_scalars("Train", stats)
+        self.meter.reset()
+        self.clock.reset()
+
+    def _log_epoch(self) -> None:
+        stats = {**self.epoch_meter.read(), **self.epoch_clock.read(), "lr": self._lr()}
+        if not self.epoch_meter.count:  # a run that was stopped after the last step
+            return
+        logger.info(
+            "Epoch %d: loss %.4f, top-1 error %.2f %%, %.3f s a step (%.3f s of it for data)",
+            self.epoch + 1,
+            stats["loss"],
+            stats["top1_err"],
+            stats["dt"],
+            stats["dt_data"],
+        )
+        eta = readable_time(stats["dt"] * self._steps_left())
+        self._log("train_epoch", self.epoch + 1, {**stats, "eta": eta})
+
+    def _log(self, kind: str, epoch: int, stats: dict[str, Any]) -> None:
+        header = {"_type": kind, "epoch": f"{epoch}/{self.cfg.SOLVER.MAX_EPOCH}"}
+        log_json_stats({**header, **stats, **memory_stats(self.device)}, self.output_dir)
+
+    def _write_scalars(self, prefix: str, stats: dict[str, float]) -> None:
+        names = {"loss": "loss", "lr": "lr", "top1_err": "Top1_err", "top5_err": "Top5_err"}
+        count = self.epoch * self.steps_per_epoch + self.step if prefix == "Train" else self.epoch
+        for key, name in names.items():
+            if key in stats:
+                self.writer.add_scalar(f"{prefix}/{name}", stats[key], count)
+
+    def _grad_norm(self) -> float:
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return float(torch.linalg.vector_norm(torch.stack([g.norm() for g in grads])))
+
+    def _steps_left(self) -> int:
+        return (self.cfg.SOLVER.MAX_EPOCH - self.epoch) * self.steps_per_epoch - self.step

@@ -1,0 +1,8 @@
+"""The base of the errors that a user can mend."""
+
+
+class UserError(ValueError):
+    """Bad input: the message names the file, key or line, and says what to do.
+
+    The tools print it without a traceback and exit with status 2.
+    """

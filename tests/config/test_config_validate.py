@@ -1,0 +1,257 @@
+"""Ranges, choices, impossible combinations, the machine, and the batch and rate that follow."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from octvideo.config import (
+    ConfigError,
+    batch_per_process,
+    check_machine,
+    describe_scaling,
+    effective_base_lr,
+    get_cfg,
+    global_batch_size,
+    linear_rule_lr,
+    load_cfg,
+    validate,
+)
+from octvideo.config.scope import NOT_YET
+
+
+def problems_of(*opts: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_cfg(opts=opts)
+    return caught.value.problems
+
+
+def test_defaults_are_possible() -> None:
+    assert validate(get_cfg()) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("DATA.DECODING_BACKEND", "torchvision"),
+        ("DATA.ENSEMBLE_METHOD", "mean"),
+        ("DIST_BACKEND", "mpi"),
+        ("MODEL.ARCH", "resnet"),
+        ("MODEL.HEAD_ACT", "relu"),
+        ("NONLOCAL.INSTANTIATION", "gaussian"),
+        ("OCTAVE.NONLOCAL_MODE", "low"),
+        ("RESNET.TRANS_FUNC", "x3d_transform"),
+        ("SOLVER.LR_POLICY", "exp"),
+        ("SOLVER.OPTIMIZING_METHOD", "lamb"),
+        ("TEST.NUM_SPATIAL_CROPS", 4),
+        ("TRAIN.PRECISION", "fp8"),
+        ("TRAIN.CHECKPOINT_TYPE", "onnx"),
+        ("TRAIN.DATASET", "ptvkinetics"),
+    ],
+)
+def test_choices(key: str, value: Any) -> None:
+    (problem,) = problems_of(key, value)
+    assert problem.startswith(f"command line: {key} is {value!r}: set one of ")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("OCTAVE.ALPHA", 1.0, "in [0, 1)"),
+        ("OCTAVE.ALPHA", -0.1, "in [0, 1)"),
+        ("OCTAVE.STAGES", [1, 2], "among 2, 3, 4, 5"),
+        ("OCTAVE.CHANNEL_DIVISOR", 0, "at least 1"),
+        ("NUM_GPUS", -1, "0 or more"),
+        ("NUM_SHARDS", 0, "at least 1"),
+        ("TRAIN.ACCUMULATE_STEPS", 0, "at least 1"),
+        ("TRAIN.EVAL_PERIOD", -1, "0 or more"),
+        ("TRAIN.KEEP_CHECKPOINTS", -1, "0 or more"),
+        ("DATA.NUM_FRAMES", 0, "at least 1"),
+        ("DATA.TEST_CROP_SIZE", 0, "at least 1"),
+        ("DATA.STD", [0.2, 0.2, 0.0], "above 0"),
+        ("DATA.INPUT_CHANNEL_NUM", [1], "3, as videos are RGB"),
+        ("MODEL.DROPOUT_RATE", 1.0, "in [0, 1)"),
+        ("BN.MOMENTUM", 0.0, "in (0, 1]"),
+        ("SOLVER.BASE_LR", 0.0, "above 0"),
+        ("SOLVER.CLIP_GRAD_VAL", 0.0, "above 0"),
+        ("RESNET.DEPTH", 0, "at least 1"),
+        ("EMA.DECAY", 1.0, "in [0, 1)"),
+    ],
+)
+def test_ranges(key: str, value: Any, text: str) -> None:
+    assert any(f"{key} must be {text}, got {value}" in p for p in problems_of(key, value))
+
+
+@pytest.mark.parametrize(
+    ("opts", "key", "advice"),
+    [
+        ("NUM_GPUS 8 TRAIN.BATCH_SIZE 12", "TRAIN.BATCH_SIZE", "set a multiple of 8"),
+        ("NUM_GPUS 3 TRAIN.ENABLE False", "TEST.BATCH_SIZE", "set a multiple of 3"),
+        ("NUM_GPUS 8 TRAIN.ACCUMULATE_STEPS 16", "TRAIN.ACCUMULATE_STEPS", "set a divisor"),
+        ("SHARD_ID 1", "SHARD_ID", "counted from 0"),
+        ("DATA.PATH_LABEL_SEPARATOR=", "DATA.PATH_LABEL_SEPARATOR", "set ' ' or ','"),
+        ("DATA.MEAN [0.5]", "DATA.MEAN", "one value each"),
+        ("DATA.TRAIN_JITTER_SCALES [320,256]", "DATA.TRAIN_JITTER_SCALES", "[lowest, highest]"),
+        ("DATA.TRAIN_CROP_SIZE 288", "DATA.TRAIN_JITTER_SCALES", "lower the crop"),
+        (
+            "DATA.TRAIN_JITTER_SCALES_RELATIVE [0.2,1.0]",
+            "DATA.TRAIN_JITTER_ASPECT_RELATIVE",
+            "set both or neither",
+        ),
+        ("MODEL.MODEL_NAME SlowFast", "MODEL.MODEL_NAME", "set MODEL.MODEL_NAME ResNet"),
+        ("DATA.INPUT_CHANNEL_NUM []", "DATA.INPUT_CHANNEL_NUM", "set [3]"),
+        ("RESNET.SPATIAL_STRIDES [[1],[2],[2]]", "RESNET.SPATIAL_STRIDES", "four stages"),
+        ("NONLOCAL.GROUP [[1],[1],[1],[]]", "NONLOCAL.GROUP", "with 1 value each"),
+        ("NONLOCAL.POOL [[[1,2]],[[1]],[[1]],[[1]]]", "NONLOCAL.POOL", "three values"),
+        ("DATA.NUM_FRAMES 1", "DATA.NUM_FRAMES", "set 2 or more"),
+        (
+            "RESNET.TRANS_FUNC basic_transform RESNET.NUM_GROUPS 32",
+            "RESNET.NUM_GROUPS",
+            "set RESNET.NUM_GROUPS 1",
+        ),
+        ("OCTAVE.ENABLE True OCTAVE.STAGES []", "OCTAVE.STAGES", "at least one"),
+        ("OCTAVE.ENABLE True OCTAVE.STAGES [2,2]", "OCTAVE.STAGES", "none twice"),
+        ("OCTAVE.ENABLE True OCTAVE.PATHWAYS [1]", "OCTAVE.PATHWAYS", "set [0]"),
+        ("SOLVER.WARMUP_EPOCHS 34 SOLVER.MAX_EPOCH 34", "SOLVER.WARMUP_EPOCHS", "lower the first"),
+        ("SOLVER.BETAS [0.9]", "SOLVER.BETAS", "two values"),
+        ("SOLVER.MOMENTUM 0", "SOLVER.NESTEROV", "set SOLVER.NESTEROV False"),
+    ],
+)
+def test_impossible_combinations(opts: str, key: str, advice: str) -> None:
+    (problem,) = problems_of(*opts.split(" "))
+    assert f": {key} " in problem
+    assert advice in problem
+
+
+@pytest.mark.parametrize(
+    ("steps", "lrs", "key"),
+    [
+        ([], [], "SOLVER.STEPS"),
+        ([1, 2], [1, 0.1], "SOLVER.STEPS"),
+        ([0, 40, 28, 14], [1, 0.1, 0.01, 0.001], "SOLVER.STEPS"),
+        ([0, 44, 88], [1, 0.1], "SOLVER.LRS"),
+    ],
+)
+def test_steps_and_rates(steps: list[int], lrs: list[float], key: str) -> None:
+    opts = ("SOLVER.LR_POLICY", "steps_with_relative_lrs", "SOLVER.STEPS", steps, "SOLVER.LRS", lrs)
+    (problem,) = problems_of(*opts)
+    assert f"{key} " in problem
+
+
+def test_surplus_rates_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """PySlowFast's SLOWFAST_8x8_R50_stepwise has six rates for four steps."""
+    with caplog.at_level(logging.WARNING, logger="octvideo"):
+        load_cfg(
+            opts=[
+                *("SOLVER.LR_POLICY", "steps_with_relative_lrs"),
+                *("SOLVER.STEPS", [0, 94, 154], "SOLVER.LRS", [1, 0.1, 0.01, 0.001]),
+            ]
+        )
+    assert "[0.001] are ignored" in caplog.text
+
+
+# One value for each key of the table that is known but does not work yet.
+WANTED: dict[str, Any] = {
+    "AUG.NUM_SAMPLE": 2,
+    "BN.NORM_TYPE": "sync_batchnorm",
+    "MODEL.ARCH": "slow",
+    "MODEL.LOSS_FUNC": "soft_cross_entropy",
+    "NONLOCAL.LOCATION": [[[]], [[1, 3]], [[1, 3, 5]], [[]]],
+    "TEST.CHECKPOINT_TYPE": "caffe2",
+    "TEST.PRECISION": "bf16",
+    "TRAIN.CHECKPOINT_TYPE": "caffe2",
+    "TRAIN.PRECISION": "fp16",
+}
+
+
+@pytest.mark.parametrize("key", NOT_YET)
+def test_what_is_missing_is_refused(key: str) -> None:
+    (problem,) = problems_of(key, WANTED.get(key, True))
+    assert f"{key} is {WANTED.get(key, True)!r}: " in problem
+    assert f"is not supported yet; set {key} " in problem
+
+
+@pytest.mark.parametrize("arch", ["slow", "slowfast", "2d"])
+def test_missing_architectures(arch: str) -> None:
+    assert any(
+        f"MODEL.ARCH is {arch!r}: this architecture is not supported yet" in p
+        for p in problems_of("MODEL.ARCH", arch)
+    )
+
+
+def test_slowfast_lists_need_two_values_a_stage() -> None:
+    cfg = get_cfg()
+    cfg.MODEL.ARCH = "slowfast"
+    keys = {problem.key for problem in validate(cfg)}
+    assert {"RESNET.SPATIAL_STRIDES", "NONLOCAL.LOCATION", "NONLOCAL.GROUP"} <= keys
+    assert "NONLOCAL.POOL" not in keys
+
+
+@pytest.mark.parametrize("opts", ["AUG.RE_PROB 0.5 AUG.AA_TYPE x", "MIXUP.ALPHA 0.2"])
+def test_values_of_disabled_features_are_free(opts: str) -> None:
+    load_cfg(opts=opts.split())
+
+
+@pytest.mark.parametrize(
+    ("gpus", "shards", "devices", "message"),
+    [
+        (8, 1, 0, "NUM_GPUS is 8 but no CUDA device was found: set NUM_GPUS 0 to run on the CPU"),
+        (1, 1, 0, "NUM_GPUS is 1 but no CUDA device was found: set NUM_GPUS 0 to run on the CPU"),
+        (8, 1, 4, "NUM_GPUS is 8 but the machine has 4 CUDA devices: set NUM_GPUS 1"),
+        (2, 1, 1, "NUM_GPUS is 2 but the machine has 1 CUDA device: set NUM_GPUS 1"),
+        (2, 1, 2, "NUM_GPUS is 2: several processes are not supported yet; set NUM_GPUS 1"),
+        (0, 2, 0, "NUM_SHARDS is 2: several nodes are not supported yet; set NUM_SHARDS 1"),
+    ],
+)
+def test_machine_that_does_not_fit(gpus: int, shards: int, devices: int, message: str) -> None:
+    cfg = load_cfg(opts=["NUM_GPUS", gpus, "NUM_SHARDS", shards])
+    with pytest.raises(ConfigError) as caught:
+        check_machine(cfg, devices)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("gpus", "devices"), [(0, 0), (0, 8), (1, 1), (1, 8)])
+def test_machine_that_fits(gpus: int, devices: int) -> None:
+    check_machine(load_cfg(opts=["NUM_GPUS", gpus]), devices)
+
+
+@pytest.mark.parametrize(
+    ("opts", "batch", "per_process", "lr", "rule"),
+    [
+        ("", 64, 64, 0.1, 0.1),
+        ("NUM_GPUS 8", 64, 8, 0.1, 0.1),
+        ("NUM_GPUS 0 TRAIN.BATCH_SIZE 8", 8, 8, 0.1, 0.0125),
+        ("NUM_GPUS 8 NUM_SHARDS 4", 256, 8, 0.1, 0.4),
+        ("NUM_GPUS 8 NUM_SHARDS 4 SOLVER.BASE_LR_SCALE_NUM_SHARDS True", 256, 8, 0.4, 0.4),
+        ("NUM_SHARDS 2 SOLVER.BASE_LR_SCALE_NUM_SHARDS True TRAIN.BATCH_SIZE 32", 64, 32, 0.2, 0.1),
+    ],
+)
+def test_batch_and_rate(opts: str, batch: int, per_process: int, lr: float, rule: float) -> None:
+    cfg = load_cfg(opts=opts.split())
+    assert global_batch_size(cfg) == batch
+    assert batch_per_process(cfg) == per_process
+    assert effective_base_lr(cfg) == pytest.approx(lr)
+    assert linear_rule_lr(cfg) == pytest.approx(rule)
+    line, warning = describe_scaling(cfg)
+    assert line.startswith(f"global batch {batch} ")
+    assert line.endswith(f"base LR {lr:g}")
+    assert (warning is None) == (lr == rule)
+    if warning:
+        assert f"gives {rule:g}" in warning
+
+
+def test_advice_of_the_linear_rule_fulfils_it() -> None:
+    opts = ["NUM_SHARDS=2", "SOLVER.BASE_LR_SCALE_NUM_SHARDS=True", "TRAIN.BATCH_SIZE=16"]
+    warning = describe_scaling(load_cfg(opts=opts))[1]
+    assert warning is not None
+    advice = warning.split("set ")[1].split(" to")[0]
+    assert describe_scaling(load_cfg(opts=[*opts, *advice.split()]))[1] is None
+
+
+def test_the_rule_is_of_sgd() -> None:
+    cfg = load_cfg(opts=["SOLVER.OPTIMIZING_METHOD", "adamw", "SOLVER.BASE_LR", "1e-4"])
+    assert describe_scaling(cfg)[1] is None
+
+
+def test_test_batch_per_process() -> None:
+    assert batch_per_process(load_cfg(opts=["NUM_GPUS", 2]), "test") == 4

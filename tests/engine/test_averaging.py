@@ -1,0 +1,65 @@
+import pytest
+import torch
+from torch import nn
+
+from octvideo.engine.averaging import update_bn_statistics
+from octvideo.layers import Channels, OctBatchNorm2d, OctConv2d, pool
+
+
+def test_statistics_are_those_of_all_batches_together():
+    torch.manual_seed(0)
+    layer = nn.BatchNorm2d(3)
+    batches = [torch.randn(n, 3, 4, 5) * (n + 1) + n for n in (2, 5, 3)]
+    assert update_bn_statistics(layer, batches) == 3
+    everything = torch.cat(batches)
+    torch.testing.assert_close(layer.running_mean, everything.mean((0, 2, 3)))
+    torch.testing.assert_close(layer.running_var, everything.var((0, 2, 3), unbiased=False))
+
+
+def test_octave_layers_are_counted_for_each_frequency():
+    torch.manual_seed(0)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bn = OctBatchNorm2d(Channels(3, 2))
+
+        def forward(self, x):
+            return self.bn((x[:, 2:], pool(x[:, :2])))
+
+    net = Net()
+    batches = [torch.randn(n, 5, 5, 7) + n for n in (1, 4)]
+    update_bn_statistics(net, batches)
+    everything = torch.cat(batches)
+    low = pool(everything[:, :2])
+    high = everything[:, 2:]
+    for part, statistics in ((low, slice(0, 2)), (high, slice(2, 5))):
+        torch.testing.assert_close(net.bn.running_mean[statistics], part.mean((0, 2, 3)))
+        var = part.var((0, 2, 3), unbiased=False)
+        torch.testing.assert_close(net.bn.running_var[statistics], var)
+
+
+def test_momentum_mode_and_weights_are_as_before():
+    net = nn.Sequential(OctConv2d(3, 4, 1), OctBatchNorm2d(4, momentum=0.3)).eval()
+    weights = [p.clone() for p in net.parameters()]
+    update_bn_statistics(net, [torch.randn(2, 3, 4, 4)])
+    assert net[1].momentum == 0.3
+    assert not net.training
+    assert all(torch.equal(a, b) for a, b in zip(weights, net.parameters(), strict=True))
+
+
+def test_an_interrupted_pass_changes_nothing():
+    layer = nn.BatchNorm1d(2)
+    layer.running_mean.fill_(7.0)
+
+    def batches():
+        yield torch.randn(4, 2)
+        raise KeyError("stop")
+
+    with pytest.raises(KeyError):
+        update_bn_statistics(layer, batches())
+    assert torch.equal(layer.running_mean, torch.full((2,), 7.0))
+    assert torch.equal(layer.running_var, torch.ones(2))
+    assert layer.momentum == 0.1
+    assert update_bn_statistics(layer, []) == 0
+    assert torch.equal(layer.running_mean, torch.full((2,), 7.0))

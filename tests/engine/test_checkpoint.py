@@ -1,0 +1,106 @@
+import os
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from octvideo.engine import checkpoint as ckpt
+from octvideo.engine.checkpoint import CheckpointError
+
+CONTENT = {"epoch": 3, "model_state": {"w": torch.arange(5.0)}, "cfg": "A: 1\n"}
+
+
+def test_round_trip_and_order_of_progress(tmp_path):
+    paths = [ckpt.checkpoint_path(tmp_path, *p) for p in ((1, 0), (1, 7), (2, 0), (10, 0))]
+    assert paths[0].name == "checkpoint_epoch_00001.pyth"
+    for path in reversed(paths):
+        ckpt.save_checkpoint(path, CONTENT)
+    assert ckpt.list_checkpoints(tmp_path) == paths
+    newest, content = ckpt.load_newest(tmp_path)
+    assert newest == paths[-1]
+    assert content["epoch"] == 3
+    assert torch.equal(content["model_state"]["w"], torch.arange(5.0))
+
+
+def test_a_broken_newest_file_is_skipped_with_a_warning(tmp_path, caplog):
+    good, bad = (ckpt.checkpoint_path(tmp_path, n) for n in (1, 2))
+    ckpt.save_checkpoint(good, CONTENT)
+    ckpt.save_checkpoint(bad, CONTENT)
+    bad.write_bytes(bad.read_bytes()[:-200])
+    with caplog.at_level("WARNING", logger="octvideo"):
+        path, _ = ckpt.load_newest(tmp_path)
+    assert path == good
+    assert bad.name in caplog.text
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, 500])
+def test_truncated_files_are_named(tmp_path, cut):
+    path = ckpt.checkpoint_path(tmp_path, 1)
+    ckpt.save_checkpoint(path, CONTENT)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(CheckpointError, match=path.name):
+        ckpt.load_checkpoint(path)
+
+
+class _Touch:
+    """Creates a file when it is unpickled by a reader that is not careful."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize(
+    "write", [torch.save, lambda obj, path: path.write_bytes(pickle.dumps(obj))]
+)
+def test_a_hostile_file_runs_nothing(tmp_path, write):
+    path, trace = tmp_path / "evil.pyth", tmp_path / "trace"
+    write({"model_state": {}, "epoch": _Touch(trace)}, path)
+    with pytest.raises(CheckpointError, match=r"evil\.pyth"):
+        ckpt.load_checkpoint(path)
+    assert not trace.exists()
+
+
+def test_files_of_another_kind(tmp_path):
+    path = tmp_path / "other.pyth"
+    torch.save([1, 2], path)
+    with pytest.raises(CheckpointError, match="model_state"):
+        ckpt.load_checkpoint(path)
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        ckpt.load_checkpoint(tmp_path / "absent.pyth")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = ckpt.checkpoint_path(tmp_path, 1)
+    ckpt.save_checkpoint(path, CONTENT)
+    before = path.read_bytes()
+
+    def full_disk(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(CheckpointError, match=f"{path.name}.*No space left"):
+        ckpt.save_checkpoint(path, {**CONTENT, "epoch": 4})
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize(("keep", "left"), [(0, [1, 2, 3, 4]), (1, [4]), (3, [2, 3, 4])])
+def test_superseded_files_are_removed(tmp_path, keep, left):
+    for epochs in (1, 2, 3, 4):
+        ckpt.save_checkpoint(ckpt.checkpoint_path(tmp_path, epochs), CONTENT)
+    ckpt.save_checkpoint(ckpt.checkpoint_path(tmp_path, 3, step=5), CONTENT)
+    ckpt.remove_superseded(tmp_path, ckpt.checkpoint_path(tmp_path, 4), keep)
+    assert ckpt.list_checkpoints(tmp_path) == [ckpt.checkpoint_path(tmp_path, n) for n in left]
+
+
+def test_weights_that_do_not_fit_are_listed(tmp_path):
+    model = nn.Linear(3, 2)
+    state = {"weight": torch.zeros(2, 4), "extra": torch.zeros(1)}
+    with pytest.raises(CheckpointError) as error:
+        ckpt.load_weights(model, state, tmp_path / "x.pyth")
+    for part in ("x.pyth", "weight: (2, 4) in the file, (2, 3)", "bias: missing", "extra: unknown"):
+        assert part in str(error.value)

@@ -1,0 +1,101 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from octvideo.engine.meters import TrainMeter, top_k_correct
+from octvideo.engine.results import (
+    ScoreTable,
+    confusion_matrix,
+    replacing,
+    write_class_accuracy,
+    write_confusion_matrix,
+)
+from octvideo.utils.log import log_json_stats
+
+
+def test_top_k_against_sorting():
+    torch.manual_seed(0)
+    scores, labels = torch.randn(50, 7), torch.randint(7, (50,))
+    ranks = scores.argsort(dim=1, descending=True)
+    expected = [
+        sum(int(y in row[:k]) for y, row in zip(labels, ranks, strict=True)) for k in (1, 5)
+    ]
+    assert top_k_correct(scores, labels).tolist() == expected
+
+
+def test_top_5_of_fewer_classes_is_everything():
+    scores, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    assert top_k_correct(scores, labels)[1] == 6
+
+
+def test_train_meter_weights_batches_by_their_size():
+    meter = TrainMeter(torch.device("cpu"))
+    meter.add(torch.tensor(1.0), torch.tensor([1, 2]), 2)
+    meter.add(torch.tensor(4.0), torch.tensor([0, 1]), 1)
+    stats = meter.read()
+    assert stats["loss"] == pytest.approx(2.0)
+    assert stats["top1_err"] == pytest.approx(100 * 2 / 3)
+    assert stats["top5_err"] == pytest.approx(0.0, abs=1e-4)
+
+
+def test_score_table(tmp_path):
+    table = ScoreTable(np.array([0, 1, 2]), num_views=2, num_classes=3)
+    table.put(0, np.array([[0.6, 0.4, 0.0], [0.6, 0.1, 0.3]]))
+    table.put(2, np.array([[0.0, 0.9, 0.1], [0.2, 0.2, 0.6]]))
+    assert table.scored.tolist() == [True, False, True]
+    assert table.ensemble("sum")[2].argmax() == 1
+    np.testing.assert_allclose(table.ensemble("max")[2], [0.2, 0.9, 0.6])
+    with pytest.raises(AssertionError):
+        table.put(0, np.zeros((2, 3)))
+    table.save(tmp_path / "deep" / "scores.pkl", ["a.mp4", "b b.mp4", "c.mp4"])
+    with np.load(tmp_path / "deep" / "scores.pkl") as saved:
+        np.testing.assert_array_equal(saved["scores"], table.scores)
+        assert saved["scored"].tolist() == [True, False, True]
+        assert saved["paths"].tolist()[1] == "b b.mp4"
+
+
+def test_confusion_matrix_and_class_accuracy(tmp_path):
+    matrix = confusion_matrix(np.array([0, 0, 1, 1, 1]), np.array([0, 2, 1, 1, 0]), 3)
+    assert matrix.tolist() == [[1, 0, 1], [1, 2, 0], [0, 0, 0]]
+    write_class_accuracy(matrix, tmp_path / "classes.csv")
+    rows = (tmp_path / "classes.csv").read_text().split()
+    assert rows == ["class,num_videos,top1_acc", "0,2,50.00", "1,3,66.67", "2,0,"]
+
+
+def test_confusion_matrix_is_a_picture(tmp_path):
+    pytest.importorskip("matplotlib", reason="the picture needs matplotlib")
+    write_confusion_matrix(np.eye(4, dtype=int), tmp_path / "confusion.png")
+    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_there_is_a_line_and_no_picture(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    with caplog.at_level("INFO", logger="octvideo"):
+        write_confusion_matrix(np.eye(4, dtype=int), tmp_path / "confusion.png")
+    assert "octvideo[plot]" in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_leaves_the_old_result(tmp_path):
+    path = tmp_path / "result"
+    path.write_text("old")
+
+    def write_half():
+        with replacing(path, "w") as file:
+            file.write("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write_half()
+    assert [p.name for p in tmp_path.iterdir()] == ["result"]
+    assert path.read_text() == "old"
+
+
+def test_json_stats_lines_have_sorted_keys(tmp_path):
+    log_json_stats({"loss": 1 / 3, "_type": "train_iter", "epoch": "1/2"}, tmp_path)
+    log_json_stats({"b": 1, "a": 2}, tmp_path)
+    lines = (tmp_path / "json_stats.log").read_text().splitlines()
+    assert lines[0] == 'json_stats: {"_type": "train_iter", "epoch": "1/2", "loss": 0.33333}'
+    assert list(json.loads(lines[1].removeprefix("json_stats: "))) == ["a", "b"]

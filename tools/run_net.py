@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+"""Trains and tests a model on a video data set.
+
+    python tools/run_net.py --cfg configs/Kinetics/OCT_I3D_8x8.yaml --opts NUM_GPUS 1
+
+Several files run one after another; for each, TRAIN.ENABLE and TEST.ENABLE say what is done.
+"""
+
+import argparse
+import logging
+import sys
+
+from octvideo.config import load_cfg
+from octvideo.utils.errors import UserError
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--cfg",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="YAML files; KEY VALUE pairs may follow them",
+    )
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs, as in the files"
+    )
+    parser.add_argument("--init_method", default="tcp://localhost:9999", help="as in PySlowFast")
+    parser.add_argument("--shard_id", type=int, help="number of this machine; default SHARD_ID")
+    parser.add_argument("--num_shards", type=int, help="machines; default NUM_SHARDS")
+    args, rest = parser.parse_known_args(argv)
+    if unknown := [word for word in rest if word.startswith("-")]:
+        parser.error(f"unknown option {unknown[0]}")
+    is_file = [word.endswith((".yaml", ".yml")) for word in args.cfg]
+    num_files = is_file.index(False) if False in is_file else len(args.cfg)
+    if not num_files:
+        parser.error(f"--cfg takes a .yaml file, got {args.cfg[0]}")
+    args.cfg, args.opts = args.cfg[:num_files], [*args.cfg[num_files:], *rest, *args.opts]
+    for key, value in (("SHARD_ID", args.shard_id), ("NUM_SHARDS", args.num_shards)):
+        if value is not None:
+            args.opts += [key, str(value)]
+    return args
+
+
+def main() -> int:
+    args = parse_args()
+    try:
+        configurations = [load_cfg(path, args.opts) for path in args.cfg]
+        # Imported when the configuration is known to be sound: a mistyped key is told at once.
+        from octvideo.engine import Interrupted, run_test, run_train
+
+        try:
+            for cfg in configurations:
+                if cfg.TRAIN.ENABLE:
+                    run_train(cfg)
+                if cfg.TEST.ENABLE:
+                    run_test(cfg)
+        except Interrupted as interruption:
+            return 128 + interruption.signum
+    except UserError as error:
+        # To the log of the run if there is one, else to the terminal.
+        logging.getLogger("octvideo").error("%s", error)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
