@@ -43,7 +43,7 @@ _DEFAULTS: dict[str, Any] = {
         "CHECKPOINT_FILE_PATH": "",  # weights to test; empty takes the newest of OUTPUT_DIR
         "CHECKPOINT_TYPE": "pytorch",  # format of that file: pytorch or caffe2
         "NUM_ENSEMBLE_VIEWS": 10,  # clips in time, for each video
-        "NUM_SPATIAL_CROPS": 3,  # crops of each clip: 1 (centre) to 3
+        "NUM_SPATIAL_CROPS": 3,  # crops of each clip: 1 (the centre) or 3
         "SAVE_RESULTS_PATH": "",  # file for the score table, under OUTPUT_DIR
         "PRECISION": "fp32",  # ours: fp32, bf16 or fp16
         "COMPILE": False,  # ours: torch.compile

@@ -54,7 +54,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "SOLVER.OPTIMIZING_METHOD": ("sgd", "adam", "adamw"),
     "TEST.CHECKPOINT_TYPE": ("pytorch", "caffe2"),
     "TEST.DATASET": ("kinetics",),
-    "TEST.NUM_SPATIAL_CROPS": (1, 2, 3),
+    "TEST.NUM_SPATIAL_CROPS": (1, 3),
     "TEST.PRECISION": ("fp32", "bf16", "fp16"),
     "TRAIN.CHECKPOINT_TYPE": ("pytorch", "caffe2"),
     "TRAIN.DATASET": ("kinetics",),

@@ -16,6 +16,7 @@ class _Statistics:
     def __init__(self, layer: _BatchNorm) -> None:
         self.layer = layer
         self.saved = (layer.momentum, layer.running_mean.clone(), layer.running_var.clone())
+        self.num_batches_tracked = layer.num_batches_tracked.clone()
         self.count = torch.zeros_like(layer.running_mean, dtype=torch.float64)
         self.sum = torch.zeros_like(self.count)
         self.square_sum = torch.zeros_like(self.count)
@@ -30,8 +31,9 @@ class _Statistics:
         self.square_sum += mean.square() * count + var * (count - 1)  # var is Bessel-corrected
 
     def finish(self, apply: bool) -> None:
-        """Restores the momentum; sets the statistics, or restores them unless ``apply``."""
+        """Restores the layer, but for its statistics where ``apply`` says that they are new."""
         self.layer.momentum, mean, var = self.saved
+        self.layer.num_batches_tracked.copy_(self.num_batches_tracked)
         if apply:
             mean = self.sum / self.count
             var = (self.square_sum / self.count - mean.square()).clamp_(min=0)
@@ -63,11 +65,13 @@ def update_bn_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
 
     The model runs in training mode with its weights as they are (Wu & Johnson, "Rethinking
     'Batch' in BatchNorm", sec. 3). Octave layers are counted per frequency. Where the batches
-    end early, by an error or because there are none, the statistics stay as they were.
+    end early, by an error or because there are none, the statistics stay as they were. The random
+    numbers of training are left alone: dropout draws from a copy of their state.
     """
     was_training, num_batches = model.training, 0
     model.train()
-    with _gathering(model) as statistics:
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices), _gathering(model) as statistics:
         complete = False
         try:
             for batch in batches:

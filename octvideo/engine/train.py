@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from octvideo.config import dump
+from octvideo.config import describe_scaling, dump
 from octvideo.data import build_train_loader, build_val_loader, normalize
 from octvideo.engine.averaging import update_bn_statistics
 from octvideo.engine.bad_videos import BadVideos
@@ -47,6 +47,10 @@ def run_train(cfg: CfgNode) -> None:
         ConfigError, CheckpointError, ValueError: the message says what to change.
     """
     device = start_run(cfg)
+    line, warning = describe_scaling(cfg)
+    logger.info(line)
+    if warning:
+        logger.warning(warning)
     trainer = Trainer(cfg, device)
     trainer.start()
     with StopRequest() as stop, logging_redirect_tqdm([logger]):

@@ -63,3 +63,11 @@ def test_an_interrupted_pass_changes_nothing():
     assert layer.momentum == 0.1
     assert update_bn_statistics(layer, []) == 0
     assert torch.equal(layer.running_mean, torch.full((2,), 7.0))
+
+
+def test_the_random_numbers_and_counters_of_training_are_left_alone():
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.5))
+    state = torch.get_rng_state()
+    update_bn_statistics(net, [torch.ones(2, 3, 4, 4)] * 3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert net[1].num_batches_tracked == 0

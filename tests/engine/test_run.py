@@ -1,0 +1,309 @@
+"""Training and testing on real mp4 files, in this process and as the command that users type."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from octvideo.config import load_cfg
+from octvideo.data import VideoReader
+from octvideo.engine import CheckpointError, Interrupted, load_checkpoint, run_test, run_train
+from octvideo.engine.checkpoint import list_checkpoints
+from octvideo.engine.start import start_run
+from octvideo.engine.train import Trainer
+from octvideo.models import build_model
+from support import ROOT
+
+COMMAND = [sys.executable, str(ROOT / "tools/run_net.py"), "--cfg"]
+CFG = str(ROOT / "configs/Synthetic/OCT_I3D.yaml")
+
+
+def stats_of(folder: Path, kind: str) -> list[dict]:
+    lines = (folder / "json_stats.log").read_text().splitlines()
+    stats = [json.loads(line.removeprefix("json_stats: ")) for line in lines]
+    return [s for s in stats if s["_type"] == kind]
+
+
+def weights_of(cfg) -> dict[str, torch.Tensor]:
+    newest = list_checkpoints(Path(cfg.OUTPUT_DIR) / "checkpoints")[-1]
+    return load_checkpoint(newest)["model_state"]
+
+
+def assert_same_weights(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def with_opts(opts: list[str], *more: object):
+    return load_cfg(CFG, [*opts, *map(str, more)])
+
+
+def test_training_writes_what_users_expect(tiny_opts):
+    cfg = with_opts(tiny_opts, "TENSORBOARD.ENABLE", True)
+    run_train(cfg)
+    folder = Path(cfg.OUTPUT_DIR)
+    names = [path.name for path in list_checkpoints(folder / "checkpoints")]
+    assert names == ["checkpoint_epoch_00001.pyth", "checkpoint_epoch_00002.pyth"]
+    content = load_checkpoint(folder / "checkpoints" / names[-1])
+    assert content["epoch"] == 1  # counted from 0, as PySlowFast does
+    assert {"model_state", "optimizer_state", "cfg", "scaler_state"} <= content.keys()
+    assert "ALPHA: 0.25" in content["cfg"]
+    steps = stats_of(folder, "train_iter")
+    assert [(s["epoch"], s["iter"]) for s in steps] == [
+        *[("1/2", "2/4"), ("1/2", "4/4"), ("2/2", "2/4"), ("2/2", "4/4")],
+    ]
+    wanted = {"dt", "dt_data", "dt_net", "eta", "loss", "lr", "grad_norm", "gpu_mem", "top1_err"}
+    assert all(wanted <= s.keys() and list(s) == sorted(s) for s in steps)
+    assert [s["epoch"] for s in stats_of(folder, "train_epoch")] == ["1/2", "2/2"]
+    last = stats_of(folder, "val_epoch")[-1]
+    assert last["num_videos"] == 8
+    assert last["min_top1_err"] <= last["top1_err"]
+    assert list(folder.glob("runs-kinetics/events*"))
+    assert "json_stats" in (folder / "stdout.log").read_text()
+    assert load_cfg(folder / "config.yaml") == cfg
+
+
+def test_loss_falls_on_a_set_that_is_learnt_by_heart(tiny_opts):
+    more = ["SOLVER.MAX_EPOCH", 12, "MODEL.DROPOUT_RATE", 0, "TRAIN.EVAL_PERIOD", 0]
+    cfg = with_opts(tiny_opts, *more, "TRAIN.CHECKPOINT_PERIOD", 12)
+    run_train(cfg)
+    losses = [s["loss"] for s in stats_of(Path(cfg.OUTPUT_DIR), "train_epoch")]
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+
+
+class StopAfter:
+    """Asks to stop at the n-th time it is looked at."""
+
+    def __init__(self, checks: int) -> None:
+        self.checks = checks
+
+    def check(self) -> None:
+        self.checks -= 1
+        if self.checks < 0:
+            raise Interrupted(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("checks", [0, 2, 3, 4, 5, 6, 9])
+def test_a_stopped_run_goes_on_to_the_same_weights(tiny_opts, tmp_path, checks):
+    """Wherever it stops: in a step, in precise batch norm, in validation, in the second epoch."""
+    straight = with_opts(tiny_opts, "OUTPUT_DIR", tmp_path / "straight")
+    run_train(straight)
+    cfg = with_opts(tiny_opts)
+    trainer = Trainer(cfg, start_run(cfg))
+    trainer.start()
+    with pytest.raises(Interrupted):
+        trainer.run(StopAfter(checks))
+    assert list_checkpoints(Path(cfg.OUTPUT_DIR) / "checkpoints")
+    torch.manual_seed(99)  # what the checkpoint does not bring would show
+    run_train(cfg)
+    assert_same_weights(weights_of(cfg), weights_of(straight))
+    assert not list(Path(cfg.OUTPUT_DIR).glob("checkpoints/*step*"))
+
+
+def test_parts_of_a_batch_add_up_to_its_gradient(tiny_opts):
+    """Without batch norm in the way (evaluation mode), two halves give the step of the whole."""
+
+    def weights_after_a_step(parts: int) -> torch.Tensor:
+        cfg = with_opts(tiny_opts, "TRAIN.ACCUMULATE_STEPS", parts, "MODEL.HEAD_ACT", "none")
+        torch.manual_seed(0)
+        trainer = Trainer(cfg, torch.device("cpu"))
+        trainer.model.eval()
+        trainer._train_step(next(iter(trainer.train_loader)))
+        return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+    torch.testing.assert_close(weights_after_a_step(2), weights_after_a_step(1))
+
+
+def test_gradient_clipping_bounds_the_step(tiny_opts):
+    cfg = with_opts(tiny_opts, "SOLVER.CLIP_GRAD_L2NORM", 1e-3)
+    trainer = Trainer(cfg, torch.device("cpu"))
+    trainer._train_step(next(iter(trainer.train_loader)))
+    assert trainer._grad_norm() == pytest.approx(1e-3, rel=1e-3)
+
+
+def naive_view(path: Path, clip: int, crop: int, cfg) -> torch.Tensor:
+    """One view as contracts describe it: whole frames to float, resize, crop."""
+    with VideoReader(str(path)) as reader:
+        span = cfg.DATA.NUM_FRAMES * cfg.DATA.SAMPLING_RATE * reader.fps / cfg.DATA.TARGET_FPS
+        start = max(reader.num_frames - span, 0) * clip / cfg.TEST.NUM_ENSEMBLE_VIEWS
+        indices = torch.linspace(start, start + span - 1, cfg.DATA.NUM_FRAMES)
+        frames = reader.get_frames(indices.clamp(0, reader.num_frames - 1).long().tolist())
+    video = torch.from_numpy(frames).float().div(255).sub(0.45).div(0.225).permute(0, 3, 1, 2)
+    h, w = video.shape[-2:]
+    short = cfg.DATA.TEST_CROP_SIZE
+    size = (short, int(w / h * short)) if h <= w else (int(h / w * short), short)
+    if min(h, w) != short:
+        video = F.interpolate(video, size, mode="bilinear", align_corners=False)
+    long = max(video.shape[-2:])
+    offset = (0, -((short - long) // 2), long - short)[crop]
+    top, left = (offset, 0) if video.shape[-2] > short else (0, offset)
+    return video[..., top : top + short, left : left + short].transpose(0, 1)
+
+
+def test_the_score_table_is_that_of_views_read_one_by_one(tiny_opts, tiny_set):
+    cfg = with_opts(tiny_opts, "TEST.BATCH_SIZE", 4, "SOLVER.MAX_EPOCH", 1)
+    run_train(cfg)
+    result = run_test(cfg)
+    assert stats_of(Path(cfg.OUTPUT_DIR), "test_final")[0]["top1_acc"] == pytest.approx(
+        result["top1_acc"], abs=0.01
+    )
+    with np.load(Path(cfg.OUTPUT_DIR) / "scores.npz") as saved:
+        scores, labels, paths = saved["scores"], saved["labels"], saved["paths"]
+        assert saved["scored"].all()
+    assert scores.shape == (8, 6, 8)
+    model = build_model(cfg).eval()
+    model.load_state_dict(weights_of(cfg))
+    lines = (tiny_set / "test.csv").read_text().split()
+    for video in range(8):
+        path = tiny_set / lines[2 * video]
+        assert Path(paths[video]) == path
+        assert labels[video] == int(lines[2 * video + 1])
+        views = [naive_view(path, clip, crop, cfg) for clip in range(2) for crop in range(3)]
+        with torch.no_grad():
+            expected = model(torch.stack(views))
+        np.testing.assert_allclose(scores[video], expected, atol=2e-5)
+    correct = (scores.sum(axis=1).argmax(axis=1) == labels).mean()
+    assert result["top1_acc"] == pytest.approx(100 * correct)
+
+
+def test_broken_videos_are_named_and_survived(tiny_opts, tiny_set, tmp_path, caplog):
+    data = tmp_path / "data"
+    data.mkdir()
+    broken = data / "broken one.mp4"
+    broken.write_bytes(b"not a video")
+    for split in ("train", "val", "test"):
+        rows = (tiny_set / f"{split}.csv").read_text().splitlines()[:8]
+        rows = [f"{tiny_set}/{row}" for row in rows]
+        (data / f"{split}.csv").write_text("\n".join([*rows, f"{broken} 0", f"{broken} 1"]))
+    more = ["DATA.PATH_TO_DATA_DIR", data, "SOLVER.MAX_EPOCH", 2, "TRAIN.BATCH_SIZE", 5]
+    cfg = with_opts(tiny_opts, *more)
+    run_train(cfg)
+    result = run_test(cfg)
+    assert (result["num_videos"], result["num_missing"]) == (8, 2)
+    assert stats_of(Path(cfg.OUTPUT_DIR), "val_epoch")[0]["num_videos"] == 8
+    log = (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
+    assert log.count(f"Unreadable video {broken}") == 2  # once in training, once in the test
+
+
+def test_a_test_needs_a_checkpoint(tiny_cfg):
+    with pytest.raises(CheckpointError, match=r"TEST\.CHECKPOINT_FILE_PATH"):
+        run_test(tiny_cfg)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tiny_opts):
+    run_train(with_opts(tiny_opts, "SOLVER.MAX_EPOCH", 1))
+    with pytest.raises(CheckpointError, match="does not fit"):
+        run_test(with_opts(tiny_opts, "RESNET.WIDTH_PER_GROUP", 16))
+
+
+def test_weights_of_a_file_start_a_new_run(tiny_opts, tmp_path):
+    first = with_opts(tiny_opts)
+    run_train(first)
+    path = list_checkpoints(Path(first.OUTPUT_DIR) / "checkpoints")[-1]
+    more = ["TRAIN.CHECKPOINT_FILE_PATH", path, "OUTPUT_DIR", tmp_path / "second"]
+    trainer = Trainer(with_opts(tiny_opts, *more), torch.device("cpu"))
+    trainer.start()
+    assert (trainer.epoch, trainer.step) == (0, 0)
+    assert_same_weights(trainer.model.state_dict(), weights_of(first))
+
+
+# ---------------------------------------------------------------------------- as a command
+
+
+def start(opts: list[str], **kwargs) -> subprocess.Popen:
+    return subprocess.Popen([*COMMAND, CFG, "--opts", *opts], **kwargs)
+
+
+def wait_for_steps(folder: Path, count: int, process: subprocess.Popen) -> None:
+    """Until the log has ``count`` train_iter lines."""
+    log, deadline = folder / "json_stats.log", time.time() + 120
+    while time.time() < deadline:
+        assert process.poll() is None, "the run ended too early"
+        if log.exists() and log.read_text().count("train_iter") >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError("no step within two minutes")
+
+
+SLOWER = ["SOLVER.MAX_EPOCH", "6", "TRAIN.EVAL_PERIOD", "0", "TEST.ENABLE", "False"]
+
+
+@pytest.fixture
+def long_run(tiny_opts, tmp_path):
+    """Options of a run of six epochs, and the weights that it has at its end."""
+    opts = [*tiny_opts, *SLOWER, "LOG_PERIOD", "1", "DATA_LOADER.NUM_WORKERS", "1"]
+    straight = [*opts, "OUTPUT_DIR", str(tmp_path / "straight")]
+    subprocess.run([*COMMAND, CFG, "--opts", *straight], check=True, capture_output=True)
+    return opts, weights_of(load_cfg(CFG, straight))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_run_resumes(long_run, signum):
+    opts, expected = long_run
+    cfg = load_cfg(CFG, opts)
+    process = start(opts, start_new_session=True)
+    wait_for_steps(Path(cfg.OUTPUT_DIR), 6, process)
+    os.killpg(process.pid, signum)  # as a terminal or a job does it: the workers get it too
+    status = process.wait(timeout=60)
+    if signum != signal.SIGKILL:
+        assert status == 128 + signum
+        assert list(Path(cfg.OUTPUT_DIR).glob("checkpoints/*.pyth"))
+    subprocess.run([*COMMAND, CFG, "--opts", *opts], check=True, capture_output=True)
+    assert_same_weights(weights_of(cfg), expected)
+    log = (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
+    assert "Resuming from" in log
+
+
+def test_a_lost_terminal_leaves_a_checkpoint(long_run):
+    opts, expected = long_run
+    cfg = load_cfg(CFG, opts)
+    controller, terminal = pty.openpty()
+    process = start(
+        opts, stdin=terminal, stdout=terminal, stderr=terminal, preexec_fn=_own_the_terminal
+    )
+    os.close(terminal)
+    os.set_blocking(controller, False)
+    wait_for_steps(Path(cfg.OUTPUT_DIR), 6, process)
+    assert b"epoch" in os.read(controller, 100_000)  # the progress bar
+    os.close(controller)  # the window is closed
+    assert process.wait(timeout=60) == 128 + signal.SIGHUP
+    assert list(Path(cfg.OUTPUT_DIR).glob("checkpoints/*.pyth"))
+    subprocess.run([*COMMAND, CFG, "--opts", *opts], check=True, capture_output=True)
+    assert_same_weights(weights_of(cfg), expected)
+
+
+def _own_the_terminal() -> None:
+    import fcntl
+    import termios
+
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (["TRAIN.BATCH_SIZ", "4"], "did you mean TRAIN.BATCH_SIZE"),
+        (["NUM_GPUS", "64"], "NUM_GPUS"),
+        (["DATA.PATH_TO_DATA_DIR", "/nowhere"], "DATA.PATH_TO_DATA_DIR"),
+        (["TRAIN.ENABLE", "False"], "TEST.CHECKPOINT_FILE_PATH"),
+        (["OUTPUT_DIR", "/proc/nowhere"], "OUTPUT_DIR"),
+    ],
+)
+def test_mistakes_end_with_a_line_and_no_traceback(tiny_opts, opts, message):
+    """The form without --opts."""
+    run = subprocess.run(
+        [*COMMAND, CFG, *tiny_opts, *opts], capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 2
+    assert message in run.stdout + run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
