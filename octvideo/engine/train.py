@@ -163,6 +163,8 @@ class Trainer:
         for batch in self.train_loader:
             self._clocks("data_arrived")
             self.bad_videos.add(batch["bad"])
+            if len(batch["label"]) == 0:
+                raise UserError("no video of a batch could be read, nor any in their place")
             self._train_step(batch)
             self._clocks("step_done")
             self.step += 1

@@ -1,0 +1,16 @@
+"""Videos in: readers, sampling, transforms, data sets and loaders."""
+
+from octvideo.data.kinetics import view
+from octvideo.data.loader import build_test_loader, build_train_loader, build_val_loader
+from octvideo.data.reader import VideoError, VideoReader
+from octvideo.data.transforms import normalize
+
+__all__ = [
+    "VideoError",
+    "VideoReader",
+    "build_test_loader",
+    "build_train_loader",
+    "build_val_loader",
+    "normalize",
+    "view",
+]

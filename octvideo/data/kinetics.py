@@ -1,0 +1,280 @@
+"""Kinetics-style lists of videos, and the three ways in which they are read.
+
+A list is a text file with a line ``path<SEP>label`` a video. Training takes one random clip of a
+video, validation the one in its middle, a test a grid of clips and crops.
+"""
+
+import os
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, default_collate
+
+from octvideo.data.reader import VideoError, VideoReader
+from octvideo.data.sampling import ClipSampling, crop_offsets
+from octvideo.data.transforms import TrainTransform, resize_crop, short_side_size, training_view
+from octvideo.utils.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class VideoList:
+    """Paths and labels of many videos, in three arrays: 650,000 videos take about 50 MB.
+
+    Build it with `from_rows` or `read_list`. prefix and root: see `path`.
+    """
+
+    text: bytes  # the paths, one after another
+    ends: np.ndarray  # int64 (N,): where each ends in text
+    labels: np.ndarray  # int64 (N,)
+    prefix: str = ""
+    root: str = ""
+
+    @classmethod
+    def from_rows(
+        cls, rows: Iterable[tuple[str, int]], prefix: str = "", root: str = ""
+    ) -> "VideoList":
+        text, ends, labels = bytearray(), array("q"), array("q")
+        for path, label in rows:
+            text += os.fsencode(path)
+            ends.append(len(text))
+            labels.append(label)
+        return cls(bytes(text), np.array(ends), np.array(labels), prefix, root)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def path(self, index: int) -> str:
+        """Where video `index` is: prefix joined with the path of the list.
+
+        Without a prefix a relative path counts from the current folder, as in PySlowFast, and
+        where there is no such file, from `root` (the folder of the list).
+        """
+        start = self.ends[index - 1] if index else 0
+        path = os.fsdecode(self.text[start : self.ends[index]])
+        if self.prefix:
+            return os.path.join(self.prefix, path)
+        if os.path.isabs(path) or os.path.exists(path):
+            return path
+        return os.path.join(self.root, path)
+
+    def paths(self) -> list[str]:
+        return [self.path(index) for index in range(len(self))]
+
+
+def read_list(
+    csv_path: str | Path,
+    separator: str = " ",
+    prefix: str = "",
+    num_classes: int | None = None,
+) -> VideoList:
+    """Read a list of videos; blank lines and lines that start with # are skipped.
+
+    The last separator of a line splits, so that paths may hold separators. Raises UserError with
+    file, line number and text for a line without a path and a label in [0, num_classes), and for
+    a list without videos.
+    """
+    videos = VideoList.from_rows(
+        _parse(csv_path, separator, num_classes), prefix, os.path.dirname(csv_path)
+    )
+    if not len(videos):
+        raise UserError(f"{csv_path} lists no videos: it needs a line 'path{separator}label' each")
+    return videos
+
+
+def _parse(
+    csv_path: str | Path, separator: str, num_classes: int | None
+) -> Iterator[tuple[str, int]]:
+    # File names are bytes: those that are not UTF-8 must survive.
+    with open(csv_path, encoding="utf-8-sig", errors="surrogateescape") as file:
+        for number, line in enumerate(file, 1):
+            line = line.strip()
+            if not line or line.startswith("#"):
+                continue
+            # As the default, the blank stands for any white space.
+            path, *rest = line.rsplit(None if separator == " " else separator, 1)
+            label = rest[0].strip() if rest else ""
+            problem = None
+            if not rest:
+                problem = f"expected 'path{separator}label'"
+            elif not path.strip():
+                problem = "the path is missing"
+            elif not (label.isascii() and label.isdigit()):
+                problem = f"the label must be an integer from 0, got {label!r}"
+            elif num_classes is not None and int(label) >= num_classes:
+                problem = f"the label must be below MODEL.NUM_CLASSES, {num_classes}"
+            if problem:
+                text = line.encode(errors="surrogateescape").decode(errors="replace")
+                raise UserError(f"{csv_path}, line {number}: {problem}; the line is {text!r}")
+            yield path.strip(), int(label)
+
+
+class TrainClips(Dataset):
+    """One random clip of each video; keys are (epoch, index), as `EpochSampler` yields them.
+
+    The clip depends on seed, epoch and index alone, not on which worker or rank makes it. An
+    unreadable video is replaced by another one, drawn in the same way.
+    """
+
+    def __init__(
+        self,
+        videos: VideoList,
+        sampling: ClipSampling,
+        transform: TrainTransform,
+        seed: int = 0,
+        backend: str = "pyav",
+        max_tries: int = 10,
+    ) -> None:
+        self.videos, self.sampling, self.transform = videos, sampling, transform
+        self.seed, self.backend, self.max_tries = seed, backend, max_tries
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        """video: float32 (3, T, s, s), 0..255, or None after max_tries unreadable files; label;
+        index: of the video that was read; bad: (path, reason) of each unreadable one."""
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        bad: list[tuple[str, str]] = []
+        for _ in range(self.max_tries):
+            path = self.videos.path(index)
+            try:
+                with VideoReader(path, backend=self.backend) as reader:
+                    clip = self.sampling.random_indices(reader.num_frames, reader.fps, rng)
+                    frames = reader.get_frames(clip)
+            except VideoError as error:
+                bad.append((path, error.reason))
+                index = int(rng.integers(len(self.videos)))
+                continue
+            video = training_view(frames, rng, self.transform)
+            return _item(video, int(self.videos.labels[index]), index, bad)
+        return _item(None, int(self.videos.labels[index]), index, bad)
+
+
+class CentreClips(Dataset):
+    """The clip and the crop in the middle of each video, for validation during training."""
+
+    def __init__(
+        self,
+        videos: VideoList,
+        sampling: ClipSampling,
+        crop_size: int,
+        backend: str = "pyav",
+        reverse_channels: bool = False,
+    ) -> None:
+        self.videos, self.sampling, self.crop_size = videos, sampling, crop_size
+        self.backend, self.reverse_channels = backend, reverse_channels
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """As TrainClips; the video of an unreadable file is None."""
+        path, label = self.videos.path(index), int(self.videos.labels[index])
+        try:
+            with VideoReader(path, backend=self.backend) as reader:
+                clip = self.sampling.centre_indices(reader.num_frames, reader.fps)
+                frames = reader.get_frames(clip)
+        except VideoError as error:
+            return _item(None, label, index, [(path, error.reason)])
+        if self.reverse_channels:
+            frames = frames[..., ::-1]
+        height, width = frames.shape[1:3]
+        size = short_side_size(height, width, self.crop_size)
+        [(top, left)] = crop_offsets(*size, self.crop_size, num_crops=1)
+        video = resize_crop(frames, size, top, left, self.crop_size, self.crop_size)
+        return _item(video, label, index, [])
+
+
+def _item(
+    video: torch.Tensor | None, label: int, index: int, bad: list[tuple[str, str]]
+) -> dict[str, Any]:
+    return {"video": video, "label": label, "index": index, "bad": bad}
+
+
+def collate_clips(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Batch of items: video (N, 3, T, s, s), label and index int64 (N,), bad: all of the items'.
+
+    Items without a video are left out; where no item has one, N is 0 and video has no shape.
+    """
+    kept = [item for item in items if item["video"] is not None]
+    return {
+        # default_collate stacks into shared memory when a worker runs it
+        "video": default_collate([item["video"] for item in kept]) if kept else torch.empty(0),
+        "label": torch.tensor([item["label"] for item in kept], dtype=torch.int64),
+        "index": torch.tensor([item["index"] for item in kept], dtype=torch.int64),
+        "bad": [entry for item in items for entry in item["bad"]],
+    }
+
+
+class TestViews(Dataset):
+    """All views of a video: num_clips in time, num_crops in space; decoded once for all of them."""
+
+    __test__ = False  # not a test class, whatever its name
+
+    def __init__(
+        self,
+        videos: VideoList,
+        sampling: ClipSampling,
+        num_clips: int,
+        num_crops: int,
+        crop_size: int,
+        backend: str = "pyav",
+        reverse_channels: bool = False,
+    ) -> None:
+        self.videos, self.sampling = videos, sampling
+        self.num_clips, self.num_crops, self.crop_size = num_clips, num_crops, crop_size
+        self.backend, self.reverse_channels = backend, reverse_channels
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """What `view` makes the views from.
+
+        frames: (3, U, H, W), the U different frames of all clips, short side crop_size; uint8
+        where the video has that size already, else float32 0..255. clips: int64 (num_clips, T),
+        which of them. crops: int64 (num_crops, 2), top and left. label, index, bad as in
+        TrainClips. Of an unreadable file there are label, index and bad alone.
+        """
+        path, label = self.videos.path(index), int(self.videos.labels[index])
+        try:
+            with VideoReader(path, backend=self.backend) as reader:
+                clips = self.sampling.view_indices(reader.num_frames, reader.fps, self.num_clips)
+                wanted, positions = np.unique(clips, return_inverse=True)
+                frames = reader.get_frames(wanted)
+        except VideoError as error:
+            return {"label": label, "index": index, "bad": [(path, error.reason)]}
+        if self.reverse_channels:
+            frames = frames[..., ::-1]
+        height, width = frames.shape[1:3]
+        size = short_side_size(height, width, self.crop_size)
+        return {
+            "frames": _whole_frames(frames, size),
+            "clips": torch.from_numpy(positions.reshape(clips.shape)),
+            "crops": torch.tensor(crop_offsets(*size, self.crop_size, self.num_crops)),
+            "label": label,
+            "index": index,
+            "bad": [],
+        }
+
+
+def _whole_frames(frames: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    """uint8 (U, H, W, 3) -> (3, U, h, w): the same values, or resized to float32."""
+    if frames.shape[1:3] == size:
+        return torch.from_numpy(np.ascontiguousarray(frames.transpose(3, 0, 1, 2)))
+    return resize_crop(frames, size, 0, 0, *size)
+
+
+def view(frames: torch.Tensor, clip: torch.Tensor, crop: torch.Tensor, size: int) -> torch.Tensor:
+    """One view (3, T, size, size) of frames (3, U, H, W): clip (T,), crop (top, left).
+
+    The view's index is clip * num_crops + crop, in the numbers of an item of TestViews.
+    """
+    top, left = crop.tolist()
+    return frames[:, :, top : top + size, left : left + size].index_select(1, clip)

@@ -1,0 +1,199 @@
+"""From a configuration to batches: who reads which video, in how many processes."""
+
+import logging
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fvcore.common.config import CfgNode
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from octvideo.config import batch_per_process
+from octvideo.data.kinetics import (
+    CentreClips,
+    TestViews,
+    TrainClips,
+    VideoList,
+    collate_clips,
+    read_list,
+)
+from octvideo.data.reader import check_backend
+from octvideo.data.sampling import ClipSampling
+from octvideo.data.transforms import TrainTransform
+from octvideo.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Keys (epoch, index) of one rank, in an order that depends on seed and epoch alone.
+
+    Every rank gets the same number of whole batches; what is left over at the end of the epoch's
+    order is dropped. Step s of all ranks together is a window of that order, so that a run can
+    go on at any step, also with another world size. As the epoch is part of the key, workers
+    that live through all epochs need not be told about it.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+    ) -> None:
+        self.num_samples, self.batch_size = num_samples, batch_size
+        self.seed, self.rank, self.world_size, self.shuffle = seed, rank, world_size, shuffle
+        self.num_batches = num_samples // (batch_size * world_size)
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """The next iteration yields this epoch, without its first `start_batch` batches."""
+        self.epoch, self.start_batch = epoch, start_batch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.arange(self.num_samples)
+        if self.shuffle:
+            # TrainClips draws from [seed, epoch, index]: num_samples is no video's index.
+            np.random.default_rng([self.seed, self.epoch, self.num_samples]).shuffle(order)
+        mine = order[self.rank :: self.world_size]
+        for index in mine[self.start_batch * self.batch_size : len(self)]:
+            yield self.epoch, int(index)
+
+    def __len__(self) -> int:
+        """Samples of this rank in a whole epoch."""
+        return self.num_batches * self.batch_size
+
+
+def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> DataLoader:
+    """Batches of random clips (see `collate_clips`); `loader.sampler` is an `EpochSampler`."""
+    videos = _read_split(cfg, "train")
+    batch_size = batch_per_process(cfg)
+    sampler = EpochSampler(len(videos), batch_size, cfg.RNG_SEED, rank, world_size)
+    if not sampler.num_batches:
+        raise UserError(
+            f"{_list_path(cfg, 'train')} lists {len(videos)} videos, fewer than one batch "
+            f"({batch_size} clips in each of {world_size} processes): lower TRAIN.BATCH_SIZE"
+        )
+    transform = TrainTransform(
+        jitter_scales=tuple(cfg.DATA.TRAIN_JITTER_SCALES),
+        crop_size=cfg.DATA.TRAIN_CROP_SIZE,
+        flip=cfg.DATA.RANDOM_FLIP,
+        inv_uniform=cfg.DATA.INV_UNIFORM_SAMPLE,
+        relative_scales=tuple(cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE),
+        relative_aspects=tuple(cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE),
+        reverse_channels=cfg.DATA.REVERSE_INPUT_CHANNEL,
+    )
+    clips = TrainClips(
+        videos, _sampling(cfg), transform, seed=cfg.RNG_SEED, backend=cfg.DATA.DECODING_BACKEND
+    )
+    return _loader(cfg, clips, sampler, batch_size=batch_size, collate_fn=collate_clips)
+
+
+def build_val_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> DataLoader:
+    """Batches of centre clips; over all ranks each video comes once, so ranks may differ by one."""
+    videos = _read_split(cfg, "val")
+    clips = CentreClips(
+        videos,
+        _sampling(cfg),
+        cfg.DATA.TEST_CROP_SIZE,
+        backend=cfg.DATA.DECODING_BACKEND,
+        reverse_channels=cfg.DATA.REVERSE_INPUT_CHANNEL,
+    )
+    mine = range(rank, len(videos), world_size)
+    return _loader(cfg, clips, mine, batch_size=batch_per_process(cfg), collate_fn=collate_clips)
+
+
+def build_test_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> DataLoader:
+    """Items of `TestViews`, one video after another; over all ranks each video comes once."""
+    videos = _read_split(cfg, "test")
+    views = TestViews(
+        videos,
+        _sampling(cfg),
+        num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
+        num_crops=cfg.TEST.NUM_SPATIAL_CROPS,
+        crop_size=cfg.DATA.TEST_CROP_SIZE,
+        backend=cfg.DATA.DECODING_BACKEND,
+        reverse_channels=cfg.DATA.REVERSE_INPUT_CHANNEL,
+    )
+    mine = range(rank, len(videos), world_size)
+    # An item holds all views of a video: one in advance is enough.
+    return _loader(cfg, views, mine, batch_size=None, prefetch_factor=1)
+
+
+def _sampling(cfg: CfgNode) -> ClipSampling:
+    return ClipSampling(
+        num_frames=cfg.DATA.NUM_FRAMES,
+        sampling_rate=cfg.DATA.SAMPLING_RATE,
+        target_fps=cfg.DATA.TARGET_FPS,
+        jitter_fps=cfg.DATA.TRAIN_JITTER_FPS,
+        use_offset=cfg.DATA.USE_OFFSET_SAMPLING,
+    )
+
+
+def _list_path(cfg: CfgNode, split: str) -> Path:
+    return Path(cfg.DATA.PATH_TO_DATA_DIR) / f"{split}.csv"
+
+
+def _read_split(cfg: CfgNode, split: str) -> VideoList:
+    path = _list_path(cfg, split)
+    if not path.is_file():
+        raise UserError(
+            f"there is no list of videos {path}: DATA.PATH_TO_DATA_DIR "
+            f"({cfg.DATA.PATH_TO_DATA_DIR!r}) must be a folder with train.csv, val.csv and "
+            f"test.csv, a line 'path{cfg.DATA.PATH_LABEL_SEPARATOR}label' for each video"
+        )
+    videos = read_list(
+        path, cfg.DATA.PATH_LABEL_SEPARATOR, cfg.DATA.PATH_PREFIX, cfg.MODEL.NUM_CLASSES
+    )
+    logger.info("%s: %d videos", path, len(videos))
+    return videos
+
+
+def _loader(
+    cfg: CfgNode, dataset: Dataset, sampler: Iterable[Any], prefetch_factor: int = 2, **kwargs: Any
+) -> DataLoader:
+    """A DataLoader whose workers live through all epochs.
+
+    Workers start in the platform's default way: on Linux they are forked, at once and sharing
+    the list of videos with the main process (they never touch CUDA, which a fork would break).
+    """
+    try:
+        check_backend(cfg.DATA.DECODING_BACKEND)
+    except ImportError as error:
+        raise UserError(f"DATA.DECODING_BACKEND: {error}") from error
+    workers = _num_workers(cfg.DATA_LOADER.NUM_WORKERS)
+    return DataLoader(
+        dataset,
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        prefetch_factor=prefetch_factor if workers else None,
+        worker_init_fn=_init_worker,
+        pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.NUM_GPUS > 0 and torch.cuda.is_available(),
+        # Workers are seeded from here; the global generator stays as a checkpoint has it.
+        generator=torch.Generator().manual_seed(cfg.RNG_SEED),
+        **kwargs,
+    )
+
+
+def _num_workers(asked: int) -> int:
+    """As many as asked for, but not more than there are cores: they would only fight for them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = min(asked, max(1, cores or 1))
+    if workers < asked:
+        logger.info("DATA_LOADER.NUM_WORKERS %d: %d used, one a core", asked, workers)
+    return workers
+
+
+def _init_worker(worker_id: int) -> None:
+    torch.set_num_threads(1)
+    # Signals to stop reach every process of the terminal or job. The main one ends its step, saves
+    # and then ends the workers; they leave by themselves when it has gone.
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)

@@ -1,0 +1,110 @@
+"""The optional backends of `VideoReader`: decord and torchcodec, imported when asked for.
+
+Both count and find frames in their own way, which is not always that of a sequential decode. Where
+that can be seen from the packets when a file is opened, it is a `VideoError` rather than wrong
+frames. Frames of ordinary 8-bit H.264 are those of PyAV, bit for bit; interlaced, 10-bit and HDR
+pictures may differ in colour, and decord 0.6 is known to mix up frames of some HEVC files.
+"""
+
+import importlib
+from types import ModuleType
+
+import numpy as np
+
+from octvideo.data.video_index import VideoError, build_index, frame_rate, open_video
+
+
+def open_backend(name: str, path: str, max_pixels: int) -> "DecordBackend | TorchCodecBackend":
+    """The backend "decord" or "torchcodec", for files whose packets it can be trusted with."""
+    module = import_backend(name)
+    container, stream = open_video(path, max_pixels)
+    with container:
+        index = build_index(container, stream)
+        is_avi = container.format.name == "avi"
+        # Each library estimates the rate its own way; sampling needs one answer.
+        fps, stream_index = frame_rate(path, stream), stream.index
+    # decord searches for ever for a first keyframe that was cut off; torchcodec miscounts in AVI.
+    if not index.seekable and not (is_avi and name == "decord"):
+        raise VideoError(path, f'{name} is not dependable on such a file; use backend "pyav"')
+    if name == "decord":
+        reader: DecordBackend | TorchCodecBackend = DecordBackend(module, path, fps)
+    else:
+        reader = TorchCodecBackend(module, path, fps, stream_index)
+    if reader.num_frames != index.count:
+        reader.close()
+        counts = f"{name} counts {reader.num_frames} frames, the packets say {index.count}"
+        raise VideoError(path, f'{counts}; use backend "pyav"')
+    return reader
+
+
+def import_backend(name: str) -> ModuleType:
+    """The package of a backend; an ImportError that says what to install."""
+    try:
+        return importlib.import_module("torchcodec.decoders" if name == "torchcodec" else name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != name:
+            raise
+        hint = f'pip install "octvideo[{name}]"'
+        raise ImportError(f'video backend "{name}" is not installed: {hint}') from error
+    except (OSError, RuntimeError) as error:  # torchcodec looks for FFmpeg's libraries
+        reason = str(error).strip().splitlines()[0]
+        raise ImportError(
+            f'video backend "{name}" is installed but does not load, it needs the shared libraries '
+            f"of FFmpeg on this machine: {reason}"
+        ) from error
+
+
+class DecordBackend:
+    """`decord.VideoReader` on the CPU with one thread."""
+
+    def __init__(self, decord: ModuleType, path: str, fps: float) -> None:
+        self.path = path
+        self.fps = fps
+        self._error = decord.DECORDError
+        try:
+            self._reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
+            self.num_frames = len(self._reader)
+        except self._error as error:
+            raise VideoError(path, f"decord: {_last_line(error)}") from error
+
+    def read(self, indices: list[int]) -> np.ndarray:
+        try:
+            return self._reader.get_batch(indices).asnumpy()
+        except self._error as error:
+            raise VideoError(self.path, f"decord: {_last_line(error)}") from error
+
+    def close(self) -> None:
+        self._reader = None
+
+
+class TorchCodecBackend:
+    """`torchcodec.decoders.VideoDecoder` on the CPU with one thread and exact seeks."""
+
+    def __init__(self, decoders: ModuleType, path: str, fps: float, stream_index: int) -> None:
+        self.path = path
+        self.fps = fps
+        try:
+            self._decoder = decoders.VideoDecoder(
+                path,
+                stream_index=stream_index,
+                seek_mode="exact",
+                num_ffmpeg_threads=1,
+                dimension_order="NHWC",
+            )
+        except (RuntimeError, ValueError) as error:
+            raise VideoError(path, f"torchcodec: {_last_line(error)}") from error
+        self.num_frames = len(self._decoder)
+
+    def read(self, indices: list[int]) -> np.ndarray:
+        try:
+            return self._decoder.get_frames_at(indices).data.numpy()
+        except (RuntimeError, ValueError) as error:
+            raise VideoError(self.path, f"torchcodec: {_last_line(error)}") from error
+
+    def close(self) -> None:
+        self._decoder = None
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,165 @@
+"""What a video file says of its frames before any is decoded: opening, index, decoding plan."""
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+# Containers whose own index makes a seek land where it should.
+SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+
+
+class VideoError(Exception):
+    """A video file cannot be read. `path` is the file, `reason` what is wrong with it."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)  # both in args, so that it survives pickling
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@contextmanager
+def named_errors(path: str) -> Iterator[None]:
+    """Turn what FFmpeg or the system raises into a `VideoError` that names the file."""
+    try:
+        yield
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(path, getattr(error, "strerror", None) or str(error)) from error
+
+
+def open_video(path: str, max_pixels: int) -> tuple[InputContainer, VideoStream]:
+    """Open a file and its first video stream that is not a cover picture, one decoding thread."""
+    if not os.path.isfile(path):  # a pipe would block, an address would reach for the network
+        raise VideoError(path, "is not a file" if os.path.exists(path) else "no such file")
+    # An absolute path keeps FFmpeg from reading "name:rest" as a protocol.
+    container = av.open(os.path.abspath(path), metadata_errors="ignore")
+    try:
+        for stream in container.streams.video:
+            if not stream.disposition & Disposition.attached_pic:
+                break
+        else:
+            raise VideoError(path, "has no video stream")
+        context = stream.codec_context
+        if context is None:
+            raise VideoError(path, "is coded in a way that this FFmpeg does not know")
+        check_pixels(path, context.width, context.height, max_pixels)
+        context.thread_count = 1  # the loader's workers are the parallelism
+        context.options = {"max_pixels": str(max_pixels)}  # holds where headers lie
+    except BaseException:
+        container.close()
+        raise
+    return container, stream
+
+
+def check_pixels(path: str, width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise VideoError(
+            path, f"frames of {width}x{height} pixels, more than max_pixels={max_pixels}"
+        )
+
+
+def frame_rate(path: str, stream: VideoStream) -> float:
+    """Average frames per second."""
+    rate = stream.average_rate or stream.guessed_rate
+    if not rate:
+        raise VideoError(path, "has no frame rate")
+    return float(rate)
+
+
+@dataclass(frozen=True)
+class Index:
+    """What the packets of a stream say about its frames, without decoding.
+
+    Attributes:
+        count: number of packets whose frames are shown.
+        shown: timestamps of the frames that are shown, ascending.
+        place: timestamp -> position of its packet in decoding order.
+        keys: (timestamp, position) of the keyframes, ascending in both.
+        announced: how many frames the container's own index promises, 0 if it has none.
+        exact: the timestamps identify the frames, and a keyframe comes before each of them.
+        seekable: `exact`, and the container's seeks can be trusted.
+    """
+
+    count: int
+    shown: list[int]
+    place: dict[int, int]
+    keys: list[tuple[int, int]]
+    announced: int
+    exact: bool
+    seekable: bool
+
+
+def build_index(container: InputContainer, stream: VideoStream) -> Index:
+    """Read through all packets (the file's position is at its end afterwards)."""
+    packets = [(p.pts, p.is_keyframe, p.is_discard) for p in container.demux(stream) if p.size]
+    # Discarded packets, outside the edit list, are decoded because others refer to them.
+    count = sum(not discard for _, _, discard in packets)
+    place = {
+        pts: n for n, (pts, _, discard) in enumerate(packets) if pts is not None and not discard
+    }
+    keys = [(pts, n) for n, (pts, key, _) in enumerate(packets) if key and pts is not None]
+    shown = sorted(place)
+    exact = (
+        0 < count == len(shown)
+        and bool(keys)
+        and keys == sorted(keys)
+        and keys[0][1] == 0
+        and keys[0][0] <= shown[0]
+    )
+    return Index(
+        count=count,
+        shown=shown,
+        place=place,
+        keys=keys,
+        announced=len(stream.index_entries) - (len(packets) - count),
+        exact=exact,
+        seekable=exact and container.format.name in SEEKABLE,
+    )
+
+
+@dataclass
+class Run:
+    """A stretch decoded without a seek: from the packet `start` up to the packet `stop`."""
+
+    start: int  # timestamp of the keyframe
+    stop: int  # timestamp of the packet after which all of `wanted` can be drained
+    wanted: list[int] = field(default_factory=list)
+
+
+def plan_runs(index: Index, wanted: Iterable[int]) -> list[Run]:
+    """Group ascending timestamps into runs, with a seek wherever it saves decoding a packet."""
+    runs: list[Run] = []
+    for pts in wanted:
+        place = index.place[pts]
+        k = bisect_right(index.keys, (pts, place)) - 1
+        while index.keys[k][1] > place:  # shown after this keyframe, but decoded before it
+            k -= 1
+        key_pts, key_place = index.keys[k]
+        if not runs or key_place > index.place[runs[-1].stop] + 1:
+            runs.append(Run(start=key_pts, stop=pts))
+        run = runs[-1]
+        run.wanted.append(pts)
+        run.stop = max(run.stop, pts, key=index.place.__getitem__)
+    return runs
+
+
+def can_skip(stream: VideoStream) -> bool:
+    """Whether frames that FFmpeg calls non-reference are referred to by nobody at all.
+
+    HEVC's non-reference pictures may serve higher temporal layers (ITU-T H.265, 7.4.2.2), so the
+    layers are counted, in the configuration record of ISO/IEC 14496-15, 8.3.3.1.
+    """
+    context = stream.codec_context
+    if context.name == "hevc":
+        record = context.extradata or b""
+        return len(record) > 22 and record[0] == 1 and record[21] >> 3 & 7 == 1
+    return context.name == "h264" and context.has_b_frames

@@ -1,0 +1,262 @@
+import itertools
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fvcore.common.config import CfgNode
+
+from octvideo.config import get_cfg, load_cfg
+from octvideo.data import build_test_loader, build_train_loader, build_val_loader
+from octvideo.data.loader import EpochSampler, _init_worker
+from octvideo.data.synthetic import write_video
+from octvideo.utils.errors import UserError
+
+NUM_VIDEOS = 7
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Seven clips; in the lists for validation and test the third is broken."""
+    root = tmp_path_factory.mktemp("set")
+    rng = np.random.default_rng(0)
+    for n in range(NUM_VIDEOS):
+        frames = rng.integers(0, 256, (20, 36, 48, 3), dtype=np.uint8)
+        write_video(root / f"{n}.mp4", frames, fps=30)
+    (root / "broken.mp4").write_bytes(b"no video")
+    names = [f"{n}.mp4" for n in range(NUM_VIDEOS)]
+    broken = [*names[:2], "broken.mp4", *names[3:]]
+    for split, files in (("train", names), ("val", broken), ("test", broken)):
+        rows = [f"{name} {n}" for n, name in enumerate(files)]
+        (root / f"{split}.csv").write_text("\n".join(rows))
+    return root
+
+
+def config(folder: Path, *options: Any, workers: int = 0) -> CfgNode:
+    cfg = get_cfg()
+    values = {
+        "NUM_GPUS": 0,
+        "DATA.PATH_TO_DATA_DIR": str(folder),
+        "DATA.NUM_FRAMES": 4,
+        "DATA.SAMPLING_RATE": 2,
+        "DATA.TRAIN_JITTER_SCALES": [34, 40],
+        "DATA.TRAIN_CROP_SIZE": 32,
+        "DATA.TEST_CROP_SIZE": 32,
+        "DATA_LOADER.NUM_WORKERS": workers,
+        "MODEL.NUM_CLASSES": 10,
+        "TRAIN.BATCH_SIZE": 2,
+        "TEST.NUM_ENSEMBLE_VIEWS": 2,
+    }
+    cfg.merge_from_list([x for pair in values.items() for x in pair] + list(options))
+    cfg.freeze()
+    return cfg
+
+
+# ---------------------------------------------------------------------------------------- sampler
+
+
+def test_ranks_share_an_epoch():
+    samplers = [EpochSampler(23, 3, seed=5, rank=r, world_size=2) for r in range(2)]
+    for sampler in samplers:
+        sampler.set_epoch(4)
+    keys = [list(sampler) for sampler in samplers]
+    assert [len(k) for k in keys] == [len(s) for s in samplers] == [9, 9]
+    assert {epoch for epoch, _ in keys[0] + keys[1]} == {4}
+    assert len({index for _, index in keys[0] + keys[1]}) == 18  # none twice
+
+
+def test_order_depends_on_seed_and_epoch():
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = EpochSampler(50, 1, seed=seed)
+        sampler.set_epoch(epoch)
+        return [index for _, index in sampler]
+
+    assert order(0, 0) == order(0, 0) != sorted(order(0, 0))
+    assert sorted(order(0, 0)) == list(range(50))
+    assert len({tuple(order(s, e)) for s in range(3) for e in range(3)}) == 9
+    plain = EpochSampler(5, 1, shuffle=False)
+    assert [index for _, index in plain] == list(range(5))
+
+
+def test_epoch_continues_at_a_batch():
+    sampler = EpochSampler(23, 3, rank=1, world_size=2)
+    sampler.set_epoch(2)
+    whole = list(sampler)
+    for start in range(4):
+        sampler.set_epoch(2, start)
+        assert list(sampler) == whole[3 * start :]
+        assert len(sampler) == 9  # of the whole epoch
+
+
+def test_a_step_takes_the_same_samples_on_any_world_size():
+    def window(world_size: int, step: int) -> set[int]:
+        batch = 8 // world_size
+        samplers = [
+            EpochSampler(40, batch, rank=r, world_size=world_size) for r in range(world_size)
+        ]
+        return {i for s in samplers for _, i in list(s)[step * batch : (step + 1) * batch]}
+
+    for step in range(5):
+        assert window(1, step) == window(2, step) == window(4, step)
+
+
+# ---------------------------------------------------------------------------------------- loaders
+
+
+def read_epoch(loader: torch.utils.data.DataLoader, epoch: int) -> dict[int, torch.Tensor]:
+    loader.sampler.set_epoch(epoch)
+    videos = {}
+    for batch in loader:
+        assert batch["video"].shape == (2, 3, 4, 32, 32)
+        assert batch["video"].dtype == torch.float32
+        assert batch["label"].tolist() == batch["index"].tolist()
+        assert batch["bad"] == []
+        videos.update(zip(batch["index"].tolist(), batch["video"], strict=True))
+    return videos
+
+
+@pytest.fixture(scope="module")
+def epochs(folder) -> list[dict[int, torch.Tensor]]:
+    """Videos by index of three epochs, read in the main process."""
+    loader = build_train_loader(config(folder))
+    assert len(loader) == 3
+    return [read_epoch(loader, epoch) for epoch in range(3)]
+
+
+def test_workers_change_nothing(folder, epochs):
+    loader = build_train_loader(config(folder, workers=2))
+    assert loader.persistent_workers
+    for epoch in (0, 1):
+        videos = read_epoch(loader, epoch)
+        assert list(videos) == list(epochs[epoch])
+        for index, video in videos.items():
+            assert torch.equal(video, epochs[epoch][index])
+
+
+def test_epochs_and_seeds_differ(folder, epochs):
+    other = read_epoch(build_train_loader(config(folder, "RNG_SEED", 2)), 0)
+    for first, second in itertools.combinations([*epochs, other], 2):
+        for index in first.keys() & second.keys():
+            assert not torch.equal(first[index], second[index])
+
+
+def test_two_ranks_train_on_different_videos(folder):
+    videos = [read_epoch(build_train_loader(config(folder), r, 2), 0) for r in range(2)]
+    assert not videos[0].keys() & videos[1].keys()
+    assert [len(v) for v in videos] == [2, 2]
+
+
+def test_a_run_continues_inside_an_epoch(folder, epochs):
+    loader = build_train_loader(config(folder, workers=1))
+    loader.sampler.set_epoch(1, 2)
+    [batch] = list(loader)
+    last = list(epochs[1].items())[-2:]
+    assert batch["index"].tolist() == [index for index, _ in last]
+    assert torch.equal(batch["video"], torch.stack([video for _, video in last]))
+    assert len(loader) == 3
+
+
+def test_loaders_leave_the_global_generator_alone(folder):
+    state = torch.get_rng_state()
+    read_epoch(build_train_loader(config(folder)), 0)
+    list(build_val_loader(config(folder)))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 9])
+def test_each_video_is_evaluated_once(folder, world_size):
+    cfg = config(folder)
+    for build in (build_val_loader, build_test_loader):
+        seen, bad = [], []
+        for rank in range(world_size):
+            for batch in build(cfg, rank, world_size):
+                seen += np.atleast_1d(batch["index"]).tolist() if "video" in batch else []
+                seen += [batch["index"]] if "frames" in batch else []
+                bad += batch["bad"]
+        assert sorted(seen) == [0, 1, 3, 4, 5, 6]
+        assert [path for path, _ in bad] == [str(folder / "broken.mp4")]
+
+
+def test_views_pass_through_workers(folder):
+    plain, workers = (list(build_test_loader(config(folder, workers=w))) for w in (0, 2))
+    assert [item["index"] for item in workers] == list(range(NUM_VIDEOS))
+    for a, b in zip(plain, workers, strict=True):
+        assert a.keys() == b.keys()
+        assert (a["label"], a["bad"]) == (b["label"], b["bad"])
+        for key in a.keys() & {"frames", "clips", "crops"}:
+            assert torch.equal(a[key], b[key])
+    assert workers[0]["clips"].shape == (2, 4)
+    assert workers[0]["crops"].shape == (3, 2)
+
+
+def test_configuration_reaches_the_data(folder):
+    cfg = config(
+        folder,
+        *("DATA.TRAIN_JITTER_FPS", 5.0, "DATA.USE_OFFSET_SAMPLING", True),
+        *("DATA.TARGET_FPS", 25, "DATA.RANDOM_FLIP", False, "DATA.INV_UNIFORM_SAMPLE", True),
+        *("DATA.TRAIN_JITTER_SCALES_RELATIVE", [0.1, 1.0]),
+        *("DATA.TRAIN_JITTER_ASPECT_RELATIVE", [0.75, 1.33]),
+        *("DATA.REVERSE_INPUT_CHANNEL", True, "TEST.NUM_SPATIAL_CROPS", 1, "RNG_SEED", 9),
+    )
+    clips = build_train_loader(cfg).dataset
+    assert clips.seed == 9
+    assert (clips.sampling.jitter_fps, clips.sampling.target_fps) == (5.0, 25)
+    assert clips.sampling.use_offset
+    assert clips.transform.relative_scales == (0.1, 1.0)
+    assert clips.transform.relative_aspects == (0.75, 1.33)
+    assert clips.transform.inv_uniform
+    assert not clips.transform.flip
+    assert clips.transform.reverse_channels
+    views = build_test_loader(cfg).dataset
+    assert (views.num_clips, views.num_crops, views.crop_size) == (2, 1, 32)
+    assert views.reverse_channels
+    assert build_val_loader(cfg).dataset.reverse_channels
+
+
+def test_missing_list_is_explained(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"DATA\.PATH_TO_DATA_DIR") as error:
+        build_train_loader(config(tmp_path))
+    assert str(tmp_path / "train.csv") in str(error.value)
+
+
+def test_labels_are_checked(folder):
+    with pytest.raises(ValueError, match=r"train.csv, line 4: .*MODEL.NUM_CLASSES, 3"):
+        build_train_loader(config(folder, "MODEL.NUM_CLASSES", 3))
+
+
+def test_batch_larger_than_the_set_is_an_error(folder):
+    with pytest.raises(ValueError, match=r"lists 7 videos, .*lower TRAIN\.BATCH_SIZE"):
+        build_train_loader(config(folder, "TRAIN.BATCH_SIZE", 8))
+
+
+def test_workers_are_not_more_than_cores(folder, caplog, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 5, 6}, raising=False)
+    with caplog.at_level(logging.INFO, "octvideo"):
+        assert build_val_loader(config(folder, workers=2)).num_workers == 2
+        assert "NUM_WORKERS" not in caplog.text
+        assert build_val_loader(config(folder, workers=8)).num_workers == 3
+    assert "DATA_LOADER.NUM_WORKERS 8: 3 used" in caplog.text
+
+
+def test_workers_leave_signals_to_the_main_process(monkeypatch):
+    calls = []
+    monkeypatch.setattr(signal, "signal", lambda *args: calls.append(args))
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: calls.append(count))
+    _init_worker(0)
+    ignored = {signum for signum, action in calls[1:] if action == signal.SIG_IGN}
+    assert calls[0] == 1
+    assert ignored == {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+
+
+def test_a_backend_that_is_not_installed_is_told_before_any_worker_starts(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "decord", None)
+    (tmp_path / "train.csv").write_text("a.mp4 0\n")
+    opts = ["DATA.DECODING_BACKEND", "decord", "DATA.PATH_TO_DATA_DIR", str(tmp_path)]
+    cfg = load_cfg(None, [*opts, "TRAIN.BATCH_SIZE", "1"])
+    with pytest.raises(UserError, match=r"DATA.DECODING_BACKEND.*octvideo\[decord\]"):
+        build_train_loader(cfg)
