@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 # The networks of the tests are small: threads that wait for each other cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from support import SHARED  # noqa: E402
+from support import SHARED
 
 
 @pytest.fixture(scope="session")

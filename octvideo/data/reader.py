@@ -203,6 +203,7 @@ class PyAVBackend:
         self._first: tuple[int, int] | None = None
         self._skips = can_skip(stream)
         self._seekable = self.index.seekable
+        self._primed = False
         self._in_order: Iterator[VideoFrame] | None = None
         self._next = 0  # number of the frame that `_in_order` gives next
         self._end: int | None = None  # number of frames that decode, once known
@@ -246,6 +247,8 @@ class PyAVBackend:
 
     def _decode_run(self, run: Run) -> Iterator[VideoFrame]:
         wanted, context = set(run.wanted), self._stream.codec_context
+        if not self._primed:
+            self._prime()
         self._container.seek(run.start, stream=self._stream)
         for packet in self._container.demux(self._stream):
             if packet.size == 0:
@@ -256,6 +259,13 @@ class PyAVBackend:
             if packet.pts == run.stop:
                 break
         yield from context.decode(None)
+
+    def _prime(self) -> None:
+        """Decode the first packet: the decoder's parameters may come with it and never again."""
+        self._container.seek(self.index.keys[0][0], stream=self._stream)
+        packet = next(p for p in self._container.demux(self._stream) if p.size)
+        self._stream.codec_context.decode(packet)
+        self._primed = True
 
     def _read_in_order(self, indices: list[int]) -> np.ndarray:
         if self._end is not None and indices[-1] >= self._end:

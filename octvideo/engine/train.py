@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from fvcore.common.config import CfgNode
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -32,6 +32,7 @@ from octvideo.engine.optim import build_optimizer, build_schedule, set_lr
 from octvideo.engine.start import start_run
 from octvideo.engine.tensorboard import build_writer
 from octvideo.models import build_model
+from octvideo.utils.complexity import count
 from octvideo.utils.dist import is_main, rank, world_size
 from octvideo.utils.errors import UserError
 from octvideo.utils.log import is_terminal, log_json_stats, memory_stats
@@ -57,6 +58,22 @@ def run_train(cfg: CfgNode) -> None:
         trainer.run(stop)
 
 
+def log_model_info(model: nn.Module, cfg: CfgNode) -> None:
+    """Parameters and multiply-adds of one training clip."""
+    size = cfg.DATA.TRAIN_CROP_SIZE
+    shape = (1, cfg.DATA.INPUT_CHANNEL_NUM[0], cfg.DATA.NUM_FRAMES, size, size)
+    cost = count(model, shape)
+    text = "%s: %.3f M parameters, %.3f G multiply-adds for a clip of %s"
+    name = f"Oct-{cfg.MODEL.ARCH} (alpha {cfg.OCTAVE.ALPHA:g})"
+    logger.info(
+        text,
+        name if cfg.OCTAVE.ENABLE else cfg.MODEL.ARCH,
+        cost.params / 1e6,
+        cost.macs / 1e9,
+        "x".join(map(str, shape[1:])),
+    )
+
+
 class Trainer:
     """The state of a training run: model, optimizer, and how far it is.
 
@@ -68,7 +85,10 @@ class Trainer:
         self.cfg, self.device = cfg, device
         self.output_dir = Path(cfg.OUTPUT_DIR)
         self.checkpoints = self.output_dir / "checkpoints"
-        self.model = build_model(cfg).to(device)
+        self.model = build_model(cfg)
+        if cfg.LOG_MODEL_INFO:
+            log_model_info(self.model, cfg)
+        self.model.to(device)
         self.optimizer = build_optimizer(self.model, cfg)
         self.schedule = build_schedule(cfg)
         self.train_loader = build_train_loader(cfg, rank(), world_size())

@@ -111,7 +111,7 @@ def check_value(x: Value, channels: Channels, ndim: int, layer: nn.Module) -> No
         raise ValueError(f"{name} without low channels takes one tensor, got {_describe(x)}")
     parts = (x,) if isinstance(x, Tensor) else x
     for part, count, word in zip(parts, channels, ("high", "low"), strict=False):
-        if part.ndim != ndim or part.shape[1] != count:
+        if not isinstance(part, Tensor) or part.ndim != ndim or part.shape[1] != count:
             raise ValueError(
                 f"{name} expects {count} {word} channels in a {ndim}-D tensor, "
                 f"got {_describe(part)}"
@@ -207,6 +207,8 @@ class _OctConvNd(nn.Module):
         c_in, c_out, name = self.channels_in, self.channels_out, type(self).__name__
         if min(c_in.high, c_out.high) < 1 or min(c_in.low, c_out.low) < 0:
             raise ValueError(f"{name}: channels {c_in} -> {c_out} leave no high channels")
+        if self.groups < 1:
+            raise ValueError(f"{name}: groups must be at least 1, got {self.groups}")
         groups_h, groups_l = self._groups(c_in.high), self._groups(c_in.low)
         for counts, word in ((c_in, "in"), (c_out, "out")):
             if counts.high % max(groups_h, 1) or counts.low % max(groups_l, 1):

@@ -215,6 +215,9 @@ class Head(nn.Module):
         activation: str,
     ) -> None:
         super().__init__()
+        if activation not in HEAD_ACTIVATIONS:
+            known = ", ".join(HEAD_ACTIVATIONS)
+            raise ValueError(f"unknown head activation {activation!r}; known: {known}")
         self.windows = windows
         self.dropout = nn.Dropout(dropout_rate)
         self.projection = nn.Linear(channels, num_classes)

@@ -6,6 +6,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from octvideo.models.video_resnet import OctavePlacement, ResNetSpec, VideoResNet
+from octvideo.utils.errors import UserError
 
 _VARIANTS: dict[str, dict[str, Any]] = {
     "r18": {"depth": 18, "transform": "basic_transform", "expansion": 1},
@@ -61,13 +62,24 @@ def create_model(
 
 
 def build_model(cfg: CfgNode) -> VideoResNet:
-    """Builds the model of a configuration, on the CPU, with random weights."""
+    """Builds the model of a configuration, on the CPU, with random weights.
+
+    Raises:
+        UserError: the keys of MODEL, RESNET and OCTAVE do not make a network.
+    """
+    try:
+        return VideoResNet(_resnet_spec(cfg))
+    except ValueError as error:
+        raise UserError(f"the model of the configuration can not be built: {error}") from error
+
+
+def _resnet_spec(cfg: CfgNode) -> ResNetSpec:
     octave = OctavePlacement()
     if cfg.OCTAVE.ENABLE:
         octave = OctavePlacement(
             cfg.OCTAVE.ALPHA, tuple(cfg.OCTAVE.STAGES), cfg.OCTAVE.CHANNEL_DIVISOR
         )
-    spec = ResNetSpec(
+    return ResNetSpec(
         arch=cfg.MODEL.ARCH,
         depth=cfg.RESNET.DEPTH,
         num_classes=cfg.MODEL.NUM_CLASSES,
@@ -90,7 +102,6 @@ def build_model(cfg: CfgNode) -> VideoResNet:
         fc_init_std=cfg.MODEL.FC_INIT_STD,
         head_activation=cfg.MODEL.HEAD_ACT,
     )
-    return VideoResNet(spec)
 
 
 def _first_pathway(stages: list[list[int]]) -> tuple[int, ...]:

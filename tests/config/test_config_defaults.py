@@ -5,13 +5,13 @@ from operator import getitem
 from pathlib import Path
 
 import pytest
-from support import ROOT
 
 from octvideo.config import get_cfg, load_cfg
 from octvideo.config.defaults import leaf_values
 from octvideo.config.scope import FOREIGN_VALUES, IGNORED, NOT_YET, REFUSED
 from octvideo.config.validate import _RANGES, CHOICES
 from octvideo.config.values import Kind
+from support import ROOT
 
 KINETICS = ROOT / "configs" / "Kinetics"
 

@@ -1,0 +1,47 @@
+"""The complexity of a configuration's model, as a report."""
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from fvcore.common.config import CfgNode
+
+from octvideo.models import build_model
+from octvideo.utils.complexity import count
+
+
+def complexity_of(cfg: CfgNode, name: str) -> dict[str, Any]:
+    """The complexity of a configuration's model for one clip at the training crop.
+
+    Returns:
+        name, arch, alpha and stages (0 and [] where OCTAVE is off), input (N, C, T, H, W), macs,
+        params, activations, and sections (name -> macs, params, activations).
+    """
+    with torch.device("meta"):
+        model = build_model(cfg)
+    side = cfg.DATA.TRAIN_CROP_SIZE
+    shape = [1, cfg.DATA.INPUT_CHANNEL_NUM[0], cfg.DATA.NUM_FRAMES, side, side]
+    octave = cfg.OCTAVE.ENABLE
+    return {
+        "name": name,
+        "arch": cfg.MODEL.ARCH,
+        "alpha": cfg.OCTAVE.ALPHA if octave else 0.0,
+        "stages": list(cfg.OCTAVE.STAGES) if octave else [],
+        "input": shape,
+        **asdict(count(model, shape)),
+    }
+
+
+def format_complexity(report: dict[str, Any]) -> str:
+    """The report of ``complexity_of`` as lines for people."""
+    octave = f", alpha {report['alpha']:g} in res{report['stages']}" if report["alpha"] else ""
+    lines = [
+        f"{report['name']} ({report['arch']}{octave}), input {'x'.join(map(str, report['input']))}",
+        f"{'':8}{'GMACs':>10}{'multiply-adds':>18}{'params (M)':>12}{'activations (M)':>17}",
+    ]
+    for name, cost in {**report["sections"], "total": report}.items():
+        lines.append(
+            f"{name:8}{cost['macs'] / 1e9:10.3f}{cost['macs']:18,}"
+            f"{cost['params'] / 1e6:12.3f}{cost['activations'] / 1e6:17.3f}"
+        )
+    return "\n".join(lines)

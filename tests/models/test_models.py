@@ -1,0 +1,328 @@
+"""Every model: forward, gradients, state dict, placement of the octave, head, options."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from octvideo import create_model, list_models
+from octvideo.config import load_cfg
+from octvideo.layers import OctConv3d
+from octvideo.models import OctavePlacement, ResNetSpec, VideoResNet, build_model
+from support import ROOT
+
+SMALL = {"num_classes": 5, "width_per_group": 16, "num_frames": 4, "crop_size": 64}
+FORMS = [(0.0, (2, 3, 4, 5))] + [(a, s) for a in (0.1, 0.5) for s in ((2, 3, 4, 5), (2, 3, 4))]
+
+every_model = pytest.mark.parametrize("name", list_models())
+every_form = pytest.mark.parametrize(("alpha", "stages"), FORMS, ids=str)
+
+
+def small(name: str, alpha: float = 0.0, stages: tuple[int, ...] = (2, 3, 4, 5), **options: Any):
+    torch.manual_seed(0)
+    options = {**SMALL, **options}
+    return create_model(name, octave_alpha=alpha, octave_stages=stages, **options)
+
+
+def clip(size: tuple[int, int] = (64, 64), n: int = 2, frames: int = 4) -> Tensor:
+    return torch.randn(n, 3, frames, *size, generator=torch.Generator().manual_seed(1))
+
+
+def octave_convs(model: nn.Module) -> dict[str, OctConv3d]:
+    return {name: m for name, m in model.named_modules() if isinstance(m, OctConv3d)}
+
+
+def test_names() -> None:
+    names = list_models()
+    assert names == sorted(names)
+    assert {f"{arch}_r{d}" for arch in ("c2d", "i3d") for d in (18, 50, 101)} <= set(names)
+
+
+@every_model
+@every_form
+def test_forward_and_gradients(name: str, alpha: float, stages: tuple[int, ...]) -> None:
+    model = small(name, alpha, stages)
+    for size in ((64, 64), (57, 83)):
+        model.zero_grad()
+        logits = model.train()(clip(size))
+        assert logits.shape == (2, 5)
+        F.cross_entropy(logits, torch.tensor([0, 3])).backward()
+        for key, parameter in model.named_parameters():
+            assert parameter.grad is not None, key
+            assert parameter.grad.isfinite().all(), key
+            assert parameter.grad.any(), key
+        for key, layer in octave_convs(model).items():
+            low_out, low_in = layer.channels_out.low, layer.channels_in.low
+            for rows in (layer.weight.grad[:low_out], layer.weight.grad[low_out:]):
+                for path in (rows[:, :low_in], rows[:, low_in:]):
+                    assert path.any() or not path.numel(), f"a path of {key} has no gradient"
+
+        with torch.no_grad():
+            scores = model.eval()(clip(size))
+        assert scores.shape == (2, 5)
+        assert (scores >= 0).all()
+        torch.testing.assert_close(scores.sum(1), torch.ones(2))
+
+
+@every_model
+def test_zero_init_reaches_both_frequencies(name: str) -> None:
+    model = small(name, 0.5, zero_init_final_bn=True)
+    last = "branch2.b_bn" if name.endswith("r18") else "branch2.c_bn"
+    norms = {key: m for key, m in model.named_modules() if isinstance(m, _BatchNorm)}
+    assert sum(key.endswith(last) for key in norms) == sum(model.spec.block_counts())
+    for key, norm in norms.items():
+        assert torch.equal(norm.weight, torch.full_like(norm.weight, not key.endswith(last))), key
+        assert not norm.bias.any()
+    F.cross_entropy(model(clip()), torch.tensor([0, 3])).backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+    for key, norm in norms.items():
+        if key.endswith(last):
+            low = norm.channels.low
+            assert norm.weight.grad[low:].any(), key
+            assert norm.weight.grad[:low].any() or not low, key
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.25])
+def test_init_statistics(alpha: float) -> None:
+    """Kaiming normal on fan_out: the standard deviation is sqrt(2 / fan_out) of each kernel."""
+    model = small("i3d_r50", alpha, width_per_group=64)
+    for key, layer in octave_convs(model).items():
+        low_out, low_in = layer.channels_out.low, layer.channels_in.low
+        area = layer.weight[0, 0].numel()
+        for rows in (layer.weight[:low_out], layer.weight[low_out:]):
+            for kernel in (rows[:, :low_in], rows[:, low_in:]):
+                if kernel.numel():
+                    want = (2 / (kernel.shape[0] * area)) ** 0.5
+                    assert kernel.std().item() == pytest.approx(want, rel=0.15), key
+    projection = model.head.projection
+    assert projection.weight.std().item() == pytest.approx(0.01, rel=0.1)
+    assert not projection.bias.any()
+
+
+@every_model
+@every_form
+def test_loads_the_vanilla_state_dict(name: str, alpha: float, stages: tuple[int, ...]) -> None:
+    vanilla, model = small(name), small(name, alpha, stages)
+    shapes = {key: value.shape for key, value in vanilla.state_dict().items()}
+    assert {key: value.shape for key, value in model.state_dict().items()} == shapes
+    model.load_state_dict(vanilla.state_dict(), strict=True)
+    vanilla.load_state_dict(model.state_dict(), strict=True)
+
+
+@every_model
+def test_small_alpha_is_the_vanilla_network(name: str) -> None:
+    """An alpha that gives no layer a low channel changes nothing, bit for bit."""
+    vanilla, model = small(name), small(name, 1e-6)
+    for key, value in vanilla.state_dict().items():
+        assert torch.equal(value, model.state_dict()[key]), f"initial {key}"
+    for train in (True, False):
+        torch.manual_seed(0)
+        want = vanilla.train(train)(clip())
+        torch.manual_seed(0)
+        assert torch.equal(model.train(train)(clip()), want)
+
+
+@every_model
+def test_list_of_one_pathway(name: str) -> None:
+    model = small(name, 0.25).eval()
+    assert torch.equal(model([clip()]), model(clip()))
+
+
+@every_model
+@pytest.mark.parametrize("stages", [(2, 3, 4, 5), (2, 3, 4)], ids=str)
+def test_placement(name: str, stages: tuple[int, ...]) -> None:
+    """Section by section: which convolutions take and give low channels."""
+    model = small(name, 0.5, stages)
+    blocks = model.spec.block_counts()
+    last_conv = "b" if name.endswith("r18") else "c"
+    convs = octave_convs(model)
+    assert len(convs) == sum(key.endswith(".weight") and value.ndim == 5 and key[:3] != "s1."
+                             for key, value in model.state_dict().items())  # fmt: skip
+    for key, layer in convs.items():
+        stage, block = int(key[1]), int(key.split("_res")[1].split(".")[0])
+        conv = key.rsplit(".", 1)[1]
+        enters, leaves = conv in ("a", "branch1"), conv in ("branch1", last_conv)
+        first_of_stage = block == 0 and enters
+        ends_network = stage == 5 and block == blocks[3] - 1 and leaves
+        source = stage - 1 if first_of_stage else stage
+        assert bool(layer.channels_in.low) == (source in stages), key
+        assert bool(layer.channels_out.low) == (stage in stages and not ends_network), key
+        for counts in (layer.channels_in, layer.channels_out):
+            assert counts.low in (0, counts.total // 2), key
+
+
+def test_channel_divisor() -> None:
+    model = create_model("i3d_r50", octave_alpha=0.1, channel_divisor=8, width_per_group=64)
+    lows = {layer.channels_out.low for layer in octave_convs(model).values()}
+    assert lows == {0, 8, 16, 24, 48, 104, 208}  # 6 12 25 51 102 204 of 64 .. 2048
+
+
+def test_r18_has_the_widths_of_he_et_al() -> None:
+    model = create_model("c2d_r18", num_classes=3)
+    for stage, width in zip((2, 3, 4, 5), (64, 128, 256, 512), strict=True):
+        for i in range(2):
+            block = model.get_submodule(f"s{stage}.pathway0_res{i}")
+            assert block.branch2.a.weight.shape[0] == block.branch2.b.weight.shape[0] == width
+            assert (block.branch1 is not None) == (stage > 2 and i == 0)
+    assert model.head.projection.in_features == 512
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "kernels"),
+    [
+        ("c2d_r50", 50, [[1] * 3, [1] * 4, [1] * 6, [1] * 3]),
+        ("i3d_r50", 50, [[3] * 3, [3, 1, 3, 1], [3, 1, 3, 1, 3, 1], [1, 3, 1]]),
+        ("i3d_r50", 14, [[3], [3], [3], [1]]),
+    ],
+)
+def test_temporal_kernels(name: str, depth: int, kernels: list[list[int]]) -> None:
+    model = small(name, depth=depth)
+    for stage, wanted in enumerate(kernels, 2):
+        got = [b.branch2.a.kernel_size[0] for b in model.get_submodule(f"s{stage}").children()]
+        assert got == wanted
+    assert model.s1.pathway0_stem.conv.kernel_size == (5 if name[0] == "i" else 1, 7, 7)
+
+
+def test_number_of_blocks_with_temporal_kernels() -> None:
+    spec = ResNetSpec(num_block_temp_kernel=(3, 2, 3, 0))
+    got = [spec.temporal_kernels(stage) for stage in (2, 3, 4, 5)]
+    assert got == [[3, 3, 3], [3, 1, 1, 1], [3, 1, 3, 1, 1, 1], [1, 1, 1]]
+
+
+# The head
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+@pytest.mark.parametrize("size", [(256, 256), (256, 320), (224, 224)], ids=str)
+def test_head_is_fully_convolutional(alpha: float, size: tuple[int, int]) -> None:
+    """Scores are the mean over all 4x7x7 windows of the features of each window's softmax."""
+    model = small("i3d_r50", alpha, depth=14, num_frames=8, crop_size=224).eval()
+    nn.init.normal_(model.head.projection.weight)
+    seen: list[Tensor] = []
+    model.s5.register_forward_hook(lambda module, args, output: seen.append(output[0]))
+    with torch.no_grad():
+        scores = model(clip(size, n=1, frames=8))
+    features = seen[0]
+    h, w = features.shape[-2:]
+    assert features.shape == (1, 512, 4, size[0] // 32, size[1] // 32)
+    weight, bias = model.head.projection.weight, model.head.projection.bias
+    probabilities = [
+        F.softmax(weight @ features[0, :, :, i : i + 7, j : j + 7].mean((1, 2, 3)) + bias, 0)
+        for i in range(h - 6)
+        for j in range(w - 6)
+    ]
+    torch.testing.assert_close(scores[0], torch.stack(probabilities).mean(0))
+
+
+def test_training_gives_logits() -> None:
+    model = small("i3d_r18", 0.5, dropout_rate=0.0)
+    for module in model.modules():  # the same statistics in both modes
+        if isinstance(module, _BatchNorm):
+            module.eval()
+    logits = model(clip())
+    torch.testing.assert_close(model.eval()(clip()), logits.softmax(1))
+
+
+@pytest.mark.parametrize(
+    ("activation", "function"), [("sigmoid", torch.sigmoid), ("none", lambda x: x)]
+)
+def test_head_activation(activation: str, function) -> None:
+    model = small("c2d_r18", head_activation=activation, dropout_rate=0.0).eval()
+    scores = model(clip())
+    model.head.train()
+    torch.testing.assert_close(scores, function(model(clip())))
+
+
+def test_dropout_is_off_in_evaluation_only() -> None:
+    model = small("c2d_r18", dropout_rate=0.5).eval()
+    assert torch.equal(model(clip()), model(clip()))
+    model.head.train()
+    assert not torch.equal(model(clip()), model(clip()))
+
+
+# From a configuration
+
+
+def test_build_model_takes_its_options_from_the_configuration() -> None:
+    options = {
+        "OCTAVE.ENABLE": True, "OCTAVE.ALPHA": 0.25, "OCTAVE.STAGES": [2, 3, 4],
+        "OCTAVE.CHANNEL_DIVISOR": 4, "MODEL.NUM_CLASSES": 9, "MODEL.DROPOUT_RATE": 0.2,
+        "MODEL.FC_INIT_STD": 0.02, "MODEL.HEAD_ACT": "sigmoid",
+        "RESNET.DEPTH": 101, "RESNET.WIDTH_PER_GROUP": 8, "RESNET.NUM_GROUPS": 2,
+        "RESNET.STRIDE_1X1": True, "RESNET.INPLACE_RELU": False,
+        "RESNET.NUM_BLOCK_TEMP_KERNEL": [[3], [4], [23], [3]],
+        "RESNET.SPATIAL_STRIDES": [[1], [2], [2], [1]],
+        "RESNET.SPATIAL_DILATIONS": [[1], [1], [1], [2]],
+        "DATA.NUM_FRAMES": 4, "DATA.TRAIN_CROP_SIZE": 64,
+        "BN.EPSILON": 1e-4, "BN.MOMENTUM": 0.2,
+    }  # fmt: skip
+    opts = [word for key, value in options.items() for word in (key, str(value))]
+    model = build_model(load_cfg(ROOT / "configs" / "Kinetics" / "I3D_8x8_R50.yaml", opts))
+    assert model.spec == ResNetSpec(
+        arch="i3d",
+        depth=101,
+        num_classes=9,
+        octave=OctavePlacement(0.25, (2, 3, 4), 4),
+        num_frames=4,
+        crop_size=64,
+        width_per_group=8,
+        num_groups=2,
+        spatial_strides=(1, 2, 2, 1),
+        spatial_dilations=(1, 1, 1, 2),
+        num_block_temp_kernel=(3, 4, 23, 3),
+        stride_1x1=True,
+        inplace_relu=False,
+        zero_init_final_bn=True,
+        bn_eps=1e-4,
+        bn_momentum=0.2,
+        dropout_rate=0.2,
+        fc_init_std=0.02,
+        head_activation="sigmoid",
+    )
+    assert model(clip()).shape == (2, 9)
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    assert {(m.eps, m.momentum) for m in norms} == {(1e-4, 0.2)}
+
+
+def test_without_octave_alpha_means_nothing() -> None:
+    file = ROOT / "configs" / "Kinetics" / "OCT_I3D_8x8.yaml"
+    assert build_model(load_cfg(file)).spec.octave.alpha == 0.1
+    assert build_model(load_cfg(file, ["OCTAVE.ENABLE", "False"])).spec.octave.alpha == 0
+
+
+# Wrong use
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "i3d_r51"}, "unknown model 'i3d_r51'; known: .*i3d_r50"),
+        ({"widht": 3}, "no option widht; known: .*width_per_group"),
+        ({"octave": OctavePlacement()}, "no option octave; known: "),
+        ({"octave_alpha": 1.0}, r"alpha must be in \[0, 1\), got 1.0"),
+        ({"octave_alpha": -0.1}, r"alpha must be in \[0, 1\), got -0.1"),
+        ({"octave_stages": (1, 2)}, r"stages must be among 2, 3, 4, 5, got \(1, 2\)"),
+        ({"channel_divisor": 0}, "divisor must be at least 1, got 0"),
+        ({"depth": 51}, "bottleneck_transform has no depth 51; depths: 14, 26, 50, 101"),
+        ({"arch": "c3d"}, "unknown arch 'c3d'; known: c2d, i3d"),
+        ({"transform": "x"}, "unknown transform 'x'; known: bottleneck_transform"),
+        ({"head_activation": "tanh"}, "unknown head activation 'tanh'; known: softmax"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create_model(**{"name": "i3d_r50", **options})
+
+
+def test_spec_is_frozen_and_reusable() -> None:
+    spec = ResNetSpec(arch="c2d", depth=14, width_per_group=8, num_classes=2)
+    with pytest.raises(AttributeError, match="cannot assign"):
+        spec.depth = 50  # type: ignore[misc]
+    model = VideoResNet(replace(spec, octave=OctavePlacement(0.5)))
+    assert isinstance(model(clip()), Tensor)

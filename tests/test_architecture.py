@@ -1,0 +1,159 @@
+"""The house keeps its plan: directions of imports, nothing optional at import, small files."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import ROOT
+
+PACKAGE = ROOT / "octvideo"
+# utils <- {config, layers} <- {models, data, weights} <- engine <- apps <- tools
+FLOORS = [{"utils"}, {"config", "layers"}, {"models", "data", "weights"}, {"engine"}, {"apps"}]
+ROOMS = set().union(*FLOORS)
+# Besides the floors below a room, itself; rooms on one floor do not know each other.
+ALLOWED = {
+    room: {room}.union(*FLOORS[:level]) for level, rooms in enumerate(FLOORS) for room in rooms
+}
+ALLOWED["layers"] = {"layers", "utils"}  # plain arguments only, no configuration
+OPTIONAL = {
+    "cv2", "decord", "matplotlib", "onnx", "onnxruntime", "pandas", "pytorchvideo", "torchcodec",
+    "torchvision",
+}  # fmt: skip
+MAX_LINES = 450
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+TOOLS = sorted((ROOT / "tools").glob("*.py"))
+every_file = pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+
+
+def imported(tree: ast.AST, package: str) -> Iterator[str]:
+    """Full names that an import statement anywhere below ``tree`` brings in."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:  # relative: up from the package of this file
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, base] if base else parents)
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def at_module_level(tree: ast.Module) -> ast.Module:
+    """The statements that run on import: all but bodies of functions and of TYPE_CHECKING."""
+
+    class Strip(ast.NodeTransformer):
+        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+            return None
+
+        visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
+
+        def visit_If(self, node: ast.If) -> ast.AST:
+            if "TYPE_CHECKING" in ast.unparse(node.test):
+                return ast.Module(body=node.orelse, type_ignores=[])
+            return self.generic_visit(node)
+
+    return Strip().visit(tree)
+
+
+def package_of(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).parent.parts)
+
+
+def rooms_in(tree: ast.AST, package: str) -> set[str]:
+    names = (name.split(".") for name in imported(tree, package))
+    return {parts[1] for parts in names if parts[0] == "octvideo" and len(parts) > 1} & ROOMS
+
+
+@every_file
+def test_imports_go_down(file: Path) -> None:
+    tree = ast.parse(file.read_text())
+    parts = file.relative_to(PACKAGE).parts
+    if len(parts) == 1:
+        assert not rooms_in(at_module_level(tree), package_of(file)), "it would import a room"
+        return
+    assert parts[0] in ROOMS, f"a new room: give {parts[0]} its floor in this test"
+    wrong = rooms_in(tree, package_of(file)) - ALLOWED[parts[0]]
+    assert not wrong, f"{parts[0]} must not import {', '.join(sorted(wrong))}"
+
+
+@every_file
+def test_no_one_imports_the_tools_or_the_tests(file: Path) -> None:
+    tops = {name.split(".")[0] for name in imported(ast.parse(file.read_text()), package_of(file))}
+    assert not tops & {"tools", "tests", "support"}
+
+
+@pytest.mark.parametrize("file", [*FILES, *TOOLS], ids=lambda f: str(f.relative_to(ROOT)))
+def test_nothing_optional_is_imported_at_module_level(file: Path) -> None:
+    tree = at_module_level(ast.parse(file.read_text()))
+    wrong = {name.split(".")[0] for name in imported(tree, package_of(file))} & OPTIONAL
+    assert not wrong, f"import {', '.join(sorted(wrong))} where it is used"
+
+
+@pytest.mark.parametrize("file", [*FILES, *TOOLS], ids=lambda f: str(f.relative_to(ROOT)))
+def test_files_are_small(file: Path) -> None:
+    assert len(file.read_text().splitlines()) < MAX_LINES
+
+
+def test_import_is_quick_and_light() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter(); import octvideo; "
+        "print(time.perf_counter() - start, *{name.split('.')[0] for name in sys.modules})"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, *modules = done.stdout.split()
+    assert float(seconds) < 3
+    assert not set(modules) & (OPTIONAL | {"torch", "av", "numpy"})
+
+
+def test_importing_every_room_needs_nothing_optional() -> None:
+    """Not even through a package that octvideo depends on."""
+    names = [".".join(f.relative_to(ROOT).with_suffix("").parts) for f in FILES]
+    names = [name.removesuffix(".__init__") for name in names]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {sorted(OPTIONAL)!r}: sys.modules[name] = None\n"
+        f"for name in {names!r}: importlib.import_module(name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# The test itself must be able to fail
+
+
+@pytest.mark.parametrize(
+    ("source", "package", "rooms"),
+    [
+        ("import octvideo.data.reader", "octvideo.models", {"data"}),
+        ("from octvideo import engine, utils", "octvideo.data", {"engine", "utils"}),
+        ("from octvideo.config import load_cfg", "octvideo.layers", {"config"}),
+        ("from ..data import reader", "octvideo.models", {"data"}),
+        ("from .. import data", "octvideo.models", {"data"}),
+        ("from . import blocks", "octvideo.models", {"models"}),
+        ("def f():\n    from octvideo.apps import x", "octvideo.engine", {"apps"}),
+        ("import torch", "octvideo.models", set()),
+    ],
+)
+def test_imports_are_found(source: str, package: str, rooms: set[str]) -> None:
+    assert rooms_in(ast.parse(source), package) == rooms
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import cv2", True),
+        ("try:\n    import cv2\nexcept ImportError:\n    pass", True),
+        ("class A:\n    import cv2", True),
+        ("if x:\n    import cv2", True),
+        ("def f():\n    import cv2", False),
+        ("if TYPE_CHECKING:\n    import cv2", False),
+    ],
+)
+def test_module_level_imports_are_found(source: str, found: bool) -> None:
+    assert ("cv2" in imported(at_module_level(ast.parse(source)), "octvideo")) is found
