@@ -1,18 +1,18 @@
 """What a model costs: multiply-adds, parameters and activations, without running it."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 aten = torch.ops.aten
 # Convolutions and linear layers; attention (bmm), batch norm and pooling are not counted.
-COUNTED_OPERATORS = {aten.convolution, aten.addmm, aten.mm}
+COUNTED_OPERATORS = (aten.convolution, aten.addmm, aten.mm)
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Cost:
 
     ``macs``: multiply-adds of convolutions and linear layers, 1 FLOP = 1 multiply-add, the
     convention of the paper's Table 6. ``params``: learned numbers. ``activations``: output
-    elements of the same layers (fvcore's definition).
+    elements of the same layers; of an octave convolution, those of y_h and y_l.
     """
 
     macs: int = 0
@@ -36,28 +36,6 @@ class Complexity(Cost):
     sections: dict[str, Cost] = field(default_factory=dict)
 
 
-class _Counter(TorchDispatchMode):
-    """Adds every counted operator to ``cost``, which may be exchanged on the way.
-
-    torch's FlopCounterMode has the same formulas, but knows no activations.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cost = Cost()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        operator = func.overloadpacket
-        if operator in COUNTED_OPERATORS:
-            self.cost.macs += flop_registry[operator](*args, **kwargs, out_val=out) // 2
-            self.cost.activations += out.numel()
-        return out
-
-
 def count(model: nn.Module, input_shape: Sequence[int] = (1, 3, 8, 224, 224)) -> Complexity:
     """Counts one forward pass of ``model`` on an input (N, C, T, H, W), or of any other shape.
 
@@ -69,37 +47,41 @@ def count(model: nn.Module, input_shape: Sequence[int] = (1, 3, 8, 224, 224)) ->
         ValueError: the model can not take an input of this shape.
     """
     model = copy.deepcopy(model).to("meta").eval()
-    sections = {name: Cost(params=_num_params(child)) for name, child in model.named_children()}
-    counter = _Counter()
-    elsewhere = counter.cost  # operators of the model itself, outside its children
-
-    def enter(name: str) -> Any:
-        def hook(*_: Any) -> None:
-            counter.cost = sections[name]
-
-        return hook
-
-    def leave(*_: Any) -> None:
-        counter.cost = elsewhere
-
-    for name, child in model.named_children():
-        child.register_forward_pre_hook(enter(name))
-        child.register_forward_hook(leave)
+    flops = FlopCounterMode(display=False)
     try:
-        with torch.no_grad(), counter:
+        with torch.no_grad(), _counting_outputs(model) as outputs, flops:
             model(torch.empty(tuple(input_shape), device="meta"))
     except RuntimeError as error:
         raise ValueError(
             f"{type(model).__name__} can not take an input of shape {tuple(input_shape)}: {error}"
         ) from error
-    parts = [elsewhere, *sections.values()]
-    return Complexity(
-        macs=sum(part.macs for part in parts),
-        params=_num_params(model),
-        activations=sum(part.activations for part in parts),
-        sections=sections,
-    )
+
+    def cost(name: str, module: nn.Module) -> Cost:
+        root = type(model).__name__
+        counts = flops.get_flop_counts().get(f"{root}.{name}" if name else "Global", {})
+        return Cost(
+            macs=sum(counts.get(operator, 0) for operator in COUNTED_OPERATORS) // 2,
+            params=sum(p.numel() for p in module.parameters()),
+            activations=sum(outputs.get(layer, 0) for layer in module.modules()),
+        )
+
+    sections = {name: cost(name, child) for name, child in model.named_children()}
+    return Complexity(**vars(cost("", model)), sections=sections)
 
 
-def _num_params(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+@contextmanager
+def _counting_outputs(model: nn.Module) -> Iterator[dict[nn.Module, int]]:
+    """Output elements of every layer with a kernel, while the context lasts."""
+    outputs: dict[nn.Module, int] = {}
+
+    def add(layer: nn.Module, _inputs: Any, output: Tensor | tuple[Tensor, ...]) -> None:
+        parts = (output,) if isinstance(output, Tensor) else output
+        outputs[layer] = outputs.get(layer, 0) + sum(part.numel() for part in parts)
+
+    layers = [m for m in model.modules() if getattr(m, "weight", None) is not None]
+    hooks = [m.register_forward_hook(add) for m in layers if m.weight.ndim > 1]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
