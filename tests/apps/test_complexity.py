@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from octvideo import create_model
 from octvideo.apps.complexity import complexity_of, format_complexity
 from octvideo.config import load_cfg
+from octvideo.layers import OctConv3d
 from octvideo.utils.complexity import count
 from support import ROOT
 
