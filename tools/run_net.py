@@ -13,6 +13,8 @@ import sys
 from octvideo.config import load_cfg
 from octvideo.utils.errors import UserError
 
+logger = logging.getLogger("octvideo")  # the log of a run; before there is one, the terminal
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -59,10 +61,10 @@ def main() -> int:
                 if cfg.TEST.ENABLE:
                     run_test(cfg)
         except Interrupted as interruption:
+            logger.warning("Stopped by %s; the same command goes on from there", interruption)
             return 128 + interruption.signum
     except UserError as error:
-        # To the log of the run if there is one, else to the terminal.
-        logging.getLogger("octvideo").error("%s", error)
+        logger.error("%s", error)
         return 2
     return 0
 

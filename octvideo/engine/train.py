@@ -165,10 +165,9 @@ class Trainer:
             while self.epoch < self.cfg.SOLVER.MAX_EPOCH:
                 self._train_epoch(stop)
                 self._finish_epoch(stop)
-        except Interrupted as interruption:
+        except Interrupted:
             if self.epoch or self.step:
                 self.save()
-            logger.warning("Stopped by %s; the same command continues here", interruption)
             raise
         finally:
             self.bad_videos.summarize()
