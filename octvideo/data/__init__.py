@@ -1,7 +1,12 @@
 """Videos in: readers, sampling, transforms, data sets and loaders."""
 
 from octvideo.data.kinetics import view
-from octvideo.data.loader import build_test_loader, build_train_loader, build_val_loader
+from octvideo.data.loader import (
+    build_test_loader,
+    build_train_loader,
+    build_val_loader,
+    normalization,
+)
 from octvideo.data.reader import VideoError, VideoReader
 from octvideo.data.transforms import normalize
 
@@ -11,6 +16,7 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "build_val_loader",
+    "normalization",
     "normalize",
     "view",
 ]

@@ -165,10 +165,9 @@ class CentreClips(Dataset):
         sampling: ClipSampling,
         crop_size: int,
         backend: str = "pyav",
-        reverse_channels: bool = False,
     ) -> None:
         self.videos, self.sampling, self.crop_size = videos, sampling, crop_size
-        self.backend, self.reverse_channels = backend, reverse_channels
+        self.backend = backend
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -182,8 +181,6 @@ class CentreClips(Dataset):
                 frames = reader.get_frames(clip)
         except VideoError as error:
             return _item(None, label, index, [(path, error.reason)])
-        if self.reverse_channels:
-            frames = frames[..., ::-1]
         height, width = frames.shape[1:3]
         size = short_side_size(height, width, self.crop_size)
         [(top, left)] = crop_offsets(*size, self.crop_size, num_crops=1)
@@ -225,11 +222,10 @@ class TestViews(Dataset):
         num_crops: int,
         crop_size: int,
         backend: str = "pyav",
-        reverse_channels: bool = False,
     ) -> None:
         self.videos, self.sampling = videos, sampling
         self.num_clips, self.num_crops, self.crop_size = num_clips, num_crops, crop_size
-        self.backend, self.reverse_channels = backend, reverse_channels
+        self.backend = backend
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -250,8 +246,6 @@ class TestViews(Dataset):
                 frames = reader.get_frames(wanted)
         except VideoError as error:
             return {"label": label, "index": index, "bad": [(path, error.reason)]}
-        if self.reverse_channels:
-            frames = frames[..., ::-1]
         height, width = frames.shape[1:3]
         size = short_side_size(height, width, self.crop_size)
         return {

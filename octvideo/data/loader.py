@@ -87,7 +87,6 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Data
         inv_uniform=cfg.DATA.INV_UNIFORM_SAMPLE,
         relative_scales=tuple(cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE),
         relative_aspects=tuple(cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE),
-        reverse_channels=cfg.DATA.REVERSE_INPUT_CHANNEL,
     )
     clips = TrainClips(
         videos, _sampling(cfg), transform, seed=cfg.RNG_SEED, backend=cfg.DATA.DECODING_BACKEND
@@ -103,7 +102,6 @@ def build_val_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> DataLo
         _sampling(cfg),
         cfg.DATA.TEST_CROP_SIZE,
         backend=cfg.DATA.DECODING_BACKEND,
-        reverse_channels=cfg.DATA.REVERSE_INPUT_CHANNEL,
     )
     mine = range(rank, len(videos), world_size)
     return _loader(cfg, clips, mine, batch_size=batch_per_process(cfg), collate_fn=collate_clips)
@@ -119,11 +117,16 @@ def build_test_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> DataL
         num_crops=cfg.TEST.NUM_SPATIAL_CROPS,
         crop_size=cfg.DATA.TEST_CROP_SIZE,
         backend=cfg.DATA.DECODING_BACKEND,
-        reverse_channels=cfg.DATA.REVERSE_INPUT_CHANNEL,
     )
     mine = range(rank, len(videos), world_size)
     # An item holds all views of a video: one in advance is enough.
     return _loader(cfg, views, mine, batch_size=None, prefetch_factor=1)
+
+
+def normalization(cfg: CfgNode) -> dict[str, Any]:
+    """The arguments of ``normalize``."""
+    data = cfg.DATA
+    return {"mean": data.MEAN, "std": data.STD, "reverse_channels": data.REVERSE_INPUT_CHANNEL}
 
 
 def _sampling(cfg: CfgNode) -> ClipSampling:
@@ -195,5 +198,6 @@ def _init_worker(worker_id: int) -> None:
     torch.set_num_threads(1)
     # Signals to stop reach every process of the terminal or job. The main one ends its step, saves
     # and then ends the workers; they leave by themselves when it has gone.
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -23,7 +23,7 @@ class TrainTransform:
     jitter_scales: range of the short side before the crop; inv_uniform: uniform in 1 / side.
     relative_scales (range of the area) and relative_aspects (range of width / height), both or
     none: a crop of random area and shape, resized to the crop size, takes the place of the jitter.
-    flip: mirrored with probability 1/2. reverse_channels: BGR instead of RGB.
+    flip: mirrored with probability 1/2.
     """
 
     jitter_scales: tuple[int, int] = (256, 320)
@@ -32,7 +32,6 @@ class TrainTransform:
     inv_uniform: bool = False
     relative_scales: tuple[float, ...] = ()
     relative_aspects: tuple[float, ...] = ()
-    reverse_channels: bool = False
 
     def __post_init__(self) -> None:
         if bool(self.relative_scales) != bool(self.relative_aspects):
@@ -159,16 +158,17 @@ def training_view(
     else:
         size, top, left = random_crop_params(height, width, rng, spec)
     flip = spec.flip and rng.random() < 0.5
-    if spec.reverse_channels:
-        frames = frames[..., ::-1]
     return resize_crop(frames, size, top, left, s, s, flip=flip)
 
 
-def normalize(video: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+def normalize(
+    video: torch.Tensor, mean: Sequence[float], std: Sequence[float], reverse_channels: bool = False
+) -> torch.Tensor:
     """(v / 255 - mean) / std of a video (..., 3, T, H, W), uint8 or float 0..255; float32 out.
 
-    mean and std are per channel, in the order of the video's channels.
+    mean and std are for R, G, B; ``reverse_channels`` gives B, G, R afterwards, as PySlowFast does.
     """
     shape = (-1, 1, 1, 1)
     mean_, std_ = (video.new_tensor(v, dtype=torch.float32).view(shape) for v in (mean, std))
-    return video.to(torch.float32).div(255.0).sub_(mean_).div_(std_)
+    video = video.to(torch.float32).div(255.0).sub_(mean_).div_(std_)
+    return video.flip(-4) if reverse_channels else video

@@ -62,6 +62,8 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # elsewhere a folder can not be opened
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 
 
@@ -20,13 +21,18 @@ class StopRequest:
     A second Ctrl-C ends the process at once, as usual.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # Windows has no SIGHUP
+    SIGNALS = tuple(
+        getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+    )
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self._handlers: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is not threading.main_thread():
+            return self  # only the main thread may handle signals
         for signum in self.SIGNALS:
             # nohup leaves SIGHUP ignored: then a lost terminal is no reason to stop
             if signal.getsignal(signum) != signal.SIG_IGN:
@@ -40,7 +46,7 @@ class StopRequest:
     def _remember(self, signum: int, _frame: FrameType | None) -> None:
         if signum == signal.SIGINT and self.signum == signal.SIGINT:
             raise KeyboardInterrupt
-        if signum == signal.SIGHUP:
+        if signum not in (signal.SIGINT, signal.SIGTERM):
             _leave_terminal()
         self.signum = signum
 

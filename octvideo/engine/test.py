@@ -14,10 +14,9 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from octvideo.config import batch_per_process
-from octvideo.data import build_test_loader, normalize, view
+from octvideo.data import build_test_loader, normalization, normalize, view
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.checkpoint import (
     CheckpointError,
@@ -60,7 +59,7 @@ def run_test(cfg: CfgNode) -> dict[str, Any]:
     logger.info("Testing %s", path)
     model.to(device).eval()
     loader = build_test_loader(cfg, rank(), world_size())
-    with StopRequest() as stop, logging_redirect_tqdm([logger]):
+    with StopRequest() as stop:
         table = score_videos(model, loader, cfg, device, stop)
     return report(table, cfg, loader.dataset.videos.paths(), device)
 
@@ -88,7 +87,8 @@ def score_videos(
     """Runs every view of every video of the loader through the model."""
     num_views = cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS
     table = ScoreTable(loader.dataset.videos.labels, num_views, cfg.MODEL.NUM_CLASSES)
-    bad_videos, clock, batch_size = BadVideos(), Clock(), batch_per_process(cfg, "test")
+    bad_videos, clock = BadVideos(), Clock()
+    batch_size, pixels = batch_per_process(cfg, "test"), normalization(cfg)
     bar = tqdm(loader, desc=f"test, {num_views} views", disable=not is_terminal())
     for done, item in enumerate(bar, start=1):
         stop.check()
@@ -96,10 +96,7 @@ def score_videos(
         bad_videos.add(item["bad"])
         if "frames" in item:
             views = view_batches(item, cfg.DATA.TEST_CROP_SIZE, batch_size)
-            scores = [
-                model(normalize(v.to(device, non_blocking=True), cfg.DATA.MEAN, cfg.DATA.STD))
-                for v in views
-            ]
+            scores = [model(normalize(v.to(device, non_blocking=True), **pixels)) for v in views]
             table.put(item["index"], torch.cat(scores).float().cpu().numpy())
         clock.step_done()
         if done % cfg.LOG_PERIOD == 0:

@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from octvideo.config import describe_scaling, dump
-from octvideo.data import build_train_loader, build_val_loader, normalize
+from octvideo.data import build_train_loader, build_val_loader, normalization, normalize
 from octvideo.engine.averaging import update_bn_statistics
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.checkpoint import (
@@ -54,7 +53,7 @@ def run_train(cfg: CfgNode) -> None:
         logger.warning(warning)
     trainer = Trainer(cfg, device)
     trainer.start()
-    with StopRequest() as stop, logging_redirect_tqdm([logger]):
+    with StopRequest() as stop:
         trainer.run(stop)
 
 
@@ -274,7 +273,7 @@ class Trainer:
     def _to_device(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         video = batch["video"].to(self.device, non_blocking=True)
         labels = batch["label"].to(self.device, non_blocking=True)
-        return normalize(video, self.cfg.DATA.MEAN, self.cfg.DATA.STD), labels
+        return normalize(video, **normalization(self.cfg)), labels
 
     def _reset_meters(self) -> None:
         for meter in (self.meter, self.epoch_meter, self.clock, self.epoch_clock):
@@ -311,9 +310,9 @@ class Trainer:
         self.clock.reset()
 
     def _log_epoch(self) -> None:
-        stats = {**self.epoch_meter.read(), **self.epoch_clock.read(), "lr": self._lr()}
         if not self.epoch_meter.count:  # a run that was stopped after the last step
             return
+        stats = {**self.epoch_meter.read(), **self.epoch_clock.read(), "lr": self._lr()}
         logger.info(
             "Epoch %d: loss %.4f, top-1 error %.2f %%, %.3f s a step (%.3f s of it for data)",
             self.epoch + 1,

@@ -9,11 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from octvideo import __version__
 from octvideo.utils.dist import is_main
 
 LOGGER_NAME = "octvideo"
+
+
+class _Console(logging.StreamHandler):
+    """Writes lines above a progress bar where one is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            tqdm.write(self.format(record), file=self.stream)
+        except OSError:
+            self.handleError(record)
 
 
 class _NoJson(logging.Filter):
@@ -32,7 +43,7 @@ def setup_logging(output_dir: Path) -> logging.Logger:
     logger.propagate = False
     close_logging()
     logger.setLevel(logging.INFO if is_main() else logging.WARNING)
-    console = logging.StreamHandler(sys.stdout)
+    console = _Console(sys.stdout)
     if is_terminal():
         console.addFilter(_NoJson())
     handlers: list[logging.Handler] = [console]

@@ -225,8 +225,6 @@ def test_centre_clip(folder, number):
     expected = frames[wanted, :, top : top + 32, left : left + 32].transpose(0, 1)
     torch.testing.assert_close(item["video"], expected, rtol=0, atol=0.02)
     assert torch.equal(clips[0]["video"], item["video"])
-    bgr = CentreClips(clips.videos, SAMPLING, crop_size=32, reverse_channels=True)
-    assert torch.equal(bgr[0]["video"], item["video"].flip(0))
 
 
 def test_missing_validation_videos_are_left_out_of_the_batch(folder):
@@ -273,13 +271,6 @@ def test_views_equal_those_computed_one_by_one(folder, number, num_crops):
         ours = view(item["frames"], item["clips"][clip], item["crops"][crop], size)
         assert ours.is_contiguous()
         torch.testing.assert_close(ours.float(), expected, rtol=0, atol=0.02)
-
-
-def test_reversed_channels_of_views(folder):
-    for number in (0, 4):  # with a resize and without
-        rgb = TestViews(videos(folder, [number]), SAMPLING, 2, 3, 32)[0]["frames"]
-        bgr = TestViews(videos(folder, [number]), SAMPLING, 2, 3, 32, reverse_channels=True)
-        assert torch.equal(bgr[0]["frames"], rgb.flip(0))
 
 
 def test_a_video_is_opened_once_and_its_frames_are_asked_for_once(folder, monkeypatch):

@@ -12,7 +12,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from octvideo.config import get_cfg, load_cfg
-from octvideo.data import build_test_loader, build_train_loader, build_val_loader
+from octvideo.data import build_test_loader, build_train_loader, build_val_loader, normalization
 from octvideo.data.loader import EpochSampler, _init_worker
 from octvideo.data.synthetic import write_video
 from octvideo.utils.errors import UserError
@@ -211,11 +211,9 @@ def test_configuration_reaches_the_data(folder):
     assert clips.transform.relative_aspects == (0.75, 1.33)
     assert clips.transform.inv_uniform
     assert not clips.transform.flip
-    assert clips.transform.reverse_channels
     views = build_test_loader(cfg).dataset
     assert (views.num_clips, views.num_crops, views.crop_size) == (2, 1, 32)
-    assert views.reverse_channels
-    assert build_val_loader(cfg).dataset.reverse_channels
+    assert normalization(cfg)["reverse_channels"]
 
 
 def test_missing_list_is_explained(folder, tmp_path):
