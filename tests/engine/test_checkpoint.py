@@ -53,9 +53,11 @@ class _Touch:
         return os.mkdir, (self.path,)
 
 
-@pytest.mark.parametrize(
-    "write", [torch.save, lambda obj, path: path.write_bytes(pickle.dumps(obj))]
-)
+def _plain_pickle(content, path):
+    path.write_bytes(pickle.dumps(content, protocol=2))
+
+
+@pytest.mark.parametrize("write", [torch.save, _plain_pickle])
 def test_a_hostile_file_runs_nothing(tmp_path, write):
     path, trace = tmp_path / "evil.pyth", tmp_path / "trace"
     write({"model_state": {}, "epoch": _Touch(trace)}, path)
