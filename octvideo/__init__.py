@@ -14,10 +14,18 @@ _PUBLIC = {
     "list_models": "octvideo.models",
 }
 
+_ROOMS = ("apps", "config", "data", "engine", "layers", "models", "utils")
+
 __all__ = ["__version__", "create_model", "list_models"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
+    if name in _ROOMS:
+        return import_module(f"octvideo.{name}")
     raise AttributeError(f"module 'octvideo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_ROOMS})

@@ -51,21 +51,28 @@ def main() -> int:
     args = parse_args()
     try:
         configurations = [load_cfg(path, args.opts) for path in args.cfg]
+        folders = [cfg.OUTPUT_DIR for cfg in configurations]
+        if len(set(folders)) < len(folders):
+            raise UserError(f"each file needs an OUTPUT_DIR of its own, got {', '.join(folders)}")
         # Imported when the configuration is known to be sound: a mistyped key is told at once.
-        from octvideo.engine import Interrupted, run_test, run_train
+        from octvideo.engine import Interrupted, check_run, run_test, run_train
 
         try:
             for cfg in configurations:
-                if cfg.TRAIN.ENABLE:
-                    run_train(cfg)
+                check_run(cfg)
+            for cfg in configurations:
+                trained = run_train(cfg) if cfg.TRAIN.ENABLE else None
                 if cfg.TEST.ENABLE:
-                    run_test(cfg)
+                    run_test(cfg, trained)
         except Interrupted as interruption:
-            logger.warning("Stopped by %s; the same command goes on from there", interruption)
+            text = "Stopped by %s; the same command goes on from the newest checkpoint"
+            logger.warning(text, interruption)
             return 128 + interruption.signum
     except UserError as error:
         logger.error("%s", error)
         return 2
+    except KeyboardInterrupt:  # while starting, or the second one
+        return 130
     return 0
 
 

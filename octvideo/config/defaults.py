@@ -29,7 +29,7 @@ _DEFAULTS: dict[str, Any] = {
         "CHECKPOINT_FILE_PATH": "",  # weights that a new run starts from
         "CHECKPOINT_TYPE": "pytorch",  # format of that file: pytorch or caffe2
         "CHECKPOINT_INFLATE": False,  # that file is a 2D network, to be inflated in time
-        "CHECKPOINT_EPOCH_RESET": False,  # take its weights only: epoch 0, new optimiser
+        "CHECKPOINT_EPOCH_RESET": False,  # accepted; such a file always starts at epoch 0
         "CHECKPOINT_CLEAR_NAME_PATTERN": (),  # texts removed from its parameter names
         "MIXED_PRECISION": False,  # PySlowFast's name for PRECISION fp16
         "PRECISION": "fp32",  # ours: fp32, bf16 or fp16
@@ -93,6 +93,7 @@ _DEFAULTS: dict[str, Any] = {
         "TRANS_FUNC": "bottleneck_transform",  # or basic_transform
         "NUM_GROUPS": 1,  # groups of the 3x3 convolution; ResNeXt: 32
         "WIDTH_PER_GROUP": 64,  # channels a group in res2
+        "EXPANSION": 4,  # ours: channels of a stage's output over its width; see GETTING_STARTED
         "STRIDE_1X1": False,  # stride on the 1x1 convolution, not on the 3x3
         "INPLACE_RELU": True,  # overwrite the input of a ReLU
         "ZERO_INIT_FINAL_BN": False,  # a block's last batch norm starts at 0

@@ -6,6 +6,7 @@ from octvideo.data.loader import (
     build_train_loader,
     build_val_loader,
     normalization,
+    read_split,
 )
 from octvideo.data.reader import VideoError, VideoReader
 from octvideo.data.transforms import normalize
@@ -18,5 +19,6 @@ __all__ = [
     "build_val_loader",
     "normalization",
     "normalize",
+    "read_split",
     "view",
 ]

@@ -20,6 +20,8 @@ from octvideo.data.sampling import ClipSampling, crop_offsets
 from octvideo.data.transforms import TrainTransform, resize_crop, short_side_size, training_view
 from octvideo.utils.errors import UserError
 
+MAX_ASPECT = 16  # a longer strip, resized as a whole for its three crops, would exhaust memory
+
 
 @dataclass(frozen=True, eq=False)
 class VideoList:
@@ -40,7 +42,7 @@ class VideoList:
     ) -> "VideoList":
         text, ends, labels = bytearray(), array("q"), array("q")
         for path, label in rows:
-            text += os.fsencode(path)
+            text += path.encode("utf-8", "surrogateescape")
             ends.append(len(text))
             labels.append(label)
         return cls(bytes(text), np.array(ends), np.array(labels), prefix, root)
@@ -55,7 +57,7 @@ class VideoList:
         where there is no such file, from `root` (the folder of the list).
         """
         start = self.ends[index - 1] if index else 0
-        path = os.fsdecode(self.text[start : self.ends[index]])
+        path = self.text[start : self.ends[index]].decode("utf-8", "surrogateescape")
         if self.prefix:
             return os.path.join(self.prefix, path)
         if os.path.isabs(path) or os.path.exists(path):
@@ -244,9 +246,11 @@ class TestViews(Dataset):
                 clips = self.sampling.view_indices(reader.num_frames, reader.fps, self.num_clips)
                 wanted, positions = np.unique(clips, return_inverse=True)
                 frames = reader.get_frames(wanted)
+            height, width = frames.shape[1:3]
+            if max(height, width) > MAX_ASPECT * min(height, width):
+                raise VideoError(path, f"is a strip of {height}x{width} pixels")
         except VideoError as error:
             return {"label": label, "index": index, "bad": [(path, error.reason)]}
-        height, width = frames.shape[1:3]
         size = short_side_size(height, width, self.crop_size)
         return {
             "frames": _whole_frames(frames, size),

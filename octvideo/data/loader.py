@@ -72,7 +72,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> DataLoader:
     """Batches of random clips (see `collate_clips`); `loader.sampler` is an `EpochSampler`."""
-    videos = _read_split(cfg, "train")
+    videos = read_split(cfg, "train")
     batch_size = batch_per_process(cfg)
     sampler = EpochSampler(len(videos), batch_size, cfg.RNG_SEED, rank, world_size)
     if not sampler.num_batches:
@@ -96,7 +96,7 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Data
 
 def build_val_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> DataLoader:
     """Batches of centre clips; over all ranks each video comes once, so ranks may differ by one."""
-    videos = _read_split(cfg, "val")
+    videos = read_split(cfg, "val")
     clips = CentreClips(
         videos,
         _sampling(cfg),
@@ -109,7 +109,7 @@ def build_val_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> DataLo
 
 def build_test_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> DataLoader:
     """Items of `TestViews`, one video after another; over all ranks each video comes once."""
-    videos = _read_split(cfg, "test")
+    videos = read_split(cfg, "test")
     views = TestViews(
         videos,
         _sampling(cfg),
@@ -143,7 +143,8 @@ def _list_path(cfg: CfgNode, split: str) -> Path:
     return Path(cfg.DATA.PATH_TO_DATA_DIR) / f"{split}.csv"
 
 
-def _read_split(cfg: CfgNode, split: str) -> VideoList:
+def read_split(cfg: CfgNode, split: str) -> VideoList:
+    """The list of videos ``train``, ``val`` or ``test``; UserError where it can not be read."""
     path = _list_path(cfg, split)
     if not path.is_file():
         raise UserError(
@@ -196,8 +197,8 @@ def _num_workers(asked: int) -> int:
 
 def _init_worker(worker_id: int) -> None:
     torch.set_num_threads(1)
-    # Signals to stop reach every process of the terminal or job. The main one ends its step, saves
-    # and then ends the workers; they leave by themselves when it has gone.
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):  # Windows has no SIGHUP
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    # Ctrl-C, a lost terminal and signals to the job's group are for the main process: it ends its
+    # step, saves, and then ends the workers by SIGTERM. They leave by themselves when it has gone.
+    if hasattr(os, "setsid"):
+        os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -2,12 +2,14 @@
 
 from octvideo.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from octvideo.engine.interrupt import Interrupted
+from octvideo.engine.start import check_run
 from octvideo.engine.test import run_test
 from octvideo.engine.train import run_train
 
 __all__ = [
     "CheckpointError",
     "Interrupted",
+    "check_run",
     "load_checkpoint",
     "run_test",
     "run_train",

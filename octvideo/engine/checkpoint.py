@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from fvcore.common.config import CfgNode
 
 from octvideo.utils.errors import UserError
 
@@ -123,6 +125,79 @@ def load_weights(model: torch.nn.Module, state: dict[str, Any], path: Path) -> N
         more = f"\n  and {len(shapes) - 10} more" if len(shapes) > 10 else ""
         raise CheckpointError(f"{path} does not fit the model:\n  {shown}{more}")
     model.load_state_dict(state)
+
+
+# A run can not go on with another network or another kind of optimizer.
+_FIXED = ("MODEL.ARCH", "MODEL.MODEL_NAME", "MODEL.NUM_CLASSES", "RESNET.", "OCTAVE.", "SLOWFAST.")
+_FIXED += ("NONLOCAL.", "SOLVER.OPTIMIZING_METHOD", "SOLVER.ZERO_WD_1D_PARAM")
+_NETWORK = tuple(key for key in _FIXED if not key.startswith("SOLVER."))
+_WATCHED = ("MODEL.", "SOLVER.", "DATA.", "BN.", "AUG.", "MIXUP.", "EMA.", "TRAIN.BATCH_SIZE")
+_WATCHED += ("NUM_GPUS", "NUM_SHARDS", "RNG_SEED")
+
+
+def changed_keys(content: dict[str, Any], cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
+    """Keys with (value in the checkpoint's configuration, value in ``cfg``) where they differ.
+
+    Keys that only one of them has are left out: the file may come from another version. So are
+    the octave's where it is off in both; vanilla and octave weights look alike otherwise.
+    """
+    tree = yaml.safe_load(content.get("cfg") or "") or {}
+    theirs, ours = _leaves(tree), _leaves(cfg)
+    both_off = not (cfg.OCTAVE.ENABLE or theirs.get("OCTAVE.ENABLE", False))
+    return {
+        key: (theirs[key], ours[key])
+        for key in sorted(theirs.keys() & ours.keys())
+        if theirs[key] != ours[key] and not (both_off and key.startswith("OCTAVE."))
+    }
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            leaves.update(_leaves(value, f"{prefix}{key}."))
+        else:
+            leaves[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return leaves
+
+
+def _tell(changes: dict[str, tuple[Any, Any]]) -> str:
+    return "; ".join(f"{key} was {old}, is {new}" for key, (old, new) in changes.items())
+
+
+def check_resume(path: Path, content: dict[str, Any], cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
+    """What has changed since the checkpoint was written; a warning names it.
+
+    Raises:
+        CheckpointError: the file has no optimizer, or belongs to another network.
+    """
+    if "optimizer_state" not in content or "epoch" not in content:
+        raise CheckpointError(
+            f"{path} holds weights, but no run that could go on: move it out of that folder and "
+            f"name it in TRAIN.CHECKPOINT_FILE_PATH"
+        )
+    changes = changed_keys(content, cfg)
+    if fixed := {key: pair for key, pair in changes.items() if key.startswith(_FIXED)}:
+        raise CheckpointError(
+            f"{path} is of another run ({_tell(fixed)}): set another OUTPUT_DIR, or the values "
+            f"of that run"
+        )
+    if watched := {key: pair for key, pair in changes.items() if key.startswith(_WATCHED)}:
+        logger.warning("Changed since %s was written: %s", path.name, _tell(watched))
+    return changes
+
+
+def warn_of_another_network(path: Path, content: dict[str, Any], cfg: CfgNode) -> None:
+    """A network may be tested with the weights of another, such as its vanilla twin: say so."""
+    changes = changed_keys(content, cfg)
+    if network := {key: pair for key, pair in changes.items() if key.startswith(_NETWORK)}:
+        logger.warning("%s was trained as another network: %s", path, _tell(network))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed run had begun to write."""
+    for path in folder.glob(".checkpoint_*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def remove_superseded(folder: Path, newest: Path, keep: int) -> None:

@@ -48,6 +48,8 @@ class StopRequest:
             raise KeyboardInterrupt
         if signum not in (signal.SIGINT, signal.SIGTERM):
             _leave_terminal()
+        elif self.signum is None:
+            os.write(2, b"\nStopping after this step; Ctrl-C again ends at once.\n")
         self.signum = signum
 
     def check(self) -> None:

@@ -1,6 +1,7 @@
 """What every run does first: the output folder, the log, the seed and the device."""
 
 import logging
+import os
 import random
 from pathlib import Path
 
@@ -9,11 +10,40 @@ import torch
 from fvcore.common.config import CfgNode
 
 from octvideo.config import check_machine, dump
+from octvideo.data import read_split
+from octvideo.models import build_model
 from octvideo.utils.dist import is_main, rank
 from octvideo.utils.errors import UserError
 from octvideo.utils.log import environment_report, setup_logging
 
 logger = logging.getLogger("octvideo")
+
+
+def check_run(cfg: CfgNode) -> None:
+    """Finds what would end a run of ``cfg``, before any work: seconds, and nothing is written.
+
+    Raises:
+        UserError: the machine has not what it asks for, the model can not be built, a list of
+            videos is missing or wrong, or a file that it names is not there.
+    """
+    check_machine(cfg, torch.cuda.device_count())
+    for variable in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        if int(os.environ.get(variable, 1)) > 1:
+            raise UserError(f"{variable} is {os.environ[variable]}: start one process only")
+    with torch.device("meta"):
+        build_model(cfg)
+    splits = {"train": cfg.TRAIN.ENABLE, "test": cfg.TEST.ENABLE}
+    splits["val"] = cfg.TRAIN.ENABLE and cfg.TRAIN.EVAL_PERIOD > 0
+    for split in (name for name, needed in splits.items() if needed):
+        read_split(cfg, split)
+    for section in (name for name in ("TRAIN", "TEST") if cfg[name].ENABLE):
+        path = cfg[section].CHECKPOINT_FILE_PATH
+        is_made_here = cfg.TRAIN.ENABLE and Path(cfg.OUTPUT_DIR) in Path(path).parents
+        if path and not is_made_here and not Path(path).is_file():
+            raise UserError(f"{section}.CHECKPOINT_FILE_PATH: there is no file {path}")
+    results = Path(cfg.OUTPUT_DIR) / cfg.TEST.SAVE_RESULTS_PATH
+    if cfg.TEST.ENABLE and cfg.TEST.SAVE_RESULTS_PATH and results.is_dir():
+        raise UserError(f"TEST.SAVE_RESULTS_PATH: {results} is a folder; name a file")
 
 
 def start_run(cfg: CfgNode) -> torch.device:

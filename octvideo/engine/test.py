@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from octvideo.engine.checkpoint import (
     load_checkpoint,
     load_newest,
     load_weights,
+    warn_of_another_network,
 )
 from octvideo.engine.interrupt import StopRequest
 from octvideo.engine.meters import Clock, readable_time, top_k_correct
@@ -42,8 +44,11 @@ from octvideo.utils.log import is_terminal, log_json_stats, memory_stats
 logger = logging.getLogger("octvideo")
 
 
-def run_test(cfg: CfgNode) -> dict[str, Any]:
+def run_test(cfg: CfgNode, trained: Path | None = None) -> dict[str, Any]:
     """Tests a checkpoint on test.csv with all views; returns what ``test_final`` logs.
+
+    The checkpoint is TEST.CHECKPOINT_FILE_PATH, else ``trained`` (what ``run_train`` returned),
+    else the newest of OUTPUT_DIR, else TRAIN.CHECKPOINT_FILE_PATH.
 
     Writes the score table to TEST.SAVE_RESULTS_PATH, the accuracy of each class and, with
     matplotlib, the confusion matrix into OUTPUT_DIR.
@@ -53,7 +58,8 @@ def run_test(cfg: CfgNode) -> dict[str, Any]:
         Interrupted: a signal came.
     """
     device = start_run(cfg)
-    path, checkpoint = find_checkpoint(cfg)
+    path, checkpoint = find_checkpoint(cfg, trained)
+    warn_of_another_network(path, checkpoint, cfg)
     model = build_model(cfg)
     load_weights(model, checkpoint["model_state"], path)
     logger.info("Testing %s", path)
@@ -64,11 +70,11 @@ def run_test(cfg: CfgNode) -> dict[str, Any]:
     return report(table, cfg, loader.dataset.videos.paths(), device)
 
 
-def find_checkpoint(cfg: CfgNode) -> tuple[Path, dict[str, Any]]:
-    """TEST.CHECKPOINT_FILE_PATH, else the newest of OUTPUT_DIR, else TRAIN.CHECKPOINT_FILE_PATH."""
+def find_checkpoint(cfg: CfgNode, trained: Path | None = None) -> tuple[Path, dict[str, Any]]:
+    """The file that ``run_test`` tests, and what it holds."""
     folder = Path(cfg.OUTPUT_DIR) / "checkpoints"
-    if cfg.TEST.CHECKPOINT_FILE_PATH:
-        path = Path(cfg.TEST.CHECKPOINT_FILE_PATH)
+    if cfg.TEST.CHECKPOINT_FILE_PATH or trained:
+        path = Path(cfg.TEST.CHECKPOINT_FILE_PATH or trained)
         return path, load_checkpoint(path)
     if list_checkpoints(folder) and (newest := load_newest(folder)):
         return newest
@@ -123,13 +129,9 @@ def _log_progress(cfg: CfgNode, clock: Clock, done: int, count: int) -> None:
 def report(
     table: ScoreTable, cfg: CfgNode, paths: list[str], device: torch.device
 ) -> dict[str, Any]:
-    """Logs accuracies over the videos that could be scored, and writes the result files."""
-    output_dir = Path(cfg.OUTPUT_DIR)
+    """Logs accuracies over the videos that could be scored, then writes the result files."""
     num_scored = int(table.scored.sum())
     missing = [path for path, scored in zip(paths, table.scored, strict=True) if not scored]
-    if cfg.TEST.SAVE_RESULTS_PATH:
-        table.save(output_dir / cfg.TEST.SAVE_RESULTS_PATH, paths)
-        logger.info("Scores [video, view] are in %s", output_dir / cfg.TEST.SAVE_RESULTS_PATH)
     if not num_scored:
         raise UserError(f"none of the {len(paths)} videos of test.csv could be read")
     scores = table.ensemble(cfg.DATA.ENSEMBLE_METHOD)[table.scored]
@@ -143,10 +145,7 @@ def report(
         "num_missing": len(missing),
         "num_views": table.scores.shape[1],
     }
-    log_json_stats({**stats, **memory_stats(device)}, output_dir)
-    matrix = confusion_matrix(labels, scores.argmax(axis=1), cfg.MODEL.NUM_CLASSES)
-    write_class_accuracy(matrix, output_dir / "class_accuracy.csv")
-    write_confusion_matrix(matrix, output_dir / "confusion_matrix.png")
+    log_json_stats({**stats, **memory_stats(device)}, Path(cfg.OUTPUT_DIR))
     logger.info(
         "%d views: top-1 %.2f %%, top-5 %.2f %% of %d videos%s",
         stats["num_views"],
@@ -155,4 +154,20 @@ def report(
         num_scored,
         f"; {len(missing)} missing" if missing else "",
     )
+    matrix = confusion_matrix(labels, scores.argmax(axis=1), cfg.MODEL.NUM_CLASSES)
+    write_files(table, matrix, cfg, paths)
     return stats
+
+
+def write_files(table: ScoreTable, matrix: np.ndarray, cfg: CfgNode, paths: list[str]) -> None:
+    """The score table, where it is asked for, the accuracy of each class and the confusions."""
+    output_dir = Path(cfg.OUTPUT_DIR)
+    try:
+        if cfg.TEST.SAVE_RESULTS_PATH:
+            path = output_dir / cfg.TEST.SAVE_RESULTS_PATH
+            table.save(path, paths)
+            logger.info("Scores [video, view] are in %s, a NumPy archive", path)
+        write_class_accuracy(matrix, output_dir / "class_accuracy.csv")
+        write_confusion_matrix(matrix, output_dir / "confusion_matrix.png")
+    except OSError as error:
+        raise UserError(f"can not write {error.filename}: {error.strerror}") from error

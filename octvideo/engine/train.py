@@ -18,10 +18,13 @@ from octvideo.data import build_train_loader, build_val_loader, normalization, n
 from octvideo.engine.averaging import update_bn_statistics
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.checkpoint import (
+    check_resume,
     checkpoint_path,
+    list_checkpoints,
     load_checkpoint,
     load_newest,
     load_weights,
+    remove_leftovers,
     remove_superseded,
     save_checkpoint,
 )
@@ -39,8 +42,11 @@ from octvideo.utils.log import is_terminal, log_json_stats, memory_stats
 logger = logging.getLogger("octvideo")
 
 
-def run_train(cfg: CfgNode) -> None:
-    """Trains the model of ``cfg``; continues an earlier run of the same OUTPUT_DIR.
+def run_train(cfg: CfgNode) -> Path:
+    """Trains the model of ``cfg``, or continues an earlier run of the same OUTPUT_DIR.
+
+    Returns:
+        The checkpoint of the finished run.
 
     Raises:
         Interrupted: a signal came; the checkpoint to continue from has been written.
@@ -54,7 +60,7 @@ def run_train(cfg: CfgNode) -> None:
     trainer = Trainer(cfg, device)
     trainer.start()
     with StopRequest() as stop:
-        trainer.run(stop)
+        return trainer.run(stop)
 
 
 def log_model_info(model: nn.Module, cfg: CfgNode) -> None:
@@ -100,7 +106,9 @@ class Trainer:
         self.epoch_meter, self.epoch_clock = TrainMeter(device), Clock()
         self.bad_videos = BadVideos()
         self.epoch = self.step = 0
+        self.grad_norm: Tensor | None = None  # before clipping, where there is clipping
         self.min_errors = {"min_top1_err": 100.0, "min_top5_err": 100.0}
+        self.newest: Path | None = None
 
     # ---------------------------------------------------------------- start, save
 
@@ -109,7 +117,10 @@ class Trainer:
 
         A run from TRAIN.CHECKPOINT_FILE_PATH is a new one: epoch 0, new optimizer.
         """
+        remove_leftovers(self.checkpoints)
         newest = load_newest(self.checkpoints) if self.cfg.TRAIN.AUTO_RESUME else None
+        if not self.cfg.TRAIN.AUTO_RESUME and list_checkpoints(self.checkpoints):
+            logger.warning("%s holds checkpoints of an earlier run", self.checkpoints)
         if newest is not None:
             self._resume(*newest)
         elif self.cfg.TRAIN.CHECKPOINT_FILE_PATH:
@@ -123,10 +134,15 @@ class Trainer:
             logger.info("Training starts from random weights")
 
     def _resume(self, path: Path, content: dict[str, Any]) -> None:
+        changes = check_resume(path, content, self.cfg)
         load_weights(self.model, content["model_state"], path)
         self.optimizer.load_state_dict(content["optimizer_state"])
         self.step = content.get("step", 0)
         self.epoch = content["epoch"] + (0 if self.step else 1)  # PySlowFast's "epoch" is from 0
+        if "TRAIN.BATCH_SIZE" in changes:  # the same share of the epoch
+            old, new = changes["TRAIN.BATCH_SIZE"]
+            self.step = min(self.step * old // new, self.steps_per_epoch)
+        self.newest = path
         self.min_errors.update(content.get("min_errors", {}))
         if "rng_state" in content:
             torch.set_rng_state(content["rng_state"])
@@ -152,19 +168,24 @@ class Trainer:
         if self.device.type == "cuda":
             content["cuda_rng_state"] = torch.cuda.get_rng_state(self.device)
         save_checkpoint(path, content)
+        self.newest = path
         remove_superseded(self.checkpoints, path, self.cfg.TRAIN.KEEP_CHECKPOINTS)
         logger.info("Saved %s", path)
         return path
 
     # ---------------------------------------------------------------- the loop
 
-    def run(self, stop: StopRequest) -> None:
-        """Trains until SOLVER.MAX_EPOCH, or until ``stop`` asks: then it saves and raises."""
+    def run(self, stop: StopRequest) -> Path:
+        """Trains until SOLVER.MAX_EPOCH, or until ``stop`` asks: then it saves and raises.
+
+        Returns the newest checkpoint.
+        """
         try:
             while self.epoch < self.cfg.SOLVER.MAX_EPOCH:
                 self._train_epoch(stop)
                 self._finish_epoch(stop)
         except Interrupted:
+            self._check_loss(self.meter.read()["loss"])
             if self.epoch or self.step:
                 self.save()
             raise
@@ -172,6 +193,8 @@ class Trainer:
             self.bad_videos.summarize()
             self.writer.close()
         logger.info("Training done: %d epochs", self.epoch)
+        assert self.newest is not None
+        return self.newest
 
     def _train_epoch(self, stop: StopRequest) -> None:
         self.model.train()
@@ -201,18 +224,23 @@ class Trainer:
         for part, part_labels in zip(video.chunk(parts), labels.chunk(parts), strict=True):
             logits = self.model(part)
             loss = F.cross_entropy(logits, part_labels)
-            (loss / parts).backward()
+            (loss * (len(part_labels) / len(labels))).backward()
             correct = top_k_correct(logits.detach(), part_labels)
             for meter in (self.meter, self.epoch_meter):
                 meter.add(loss, correct, len(part_labels))
         if cfg.SOLVER.CLIP_GRAD_VAL:
             torch.nn.utils.clip_grad_value_(self.model.parameters(), cfg.SOLVER.CLIP_GRAD_VAL)
         if cfg.SOLVER.CLIP_GRAD_L2NORM:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), cfg.SOLVER.CLIP_GRAD_L2NORM)
+            limit = cfg.SOLVER.CLIP_GRAD_L2NORM
+            self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.optimizer.step()
 
     def _finish_epoch(self, stop: StopRequest) -> None:
-        """After the last step: log, precise BN, checkpoint, validation, where they are due."""
+        """After the last step: log, precise BN, validation, checkpoint, where they are due.
+
+        Validation comes before the checkpoint of the epoch, which holds its errors; that it can
+        be interrupted is why the last step is saved before it.
+        """
         cfg, done = self.cfg, self.epoch + 1
         self._log_epoch()
         last = done == cfg.SOLVER.MAX_EPOCH
@@ -221,11 +249,13 @@ class Trainer:
         if cfg.BN.USE_PRECISE_STATS and (saves or validates):
             count = update_bn_statistics(self.model, self._precise_bn_batches(stop))
             logger.info("Precise batch norm over %d batches", count)
+        if validates:
+            if saves:
+                self.save()
+            self._validate(stop)
         self.epoch, self.step = done, 0
         if saves:
             self.save()
-        if validates:
-            self._validate(stop)
 
     def _precise_bn_batches(self, stop: StopRequest) -> Iterator[Tensor]:
         self.train_loader.sampler.set_epoch(self.epoch)
@@ -261,8 +291,8 @@ class Trainer:
         self.min_errors["min_top1_err"] = min(self.min_errors["min_top1_err"], top1)
         self.min_errors["min_top5_err"] = min(self.min_errors["min_top5_err"], top5)
         stats = {"top1_err": top1, "top5_err": top5}
-        logger.info("Epoch %d: validation top-1 error %.2f %%", self.epoch, top1)
-        self._log("val_epoch", self.epoch, {**stats, **self.min_errors, "num_videos": count})
+        logger.info("Epoch %d: validation top-1 error %.2f %%", self.epoch + 1, top1)
+        self._log("val_epoch", {**stats, **self.min_errors, "num_videos": count})
         self._write_scalars("Val", stats)
 
     # ---------------------------------------------------------------- small parts
@@ -295,16 +325,12 @@ class Trainer:
             **self.clock.read(),
             "lr": self.optimizer.param_groups[0]["lr"],
         }
-        if not math.isfinite(stats["loss"]):
-            raise UserError(
-                f"the loss is {stats['loss']} at epoch {self.epoch + 1}, step {self.step}: "
-                f"lower SOLVER.BASE_LR or set SOLVER.CLIP_GRAD_L2NORM"
-            )
+        self._check_loss(stats["loss"])
         stats["grad_norm"] = self._grad_norm()
         eta = readable_time(stats["dt"] * self._steps_left())
         bar.set_postfix_str(f"loss {stats['loss']:.3f}, eta {eta}")
         iteration = f"{self.step}/{self.steps_per_epoch}"
-        self._log("train_iter", self.epoch + 1, {**stats, "iter": iteration, "eta": eta})
+        self._log("train_iter", {**stats, "iter": iteration, "eta": eta})
         self._write_scalars("Train", stats)
         self.meter.reset()
         self.clock.reset()
@@ -312,7 +338,9 @@ class Trainer:
     def _log_epoch(self) -> None:
         if not self.epoch_meter.count:  # a run that was stopped after the last step
             return
-        stats = {**self.epoch_meter.read(), **self.epoch_clock.read(), "lr": self._lr()}
+        stats = {**self.epoch_meter.read(), **self.epoch_clock.read()}
+        stats["lr"] = self.optimizer.param_groups[0]["lr"]
+        self._check_loss(stats["loss"])
         logger.info(
             "Epoch %d: loss %.4f, top-1 error %.2f %%, %.3f s a step (%.3f s of it for data)",
             self.epoch + 1,
@@ -322,20 +350,31 @@ class Trainer:
             stats["dt_data"],
         )
         eta = readable_time(stats["dt"] * self._steps_left())
-        self._log("train_epoch", self.epoch + 1, {**stats, "eta": eta})
+        self._log("train_epoch", {**stats, "eta": eta})
 
-    def _log(self, kind: str, epoch: int, stats: dict[str, Any]) -> None:
-        header = {"_type": kind, "epoch": f"{epoch}/{self.cfg.SOLVER.MAX_EPOCH}"}
+    def _check_loss(self, loss: float) -> None:
+        """Before a checkpoint is written, so that no run goes on from weights that are lost."""
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss} at epoch {self.epoch + 1}, step {self.step}: "
+                f"lower SOLVER.BASE_LR or set SOLVER.CLIP_GRAD_L2NORM"
+            )
+
+    def _log(self, kind: str, stats: dict[str, Any]) -> None:
+        header = {"_type": kind, "epoch": f"{self.epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}"}
         log_json_stats({**header, **stats, **memory_stats(self.device)}, self.output_dir)
 
     def _write_scalars(self, prefix: str, stats: dict[str, float]) -> None:
         names = {"loss": "loss", "lr": "lr", "top1_err": "Top1_err", "top5_err": "Top5_err"}
-        count = self.epoch * self.steps_per_epoch + self.step if prefix == "Train" else self.epoch
+        steps = self.epoch * self.steps_per_epoch + self.step
+        count = steps if prefix == "Train" else self.epoch + 1
         for key, name in names.items():
             if key in stats:
                 self.writer.add_scalar(f"{prefix}/{name}", stats[key], count)
 
     def _grad_norm(self) -> float:
+        if self.grad_norm is not None:
+            return float(self.grad_norm)
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
         return float(torch.linalg.vector_norm(torch.stack([g.norm() for g in grads])))
 

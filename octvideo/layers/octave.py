@@ -13,6 +13,7 @@ kernel has exactly the parameters of the vanilla one).
 """
 
 import math
+import operator
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -119,10 +120,10 @@ def check_value(x: Value, channels: Channels, ndim: int, layer: nn.Module) -> No
     if len(parts) == 2:
         (x_h, x_l) = parts
         half = torch.Size([*x_h.shape[2:-2], *((n + 1) // 2 for n in x_h.shape[-2:])])
-        if x_l.shape[2:] != half:
+        if x_l.shape[0] != x_h.shape[0] or x_l.shape[2:] != half:
             raise ValueError(
-                f"{name}: the low part of {_describe(x_h)} must be {tuple(half)} in time and "
-                f"space, got {_describe(x_l)}"
+                f"{name}: the low part of {_describe(x_h)} must have its batch size and be "
+                f"{tuple(half)} in time and space, got {_describe(x_l)}"
             )
 
 
@@ -135,8 +136,10 @@ def _describe(x: object) -> str:
 
 
 def _as_channels(channels: int | tuple[int, int], alpha: float) -> Channels:
-    if isinstance(channels, int):
-        return split_channels(channels, alpha)
+    if not isinstance(channels, tuple):
+        return split_channels(operator.index(channels), alpha)
+    if len(channels) != 2:
+        raise ValueError(f"channels are a count or a pair (high, low), got {channels}")
     if alpha:
         raise ValueError(f"channels {channels} are split already: leave out alpha = {alpha}")
     return Channels(*channels)
@@ -214,7 +217,7 @@ class _OctConvNd(nn.Module):
             if counts.high % max(groups_h, 1) or counts.low % max(groups_l, 1):
                 raise ValueError(
                     f"{name}: {word} channels {tuple(counts)} (high, low) are not divisible by "
-                    f"groups = {self.groups}"
+                    f"groups = {self.groups}; a channel divisor that is a multiple of it helps"
                 )
         if self.is_plain:
             return

@@ -89,6 +89,7 @@ def _resnet_spec(cfg: CfgNode) -> ResNetSpec:
         crop_size=cfg.DATA.TRAIN_CROP_SIZE,
         input_channels=cfg.DATA.INPUT_CHANNEL_NUM[0],
         width_per_group=cfg.RESNET.WIDTH_PER_GROUP,
+        expansion=cfg.RESNET.EXPANSION,
         num_groups=cfg.RESNET.NUM_GROUPS,
         spatial_strides=_first_pathway(cfg.RESNET.SPATIAL_STRIDES),
         spatial_dilations=_first_pathway(cfg.RESNET.SPATIAL_DILATIONS),

@@ -28,6 +28,7 @@ TEMPORAL_POOL = {"c2d": 2, "i3d": 2}  # after res2
 BLOCKS_PER_STAGE = {
     "bottleneck_transform": {
         14: (1, 1, 1, 1),
+        18: (2, 2, 2, 2),  # PySlowFast's name of 26
         26: (2, 2, 2, 2),
         50: (3, 4, 6, 3),
         101: (3, 4, 23, 3),
@@ -105,6 +106,14 @@ class ResNetSpec:
             known = ", ".join(map(str, depths))
             raise ValueError(f"{self.transform} has no depth {self.depth}; depths: {known}")
 
+        for name in ("num_classes", "num_frames", "crop_size", "input_channels", "width_per_group"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("spatial_strides", "spatial_dilations", "num_block_temp_kernel"):
+            values = getattr(self, name)
+            if values is not None and len(values) != 4:
+                raise ValueError(f"{name} needs a value for each of res2..res5, got {values}")
+
     def block_counts(self) -> tuple[int, ...]:
         return BLOCKS_PER_STAGE[self.transform][self.depth]
 
@@ -174,6 +183,8 @@ class VideoResNet(nn.Module):
         Logits in training, probabilities in evaluation (``head_activation``).
         """
         xs: list[Value] = [x] if isinstance(x, Tensor) else list(x)
+        if len(xs) != 1:
+            raise ValueError(f"{self.spec.arch} has one pathway, got {len(xs)} inputs")
         xs = self.s2(self.s1(xs))
         xs = [per_frequency(self._temporal_pool, value) for value in xs]
         return self.head(self.s5(self.s4(self.s3(xs))))

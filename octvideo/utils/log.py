@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from octvideo import __version__
 from octvideo.utils.dist import is_main
+from octvideo.utils.errors import UserError
 
 LOGGER_NAME = "octvideo"
 
@@ -22,7 +23,9 @@ class _Console(logging.StreamHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            tqdm.write(self.format(record), file=self.stream)
+            encoding = getattr(self.stream, "encoding", None) or "utf-8"
+            line = self.format(record).encode(encoding, "backslashreplace").decode(encoding)
+            tqdm.write(line, file=self.stream)
         except OSError:
             self.handleError(record)
 
@@ -49,12 +52,16 @@ def setup_logging(output_dir: Path) -> logging.Logger:
     handlers: list[logging.Handler] = [console]
     if is_main():
         output_dir.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(output_dir / "stdout.log"))
+        handlers.append(_log_file(output_dir / "stdout.log"))
     style = logging.Formatter("[%(asctime)s %(levelname)s] %(message)s", "%m/%d %H:%M:%S")
     for handler in handlers:
         handler.setFormatter(style)
         logger.addHandler(handler)
     return logger
+
+
+def _log_file(path: Path) -> logging.FileHandler:
+    return logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
 
 
 def close_logging() -> None:
@@ -79,8 +86,12 @@ def log_json_stats(stats: dict[str, Any], output_dir: Path) -> None:
     stats = {key: _rounded(value) for key, value in stats.items()}
     line = f"json_stats: {json.dumps(stats, sort_keys=True)}"
     logging.getLogger(LOGGER_NAME).info(line, extra={"is_json": True})
-    with open(output_dir / "json_stats.log", "a") as file:
-        file.write(line + "\n")
+    path = output_dir / "json_stats.log"
+    try:
+        with open(path, "a") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise UserError(f"can not write {path}: {error.strerror}") from error
 
 
 def _rounded(value: Any) -> Any:

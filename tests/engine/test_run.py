@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from octvideo.config import load_cfg
 from octvideo.data import VideoReader
 from octvideo.engine import CheckpointError, Interrupted, load_checkpoint, run_test, run_train
-from octvideo.engine.checkpoint import list_checkpoints
+from octvideo.engine.checkpoint import list_checkpoints, save_checkpoint
 from octvideo.engine.start import start_run
 from octvideo.engine.train import Trainer
 from octvideo.models import build_model
+from octvideo.utils.errors import UserError
 from support import ROOT
 
 COMMAND = [sys.executable, str(ROOT / "tools/run_net.py"), "--cfg"]
@@ -109,6 +110,74 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tiny_opts, tmp_path, checks):
     assert not list(Path(cfg.OUTPUT_DIR).glob("checkpoints/*step*"))
 
 
+def test_an_interrupted_validation_is_made_up_for(tiny_opts):
+    """Its place is before the checkpoint of the epoch, which holds its errors."""
+    cfg = with_opts(tiny_opts, "BN.USE_PRECISE_STATS", False)
+    trainer = Trainer(cfg, start_run(cfg))
+    trainer.start()
+    with pytest.raises(Interrupted):
+        trainer.run(StopAfter(4))  # the first batch after the four steps
+    assert not stats_of(Path(cfg.OUTPUT_DIR), "val_epoch")
+    path = run_train(cfg)
+    assert [s["epoch"] for s in stats_of(Path(cfg.OUTPUT_DIR), "val_epoch")] == ["1/2", "2/2"]
+    errors = [s["top1_err"] for s in stats_of(Path(cfg.OUTPUT_DIR), "val_epoch")]
+    stored = load_checkpoint(path)["min_errors"]["min_top1_err"]
+    assert stored == pytest.approx(min(errors), abs=0.01)
+
+
+def test_another_network_does_not_go_on_where_one_of_the_same_shapes_stopped(tiny_opts):
+    cfg = with_opts(tiny_opts, "SOLVER.MAX_EPOCH", 1)
+    run_train(cfg)
+    for change in (["OCTAVE.ALPHA", 0.5], ["OCTAVE.ENABLE", False]):
+        with pytest.raises(CheckpointError, match=rf"{change[0]} was .*OUTPUT_DIR"):
+            run_train(with_opts(tiny_opts, *change))
+    with pytest.raises(CheckpointError, match=r"SOLVER\.OPTIMIZING_METHOD was sgd, is adamw"):
+        run_train(with_opts(tiny_opts, "SOLVER.OPTIMIZING_METHOD", "adamw"))
+    run_test(with_opts(tiny_opts, "OCTAVE.ALPHA", 0.5))  # a feature, but it is told
+    log = (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
+    assert "trained as another network: OCTAVE.ALPHA was 0.25, is 0.5" in log
+
+
+def test_another_batch_size_goes_on_at_the_same_share_of_the_epoch(tiny_opts):
+    cfg = with_opts(tiny_opts)
+    trainer = Trainer(cfg, start_run(cfg))
+    trainer.start()
+    with pytest.raises(Interrupted):
+        trainer.run(StopAfter(1))
+    assert trainer.step == 2  # of 4, with 6 clips each
+    again = with_opts(tiny_opts, "TRAIN.BATCH_SIZE", 3)
+    trainer = Trainer(again, start_run(again))
+    trainer.start()
+    assert (trainer.epoch, trainer.step, trainer.steps_per_epoch) == (0, 4, 8)
+    assert "TRAIN.BATCH_SIZE was 6, is 3" in (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
+
+
+def test_weights_without_a_run_are_not_continued(tiny_opts):
+    cfg = with_opts(tiny_opts)
+    path = Path(cfg.OUTPUT_DIR) / "checkpoints" / "checkpoint_epoch_00003.pyth"
+    save_checkpoint(path, {"model_state": build_model(cfg).state_dict()})
+    with pytest.raises(CheckpointError, match=r"TRAIN\.CHECKPOINT_FILE_PATH"):
+        run_train(cfg)
+
+
+@pytest.mark.parametrize("log_period", [1, 100])
+def test_a_loss_that_is_lost_ends_the_run_before_it_is_saved(tiny_opts, log_period):
+    cfg = with_opts(tiny_opts, "SOLVER.BASE_LR", 1e30, "LOG_PERIOD", log_period)
+    with pytest.raises(UserError, match=r"the loss is (nan|inf).*SOLVER\.BASE_LR"):
+        run_train(cfg)
+    assert not list_checkpoints(Path(cfg.OUTPUT_DIR) / "checkpoints")
+
+
+def test_the_test_after_training_is_of_what_was_trained(tiny_opts):
+    run_train(with_opts(tiny_opts))
+    cfg = with_opts(tiny_opts, "TRAIN.AUTO_RESUME", False, "SOLVER.MAX_EPOCH", 1)
+    path = run_train(cfg)
+    run_test(cfg, path)
+    log = (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
+    assert "holds checkpoints of an earlier run" in log
+    assert log.rsplit("Testing ", 1)[1].split()[0].endswith("checkpoint_epoch_00001.pyth")
+
+
 def test_parts_of_a_batch_add_up_to_its_gradient(tiny_opts):
     """Without batch norm in the way (evaluation mode), two halves give the step of the whole."""
 
@@ -117,7 +186,9 @@ def test_parts_of_a_batch_add_up_to_its_gradient(tiny_opts):
         torch.manual_seed(0)
         trainer = Trainer(cfg, torch.device("cpu"))
         trainer.model.eval()
-        trainer._train_step(next(iter(trainer.train_loader)))
+        batch = next(iter(trainer.train_loader))
+        batch["video"], batch["label"] = batch["video"][:5], batch["label"][:5]  # one was lost
+        trainer._train_step(batch)
         return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
 
     torch.testing.assert_close(weights_after_a_step(2), weights_after_a_step(1))
@@ -127,7 +198,9 @@ def test_gradient_clipping_bounds_the_step(tiny_opts):
     cfg = with_opts(tiny_opts, "SOLVER.CLIP_GRAD_L2NORM", 1e-3)
     trainer = Trainer(cfg, torch.device("cpu"))
     trainer._train_step(next(iter(trainer.train_loader)))
-    assert trainer._grad_norm() == pytest.approx(1e-3, rel=1e-3)
+    grads = [p.grad.flatten() for p in trainer.model.parameters()]
+    assert torch.cat(grads).norm().item() == pytest.approx(1e-3, rel=1e-3)
+    assert trainer._grad_norm() > 1e-2  # what is logged is the norm before
 
 
 def naive_view(path: Path, clip: int, crop: int, cfg) -> torch.Tensor:
@@ -263,6 +336,37 @@ def test_a_killed_run_resumes(long_run, signum):
     assert "Resuming from" in log
 
 
+def test_workers_do_not_outlive_an_error_nor_keep_the_process(tiny_opts, tmp_path):
+    """An exception that nobody catches, with loader processes alive."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from octvideo.config import load_cfg\n"
+        "from octvideo.data import build_train_loader\n"
+        "batches = iter(build_train_loader(load_cfg(sys.argv[1], sys.argv[2:])))\n"
+        "next(batches)\n"
+        "raise KeyError('nobody expects this')\n"
+    )
+    command = [sys.executable, str(script), CFG, *tiny_opts, "DATA_LOADER.NUM_WORKERS", "2"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 1
+    assert "nobody expects this" in run.stderr
+
+
+def test_a_second_interrupt_ends_at_once(long_run):
+    opts, _ = long_run
+    cfg = load_cfg(CFG, opts)
+    process = start(opts, start_new_session=True, stderr=subprocess.PIPE)
+    wait_for_steps(Path(cfg.OUTPUT_DIR), 2, process)
+    os.kill(process.pid, signal.SIGSTOP)  # so that both come within one step
+    for _ in range(2):
+        os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, signal.SIGCONT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode in (130, 128 + signal.SIGINT)
+    assert b"Stopping after this step" in errors
+
+
 def test_a_lost_terminal_leaves_a_checkpoint(long_run):
     opts, expected = long_run
     cfg = load_cfg(CFG, opts)
@@ -296,10 +400,14 @@ def _own_the_terminal() -> None:
         (["NUM_GPUS", "64"], "NUM_GPUS"),
         (["DATA.PATH_TO_DATA_DIR", "/nowhere"], "DATA.PATH_TO_DATA_DIR"),
         (["TRAIN.ENABLE", "False"], "TEST.CHECKPOINT_FILE_PATH"),
+        (["TEST.CHECKPOINT_FILE_PATH", "/no/file.pyth"], "/no/file.pyth"),
+        (["RESNET.DEPTH", "51"], "depth 51"),
+        (["RESNET.NUM_GROUPS", "8", "OCTAVE.ALPHA", "0.1"], "divisible by groups"),
+        (["TEST.SAVE_RESULTS_PATH", "/tmp"], "TEST.SAVE_RESULTS_PATH"),
         (["OUTPUT_DIR", "/proc/nowhere"], "OUTPUT_DIR"),
     ],
 )
-def test_mistakes_end_with_a_line_and_no_traceback(tiny_opts, opts, message):
+def test_mistakes_end_with_a_line_before_any_work(tiny_opts, tmp_path, opts, message):
     """The form without --opts."""
     run = subprocess.run(
         [*COMMAND, CFG, *tiny_opts, *opts], capture_output=True, text=True, timeout=60
@@ -307,3 +415,19 @@ def test_mistakes_end_with_a_line_and_no_traceback(tiny_opts, opts, message):
     assert run.returncode == 2
     assert message in run.stdout + run.stderr
     assert "Traceback" not in run.stdout + run.stderr
+    assert "Training starts" not in run.stdout
+
+
+def test_one_of_several_processes_is_refused_before_it_disturbs_the_others(tiny_opts):
+    environment = {**os.environ, "WORLD_SIZE": "2", "RANK": "1"}
+    command = [*COMMAND, CFG, *tiny_opts]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert run.returncode == 2
+    assert "WORLD_SIZE is 2" in run.stderr
+
+
+def test_two_files_need_two_folders(tiny_opts):
+    command = [*COMMAND, CFG, str(ROOT / "configs/Synthetic/I3D.yaml"), *tiny_opts]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 2
+    assert "OUTPUT_DIR of its own" in run.stderr

@@ -150,7 +150,7 @@ def test_wrong_use(ndim: int) -> None:
     for x, message in (
         (x_h, "5 high and 3 low channels takes a pair .* got a tensor of shape"),
         ((x_l, x_h), "expects 5 high channels .* got a tensor of shape"),
-        ((x_h, x_h[:, :LOW]), "the low part of .* must be"),
+        ((x_h, x_h[:, :LOW]), "the low part of .* must have"),
         ((x_h[0], x_l[0]), "expects 5 high channels in a"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -166,13 +166,13 @@ def test_wrong_inputs(ndim: int) -> None:
         (pair, None, "takes a pair .* got a NoneType"),
         (pair, (x_h, None), "expects 3 low channels .* got a NoneType"),
         (pair, (x_l, x_h), "expects 5 high channels .* got a tensor of shape"),
-        (pair, (x_h, x_h[:, :3]), r"the low part of .* must be .* in time and space"),
+        (pair, (x_h, x_h[:, :3]), r"the low part of .* must have .* in time and space"),
         (pair, (x_h[..., 0], x_l[..., 0]), "expects 5 high channels in a"),
         (single, (x_h, x_l), "without low channels takes one tensor, got a tuple of 2"),
         (single, x_h, "expects 8 high channels in a .* got a tensor of shape"),
     ]
     if ndim == 3:
-        wrong.append((pair, (x_h, x_l[:, :, :-1]), "must be .* in time and space"))
+        wrong.append((pair, (x_h, x_l[:, :, :-1]), "must have its batch size and be .* in time and space"))
     for layer, x, message in wrong:
         with pytest.raises(ValueError, match=message):
             layer(x)

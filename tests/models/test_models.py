@@ -309,7 +309,7 @@ def test_without_octave_alpha_means_nothing() -> None:
         ({"octave_alpha": -0.1}, r"alpha must be in \[0, 1\), got -0.1"),
         ({"octave_stages": (1, 2)}, r"stages must be among 2, 3, 4, 5, got \(1, 2\)"),
         ({"channel_divisor": 0}, "divisor must be at least 1, got 0"),
-        ({"depth": 51}, "bottleneck_transform has no depth 51; depths: 14, 26, 50, 101"),
+        ({"depth": 51}, "bottleneck_transform has no depth 51; depths: 14, 18, 26, 50, 101"),
         ({"arch": "c3d"}, "unknown arch 'c3d'; known: c2d, i3d"),
         ({"transform": "x"}, "unknown transform 'x'; known: bottleneck_transform"),
         ({"head_activation": "tanh"}, "unknown head activation 'tanh'; known: softmax"),
