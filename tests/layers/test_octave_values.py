@@ -172,7 +172,7 @@ def test_wrong_inputs(ndim: int) -> None:
         (single, x_h, "expects 8 high channels in a .* got a tensor of shape"),
     ]
     if ndim == 3:
-        wrong.append((pair, (x_h, x_l[:, :, :-1]), "must have its batch size and be .* in time and space"))
+        wrong.append((pair, (x_h, x_l[:, :, :-1]), "and be .* in time and space"))
     for layer, x, message in wrong:
         with pytest.raises(ValueError, match=message):
             layer(x)
