@@ -8,9 +8,10 @@ DEMO ?= OCT_I3D
 
 .PHONY: demo test test-all lint format clean
 
+# One thread: in a network this small, threads that wait for each other cost more than they bring.
 demo: $(VENV)/.installed
 	$(BIN)/python tools/make_synthetic.py --out data/synthetic
-	$(BIN)/python tools/run_net.py --cfg configs/Synthetic/$(DEMO).yaml
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python tools/run_net.py --cfg configs/Synthetic/$(DEMO).yaml
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not slow and not slurm and not gpu"

@@ -10,13 +10,23 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "create_model": "octvideo.models",
+    "create_model": "octvideo.apps.hub",
+    "extract_features": "octvideo.apps.predict",
     "list_models": "octvideo.models",
+    "list_pretrained": "octvideo.weights.zoo",
+    "predict": "octvideo.apps.predict",
 }
 
-_ROOMS = ("apps", "config", "data", "engine", "layers", "models", "utils")
+_ROOMS = ("apps", "config", "data", "engine", "layers", "models", "utils", "weights")
 
-__all__ = ["__version__", "create_model", "list_models"]
+__all__ = [
+    "__version__",
+    "create_model",
+    "extract_features",
+    "list_models",
+    "list_pretrained",
+    "predict",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,9 +2,13 @@
 """Measures models and configurations.
 
     python tools/benchmark.py complexity --cfg configs/Kinetics/OCT_I3D_8x8.yaml [--json]
+    python tools/benchmark.py table6 [--json]
 
 complexity: multiply-adds (convolutions and linear layers, 1 FLOP = 1 multiply-add), parameters
 and activations of one clip at DATA.TRAIN_CROP_SIZE, by section; nothing is run.
+
+table6: multiply-adds and parameters of every network of Table 6 of "Drop an Octave", beside the
+paper's GFLOPs, in Markdown; where a network is octave, for both placements of the octave.
 """
 
 import argparse
@@ -31,6 +35,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "complexity", parents=[common], help="multiply-adds, parameters, activations"
     )
     complexity.set_defaults(run=run_complexity)
+    table6 = commands.add_parser("table6", help="our multiply-adds beside the paper's Table 6")
+    table6.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
+    table6.set_defaults(run=run_table6)
     return parser.parse_args(argv)
 
 
@@ -41,6 +48,13 @@ def run_complexity(args: argparse.Namespace) -> None:
 
     report = complexity_of(cfg, Path(args.cfg).stem)
     print(json.dumps(report) if args.json else format_complexity(report))
+
+
+def run_table6(args: argparse.Namespace) -> None:
+    from octvideo.apps.table6 import format_table6, table6
+
+    rows = table6()
+    print(json.dumps(rows) if args.json else format_table6(rows))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -155,17 +155,17 @@ _DEFAULTS: dict[str, Any] = {
     },
     "EMA": {  # ours: running average of the weights
         "ENABLE": False,
-        "DECAY": 0.9999,  # weight of the old average at each step
+        "DECAY": 0.9999,  # weight of the old average; it spans about 1 / (1 - DECAY) steps
     },
     "AUG": {
         "ENABLE": False,  # RandAugment and random erasing
-        "NUM_SAMPLE": 1,  # augmented copies of each clip in a batch
-        "COLOR_JITTER": 0.4,  # strength, where AA_TYPE is empty
-        "AA_TYPE": "rand-m9-mstd0.5-inc1",  # RandAugment in timm's notation
-        "INTERPOLATION": "bicubic",  # of geometric operations
+        "NUM_SAMPLE": 1,  # copies of each clip in a batch, cropped and augmented on their own
+        "COLOR_JITTER": 0.4,  # of still pictures only, as in PySlowFast
+        "AA_TYPE": "rand-m9-mstd0.5-inc1",  # RandAugment in timm's notation; empty: none
+        "INTERPOLATION": "bicubic",  # of geometric operations; bilinear, bicubic or random
         "RE_PROB": 0.25,  # probability of random erasing
-        "RE_MODE": "pixel",  # what erased pixels become
-        "RE_COUNT": 1,  # erased boxes a clip
+        "RE_MODE": "pixel",  # what erased pixels become: pixel (noise), rand (a colour), const
+        "RE_COUNT": 1,  # erased boxes a clip, at most
         "RE_SPLIT": False,  # leave the first copy of a clip unerased
     },
     "MIXUP": {

@@ -43,9 +43,10 @@ def linear_rule_lr(cfg: CfgNode) -> float:
 def describe_scaling(cfg: CfgNode) -> tuple[str, str | None]:
     """A line for the log, and a warning where SGD's rate is not that of the linear rule."""
     batch, lr, rule = global_batch_size(cfg), effective_base_lr(cfg), linear_rule_lr(cfg)
+    copies = f" in {cfg.AUG.NUM_SAMPLE} copies" if cfg.AUG.NUM_SAMPLE > 1 else ""
     line = (
         f"global batch {batch} ({cfg.NUM_SHARDS} x {processes_per_node(cfg)} processes with "
-        f"{batch_per_process(cfg)} clips each), base LR {lr:g}"
+        f"{batch_per_process(cfg)} clips each{copies}), base LR {lr:g}"
     )
     if cfg.SOLVER.OPTIMIZING_METHOD != "sgd" or math.isclose(lr, rule, rel_tol=1e-6):
         return line, None

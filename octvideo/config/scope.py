@@ -69,28 +69,17 @@ FOREIGN_VALUES: dict[str, tuple[str, ...]] = {
 }
 
 # Known keys whose feature is planned but missing: the values that work today, and the feature.
-# For lists, the entries are what counts: () is a list without any.
 NOT_YET: dict[str, tuple[tuple[Any, ...], str]] = {
-    "AUG.ENABLE": ((False,), "RandAugment and random erasing"),
-    "AUG.NUM_SAMPLE": ((1,), "repeated augmentation"),
     "BN.NORM_TYPE": (("batchnorm",), "synchronised batch norm"),
     "DATA.DUMMY_LOAD": ((False,), "training on random clips"),
     "DATA.MULTI_LABEL": ((False,), "several labels a video"),
-    "EMA.ENABLE": ((False,), "the running average of the weights"),
-    "MIXUP.ENABLE": ((False,), "mixup, CutMix and label smoothing"),
     "MODEL.ACT_CHECKPOINT": ((False,), "activation checkpointing"),
-    "MODEL.ARCH": (("i3d", "c2d"), "this architecture"),
+    "MODEL.ARCH": (("c2d", "i3d", "slow", "slowfast"), "this architecture"),
     "MODEL.FROZEN_BN": ((False,), "frozen batch norm"),
-    "MODEL.LOSS_FUNC": (("cross_entropy",), "this loss"),
     "MULTIGRID.LONG_CYCLE": ((False,), "multigrid training"),
     "MULTIGRID.SHORT_CYCLE": ((False,), "multigrid training"),
-    "NONLOCAL.LOCATION": (((),), "the non-local block"),
-    "SOLVER.LARS_ON": ((False,), "LARS"),
-    "TEST.CHECKPOINT_TYPE": (("pytorch",), "reading Caffe2 files"),
     "TEST.COMPILE": ((False,), "torch.compile"),
     "TEST.PRECISION": (("fp32",), "reduced precision"),
-    "TRAIN.CHECKPOINT_INFLATE": ((False,), "inflation of a 2D network"),
-    "TRAIN.CHECKPOINT_TYPE": (("pytorch",), "reading Caffe2 files"),
     "TRAIN.COMPILE": ((False,), "torch.compile"),
     "TRAIN.MIXED_PRECISION": ((False,), "reduced precision"),
     "TRAIN.PRECISION": (("fp32",), "reduced precision"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from octvideo.config.notation import parse_rand_augment
 from octvideo.config.scaling import batch_per_process, processes_per_node
 from octvideo.config.scope import FOREIGN_VALUES, NOT_YET
 from octvideo.config.values import show
@@ -77,6 +78,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
             *("NONLOCAL.GROUP", "NONLOCAL.POOL", "BN.NUM_BATCHES_PRECISE"),
             *("SLOWFAST.ALPHA", "SLOWFAST.BETA_INV", "SLOWFAST.FUSION_CONV_CHANNEL_RATIO"),
             *("SLOWFAST.FUSION_KERNEL_SZ", "OCTAVE.CHANNEL_DIVISOR"),
+            *("AUG.NUM_SAMPLE", "AUG.RE_COUNT"),
         ),
     ),
     (
@@ -88,6 +90,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
             *("RESNET.NUM_BLOCK_TEMP_KERNEL", "NONLOCAL.LOCATION", "BN.WEIGHT_DECAY"),
             *("SOLVER.COSINE_END_LR", "SOLVER.WARMUP_START_LR", "SOLVER.WARMUP_EPOCHS"),
             *("SOLVER.WEIGHT_DECAY", "SOLVER.DAMPENING", "SOLVER.LRS", "SOLVER.STEPS"),
+            *("AUG.COLOR_JITTER", "MIXUP.ALPHA", "MIXUP.CUTMIX_ALPHA"),
         ),
     ),
     (
@@ -105,9 +108,20 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
         ("MODEL.DROPOUT_RATE", "OCTAVE.ALPHA", "SOLVER.MOMENTUM", "SOLVER.BETAS", "EMA.DECAY"),
     ),
     ("in (0, 1]", lambda x: 0 < x <= 1, ("BN.MOMENTUM",)),
+    (
+        "in [0, 1]",
+        lambda x: 0 <= x <= 1,
+        ("AUG.RE_PROB", "MIXUP.PROB", "MIXUP.SWITCH_PROB", "MIXUP.LABEL_SMOOTH_VALUE"),
+    ),
     ("among 2, 3, 4, 5", lambda x: x in (2, 3, 4, 5), ("OCTAVE.STAGES",)),
     ("3, as videos are RGB", lambda x: x == 3, ("DATA.INPUT_CHANNEL_NUM",)),
 )
+
+# Checked where AUG is on.
+_AUG_CHOICES = {
+    "AUG.INTERPOLATION": ("bicubic", "bilinear", "random"),
+    "AUG.RE_MODE": ("pixel", "rand", "const"),
+}
 
 # Stages x pathways; a single-pathway model takes the first entry of each stage.
 _STAGE_LISTS = (
@@ -122,7 +136,10 @@ def validate(cfg: CfgNode) -> list[Problem]:
     The machine is left out (see ``check_machine``), so that a file for eight GPUs can be read
     anywhere. The types are those of the defaults: ``load_cfg`` sees to that.
     """
-    checks = (_choices, _ranges, _batches, _clips, _pathways, _network, _octave, _schedule)
+    checks = (
+        *(_choices, _ranges, _batches, _clips, _pathways, _network, _octave, _schedule),
+        *(_augmentation, _mixing),
+    )
     return [problem for check in checks for problem in check(cfg)]
 
 
@@ -158,10 +175,17 @@ def check_machine(cfg: CfgNode, num_cuda_devices: int) -> None:
 
 def remarks(cfg: CfgNode) -> list[str]:
     """Settings that have no effect in combination with others: material for warnings."""
-    steps, lrs = cfg.SOLVER.STEPS, cfg.SOLVER.LRS
+    steps, lrs, aug = cfg.SOLVER.STEPS, cfg.SOLVER.LRS, cfg.AUG
+    found = []
     if cfg.SOLVER.LR_POLICY == "steps_with_relative_lrs" and len(lrs) > len(steps):
-        return [f"SOLVER.LRS has more entries than SOLVER.STEPS: {lrs[len(steps) :]} are ignored"]
-    return []
+        found.append(
+            f"SOLVER.LRS has more entries than SOLVER.STEPS: {lrs[len(steps) :]} are ignored"
+        )
+    if aug.ENABLE and not aug.AA_TYPE and aug.COLOR_JITTER:
+        found.append("AUG.COLOR_JITTER is for still pictures: videos are not changed by it")
+    if aug.ENABLE and aug.RE_SPLIT and aug.NUM_SAMPLE == 1:
+        found.append("AUG.RE_SPLIT spares the first of several copies: AUG.NUM_SAMPLE is 1")
+    return found
 
 
 def _value(cfg: CfgNode, key: str) -> Any:
@@ -189,9 +213,8 @@ def _choices(cfg: CfgNode) -> Iterator[Problem]:
         value = _value(cfg, key)
         if value not in CHOICES.get(key, (value,)):
             continue  # reported above
-        nested = isinstance(value, list)
-        if (tuple(_leaves(value)) if nested else value) not in allowed:
-            advice = "without entries" if nested else " or ".join(map(str, allowed))
+        if value not in allowed:
+            advice = " or ".join(map(str, allowed))
             yield Problem(
                 key, f"{key} is {show(value)}: {feature} is not supported yet; set {key} {advice}"
             )
@@ -304,11 +327,58 @@ def _network(cfg: CfgNode) -> Iterator[Problem]:
             f"DATA.NUM_FRAMES {frames} is below SLOWFAST.ALPHA {cfg.SLOWFAST.ALPHA}: "
             "no frame is left for the slow pathway",
         )
+    elif arch == "slowfast" and frames % cfg.SLOWFAST.ALPHA:
+        yield Problem(
+            "DATA.NUM_FRAMES",
+            f"DATA.NUM_FRAMES {frames} is not a multiple of SLOWFAST.ALPHA {cfg.SLOWFAST.ALPHA}, "
+            f"the frames of the fast pathway for one of the slow: set, for example, "
+            f"DATA.NUM_FRAMES {frames - frames % cfg.SLOWFAST.ALPHA}",
+        )
+    strides = cfg.RESNET.SPATIAL_STRIDES
+    if arch == "slowfast" and any(len(set(stage)) > 1 for stage in strides):
+        yield Problem(
+            "RESNET.SPATIAL_STRIDES",
+            f"RESNET.SPATIAL_STRIDES {strides} differ between the pathways, whose maps must have "
+            "one size to be fused: set the same for both",
+        )
     if cfg.RESNET.TRANS_FUNC == "basic_transform" and cfg.RESNET.NUM_GROUPS > 1:
         yield Problem(
             "RESNET.NUM_GROUPS",
             f"RESNET.NUM_GROUPS {cfg.RESNET.NUM_GROUPS} needs the bottleneck: basic_transform "
             "has no groups; set RESNET.NUM_GROUPS 1",
+        )
+
+
+def _augmentation(cfg: CfgNode) -> Iterator[Problem]:
+    aug = cfg.AUG
+    if not aug.ENABLE:
+        return
+    try:
+        if aug.AA_TYPE:
+            parse_rand_augment(aug.AA_TYPE)
+    except ValueError as error:
+        yield Problem("AUG.AA_TYPE", f"AUG.AA_TYPE {aug.AA_TYPE!r} is not RandAugment: {error}")
+    for key, choices in _AUG_CHOICES.items():
+        if _value(cfg, key) not in choices:
+            yield Problem(key, f"{key} is {_value(cfg, key)!r}: set one of {', '.join(choices)}")
+
+
+def _mixing(cfg: CfgNode) -> Iterator[Problem]:
+    if not (cfg.MIXUP.ENABLE and cfg.TRAIN.ENABLE):
+        return
+    if cfg.MODEL.LOSS_FUNC == "cross_entropy":
+        yield Problem(
+            "MODEL.LOSS_FUNC",
+            "MODEL.LOSS_FUNC cross_entropy is for one label a clip, but MIXUP.ENABLE mixes them: "
+            "set MODEL.LOSS_FUNC soft_cross_entropy",
+        )
+    if cfg.MODEL.NUM_CLASSES < 2:
+        yield Problem("MODEL.NUM_CLASSES", "MODEL.NUM_CLASSES 1 leaves MIXUP nothing to mix: set 2")
+    if batch_per_process(cfg) * cfg.AUG.NUM_SAMPLE == 1:
+        yield Problem(
+            "TRAIN.BATCH_SIZE",
+            "TRAIN.BATCH_SIZE gives each process one clip, but MIXUP.ENABLE mixes two: "
+            f"set TRAIN.BATCH_SIZE {2 * processes_per_node(cfg)} or more",
         )
 
 

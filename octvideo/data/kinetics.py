@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
+from octvideo.data.augment import Augmentation, augmented_views
 from octvideo.data.reader import VideoError, VideoReader
 from octvideo.data.sampling import ClipSampling, crop_offsets
-from octvideo.data.transforms import TrainTransform, resize_crop, short_side_size, training_view
+from octvideo.data.transforms import TrainTransform, resize_crop, short_side_size
 from octvideo.utils.errors import UserError
 
 MAX_ASPECT = 16  # a longer strip, resized as a whole for its three crops, would exhaust memory
@@ -118,6 +119,8 @@ def _parse(
 class TrainClips(Dataset):
     """One random clip of each video; keys are (epoch, index), as `EpochSampler` yields them.
 
+    With augmentation.copies above 1 it is that many copies of the clip, each changed anew.
+
     The clip depends on seed, epoch and index alone, not on which worker or rank makes it. An
     unreadable video is replaced by another one, drawn in the same way.
     """
@@ -130,16 +133,19 @@ class TrainClips(Dataset):
         seed: int = 0,
         backend: str = "pyav",
         max_tries: int = 10,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.videos, self.sampling, self.transform = videos, sampling, transform
+        self.augmentation = augmentation or Augmentation()
         self.seed, self.backend, self.max_tries = seed, backend, max_tries
 
     def __len__(self) -> int:
         return len(self.videos)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        """video: float32 (3, T, s, s), 0..255, or None after max_tries unreadable files; label;
-        index: of the video that was read; bad: (path, reason) of each unreadable one."""
+        """video: float32 (3, T, s, s), 0..255, or None after max_tries unreadable files, or a
+        list where there are several copies; label; index: of the video that was read; bad:
+        (path, reason) of each unreadable one."""
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
         bad: list[tuple[str, str]] = []
@@ -153,7 +159,8 @@ class TrainClips(Dataset):
                 bad.append((path, error.reason))
                 index = int(rng.integers(len(self.videos)))
                 continue
-            video = training_view(frames, rng, self.transform)
+            views = augmented_views(frames, rng, self.transform, self.augmentation)
+            video = views if len(views) > 1 else views[0]
             return _item(video, int(self.videos.labels[index]), index, bad)
         return _item(None, int(self.videos.labels[index]), index, bad)
 
@@ -191,7 +198,10 @@ class CentreClips(Dataset):
 
 
 def _item(
-    video: torch.Tensor | None, label: int, index: int, bad: list[tuple[str, str]]
+    video: torch.Tensor | list[torch.Tensor] | None,
+    label: int,
+    index: int,
+    bad: list[tuple[str, str]],
 ) -> dict[str, Any]:
     return {"video": video, "label": label, "index": index, "bad": bad}
 
@@ -200,8 +210,10 @@ def collate_clips(items: list[dict[str, Any]]) -> dict[str, Any]:
     """Batch of items: video (N, 3, T, s, s), label and index int64 (N,), bad: all of the items'.
 
     Items without a video are left out; where no item has one, N is 0 and video has no shape.
+    Copies of a clip follow one another, each with the label and index of its video.
     """
-    kept = [item for item in items if item["video"] is not None]
+    found = [item for item in items if item["video"] is not None]
+    kept = [{**item, "video": video} for item in found for video in _copies(item["video"])]
     return {
         # default_collate stacks into shared memory when a worker runs it
         "video": default_collate([item["video"] for item in kept]) if kept else torch.empty(0),
@@ -209,6 +221,10 @@ def collate_clips(items: list[dict[str, Any]]) -> dict[str, Any]:
         "index": torch.tensor([item["index"] for item in kept], dtype=torch.int64),
         "bad": [entry for item in items for entry in item["bad"]],
     }
+
+
+def _copies(video: torch.Tensor | list[torch.Tensor]) -> list[torch.Tensor]:
+    return video if isinstance(video, list) else [video]
 
 
 class TestViews(Dataset):

@@ -13,6 +13,8 @@ from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from octvideo.config import batch_per_process
+from octvideo.config.notation import parse_rand_augment
+from octvideo.data.augment import Augmentation, RandAugment, RandomErasing
 from octvideo.data.kinetics import (
     CentreClips,
     TestViews,
@@ -71,7 +73,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> DataLoader:
-    """Batches of random clips (see `collate_clips`); `loader.sampler` is an `EpochSampler`."""
+    """Batches of random clips (see `collate_clips`); `loader.sampler` is an `EpochSampler`.
+
+    A batch has AUG.NUM_SAMPLE clips for each of its videos.
+    """
     videos = read_split(cfg, "train")
     batch_size = batch_per_process(cfg)
     sampler = EpochSampler(len(videos), batch_size, cfg.RNG_SEED, rank, world_size)
@@ -89,7 +94,12 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Data
         relative_aspects=tuple(cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE),
     )
     clips = TrainClips(
-        videos, _sampling(cfg), transform, seed=cfg.RNG_SEED, backend=cfg.DATA.DECODING_BACKEND
+        videos,
+        _sampling(cfg),
+        transform,
+        seed=cfg.RNG_SEED,
+        backend=cfg.DATA.DECODING_BACKEND,
+        augmentation=_augmentation(cfg),
     )
     return _loader(cfg, clips, sampler, batch_size=batch_size, collate_fn=collate_clips)
 
@@ -137,6 +147,18 @@ def _sampling(cfg: CfgNode) -> ClipSampling:
         jitter_fps=cfg.DATA.TRAIN_JITTER_FPS,
         use_offset=cfg.DATA.USE_OFFSET_SAMPLING,
     )
+
+
+def _augmentation(cfg: CfgNode) -> Augmentation:
+    """Of the section AUG; AUG.NUM_SAMPLE counts even where AUG.ENABLE is off, as in PySlowFast."""
+    aug = cfg.AUG
+    rand_augment = erasing = None
+    if aug.ENABLE and aug.AA_TYPE:
+        rand_augment = RandAugment(parse_rand_augment(aug.AA_TYPE), aug.INTERPOLATION)
+    if aug.ENABLE and aug.RE_PROB:
+        mean, std = tuple(cfg.DATA.MEAN), tuple(cfg.DATA.STD)
+        erasing = RandomErasing(aug.RE_PROB, aug.RE_MODE, aug.RE_COUNT, mean, std)
+    return Augmentation(rand_augment, erasing, aug.NUM_SAMPLE, aug.RE_SPLIT)
 
 
 def _list_path(cfg: CfgNode, split: str) -> Path:

@@ -81,6 +81,7 @@ class VideoReader:
         max_missing: the fraction of the announced frames that may turn out not to exist. Up to it
             the last frame that does is repeated, with one warning per reader; beyond it a frame
             that does not exist is a `VideoError`. PyAV only; damaged data is always an error.
+        in_order: read without seeks, for calls that go through all frames part by part. PyAV only.
 
     Attributes:
         num_frames: number of frames, as far as it can be known without decoding them.
@@ -100,6 +101,7 @@ class VideoReader:
         max_pixels: int = MAX_PIXELS,
         min_frames: int = 1,
         max_missing: float = MAX_MISSING,
+        in_order: bool = False,
     ) -> None:
         check_backend(backend)
         self.path = os.fspath(path)
@@ -108,7 +110,7 @@ class VideoReader:
         self._backend: Backend
         with named_errors(self.path):
             if backend == "pyav":
-                self._backend = PyAVBackend(self.path, max_pixels, max_missing)
+                self._backend = PyAVBackend(self.path, max_pixels, max_missing, in_order)
             else:
                 from octvideo.data import reader_backends
 
@@ -182,18 +184,20 @@ class PyAVBackend:
     give exactly the frames asked for, the reader turns for good to decoding in order and counting.
     """
 
-    def __init__(self, path: str, max_pixels: int, max_missing: float) -> None:
+    def __init__(
+        self, path: str, max_pixels: int, max_missing: float, in_order: bool = False
+    ) -> None:
         self.path = path
         self.max_pixels = max_pixels
         self.max_missing = max_missing
         self._container, self._stream = open_video(path, max_pixels)
         try:
-            self._open()
+            self._open(in_order)
         except BaseException:
             self.close()
             raise
 
-    def _open(self) -> None:
+    def _open(self, in_order: bool) -> None:
         stream, context = self._stream, self._stream.codec_context
         self.fps = frame_rate(self.path, stream)
         self.index = build_index(self._container, stream)
@@ -202,7 +206,7 @@ class PyAVBackend:
         self._declared = (context.width, context.height)
         self._first: tuple[int, int] | None = None
         self._skips = can_skip(stream)
-        self._seekable = self.index.seekable
+        self._seekable = self.index.seekable and not in_order
         self._primed = False
         self._in_order: Iterator[VideoFrame] | None = None
         self._next = 0  # number of the frame that `_in_order` gives next

@@ -7,7 +7,6 @@ and lengths, in the layout of a Kinetics csv data set.
 import functools
 import io
 import json
-import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from octvideo.data.scenes import ACTIONS, render_clip
+from octvideo.utils.files import write_whole
 
 SPLITS = ("train", "val", "test")
 FRAME_RATES = (15, 24, 25, 30)
@@ -64,16 +64,7 @@ def write_video(
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    _write_atomically(Path(path), film.getvalue())
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(Path(path), film.getvalue())
 
 
 # ---------------------------------------------------------------------------------------------
@@ -161,7 +152,7 @@ def make_synthetic(
         pass
     for split, clips in plan.items():
         lines = "".join(f"{clip.path} {clip.label}\n" for clip in clips)
-        _write_atomically(root / f"{split}.csv", lines.encode())
+        write_whole(root / f"{split}.csv", lines)
     _write_json(root / CLASS_NAMES, {name: label for label, name in enumerate(ACTIONS)})
     (root / UNFINISHED).replace(root / MANIFEST)
     return True
@@ -206,7 +197,7 @@ def _claim(root: Path, settings: dict[str, Any], overwrite: bool) -> None:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    _write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def _read_json(path: Path) -> Any:

@@ -1,6 +1,7 @@
-"""Precise batch-norm statistics."""
+"""Averages: precise batch-norm statistics, and the running average of the weights."""
 
-from collections.abc import Iterable, Iterator
+import copy
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -48,8 +49,9 @@ def _elements_per_channel(x: Value) -> Tensor:
 
 
 @contextmanager
-def _gathering(model: nn.Module) -> Iterator[list[_Statistics]]:
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+def _gathering(models: Sequence[nn.Module]) -> Iterator[list[_Statistics]]:
+    modules = (module for model in models for module in model.modules())
+    layers = [m for m in modules if isinstance(m, _BatchNorm) and m.track_running_stats]
     statistics = [_Statistics(layer) for layer in layers]
     hooks = [s.layer.register_forward_hook(s.add) for s in statistics]
     try:
@@ -60,26 +62,62 @@ def _gathering(model: nn.Module) -> Iterator[list[_Statistics]]:
 
 
 @torch.no_grad()
-def update_bn_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
+def update_bn_statistics(model: nn.Module | Sequence[nn.Module], batches: Iterable[Tensor]) -> int:
     """Replaces the running mean and variance by those of all ``batches``; returns their number.
 
-    The model runs in training mode with its weights as they are (Wu & Johnson, "Rethinking
-    'Batch' in BatchNorm", sec. 3). Octave layers are counted per frequency. Where the batches
-    end early, by an error or because there are none, the statistics stay as they were. The random
-    numbers of training are left alone: dropout draws from a copy of their state.
+    The model, or each of several, runs in training mode with its weights as they are (Wu &
+    Johnson, "Rethinking 'Batch' in BatchNorm", sec. 3). Octave layers are counted per frequency.
+    Where the batches end early, by an error or because there are none, the statistics stay as
+    they were. The random numbers of training are left alone: dropout draws from a copy of their
+    state.
     """
-    was_training, num_batches = model.training, 0
-    model.train()
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices), _gathering(model) as statistics:
+    models = [model] if isinstance(model, nn.Module) else list(model)
+    were_training, num_batches = [m.training for m in models], 0
+    for each in models:
+        each.train()
+    devices = {p.device for m in models for p in m.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices), _gathering(models) as statistics:
         complete = False
         try:
             for batch in batches:
-                model(batch)
+                for each in models:
+                    each(batch)
                 num_batches += 1
             complete = num_batches > 0
         finally:
             for layer_statistics in statistics:
                 layer_statistics.finish(apply=complete)
-            model.train(was_training)
+            for each, was_training in zip(models, were_training, strict=True):
+                each.train(was_training)
     return num_batches
+
+
+class WeightAverage:
+    """The exponential moving average of a model's weights, as a model of its own in `model`.
+
+    Each update: average = decay * average + (1 - decay) * weights, for all parameters and for
+    the running statistics of batch norm; counters are copied. Precise batch norm replaces those
+    statistics by the ones that the averaged weights have themselves. The average begins with the
+    weights of the time of `restart`.
+    """
+
+    def __init__(self, source: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.model = copy.deepcopy(source).requires_grad_(False).eval()
+        pairs = list(
+            zip(self.model.state_dict().values(), source.state_dict().values(), strict=True)
+        )
+        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    def restart(self) -> None:
+        """The average is that of the weights of now."""
+        for own, other in self._averaged + self._copied:
+            own.copy_(other)
+
+    def update(self) -> None:
+        """To be called after each optimizer step. Stays on the device."""
+        own, others = zip(*self._averaged, strict=True)
+        torch._foreach_lerp_(own, others, 1 - self.decay)
+        for own_counter, other in self._copied:
+            own_counter.copy_(other)

@@ -6,9 +6,7 @@
 
 import logging
 import os
-import pickle
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +14,11 @@ import torch
 import yaml
 from fvcore.common.config import CfgNode
 
-from octvideo.utils.errors import UserError
+from octvideo.weights import CheckpointError, Weights, check_state, load_into, read_torch
 
 logger = logging.getLogger("octvideo")
 
 _NAME = re.compile(r"checkpoint_epoch_(\d+)(?:_step_(\d+))?\.pyth")
-
-
-class CheckpointError(UserError):
-    """A checkpoint that can not be read, written or used; the message names the file."""
 
 
 def checkpoint_path(folder: Path, epochs: int, step: int = 0) -> Path:
@@ -74,26 +68,16 @@ def _sync_folder(folder: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint on the CPU; only tensors and plain Python values are admitted.
+    """Reads a checkpoint of octvideo on the CPU; only tensors and plain values are admitted.
 
     Raises:
         CheckpointError: no such file, a truncated one, one that is no checkpoint, or one that
             holds objects which could run code.
     """
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is no checkpoint, or holds more than tensors and plain values: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} can not be read, it may be truncated: {reason}") from error
+    content = read_torch(path)
     if not isinstance(content, dict) or "model_state" not in content:
         raise CheckpointError(f"{path} has no 'model_state': it is not a checkpoint of this kind")
+    check_state(content["model_state"], path)
     return content
 
 
@@ -109,22 +93,7 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 def load_weights(model: torch.nn.Module, state: dict[str, Any], path: Path) -> None:
     """Loads ``state`` strictly; a mismatch is one CheckpointError that lists it."""
-    own = model.state_dict()
-    shapes = [
-        f"{key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the model"
-        for key in own.keys() & state.keys()
-        if state[key].shape != own[key].shape
-    ]
-    for word, keys in (
-        ("missing in the file", own.keys() - state.keys()),
-        ("unknown to the model", state.keys() - own.keys()),
-    ):
-        shapes += [f"{key}: {word}" for key in keys]
-    if shapes:
-        shown = "\n  ".join(sorted(shapes)[:10])
-        more = f"\n  and {len(shapes) - 10} more" if len(shapes) > 10 else ""
-        raise CheckpointError(f"{path} does not fit the model:\n  {shown}{more}")
-    model.load_state_dict(state)
+    load_into(model, Weights(path, "octvideo", state))
 
 
 # A run can not go on with another network or another kind of optimizer.
@@ -135,13 +104,13 @@ _WATCHED = ("MODEL.", "SOLVER.", "DATA.", "BN.", "AUG.", "MIXUP.", "EMA.", "TRAI
 _WATCHED += ("NUM_GPUS", "NUM_SHARDS", "RNG_SEED")
 
 
-def changed_keys(content: dict[str, Any], cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
-    """Keys with (value in the checkpoint's configuration, value in ``cfg``) where they differ.
+def changed_keys(text: str | None, cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
+    """Keys with (value in a checkpoint's configuration, value in ``cfg``) where they differ.
 
     Keys that only one of them has are left out: the file may come from another version. So are
     the octave's where it is off in both; vanilla and octave weights look alike otherwise.
     """
-    tree = yaml.safe_load(content.get("cfg") or "") or {}
+    tree = yaml.safe_load(text or "") or {}
     theirs, ours = _leaves(tree), _leaves(cfg)
     both_off = not (cfg.OCTAVE.ENABLE or theirs.get("OCTAVE.ENABLE", False))
     return {
@@ -176,7 +145,7 @@ def check_resume(path: Path, content: dict[str, Any], cfg: CfgNode) -> dict[str,
             f"{path} holds weights, but no run that could go on: move it out of that folder and "
             f"name it in TRAIN.CHECKPOINT_FILE_PATH"
         )
-    changes = changed_keys(content, cfg)
+    changes = changed_keys(content.get("cfg"), cfg)
     if fixed := {key: pair for key, pair in changes.items() if key.startswith(_FIXED)}:
         raise CheckpointError(
             f"{path} is of another run ({_tell(fixed)}): set another OUTPUT_DIR, or the values "
@@ -187,9 +156,12 @@ def check_resume(path: Path, content: dict[str, Any], cfg: CfgNode) -> dict[str,
     return changes
 
 
-def warn_of_another_network(path: Path, content: dict[str, Any], cfg: CfgNode) -> None:
-    """A network may be tested with the weights of another, such as its vanilla twin: say so."""
-    changes = changed_keys(content, cfg)
+def warn_of_another_network(path: Path, text: str | None, cfg: CfgNode) -> None:
+    """A network may be tested with the weights of another, such as its vanilla twin: say so.
+
+    ``text``: the configuration that the weights come with.
+    """
+    changes = changed_keys(text, cfg)
     if network := {key: pair for key, pair in changes.items() if key.startswith(_NETWORK)}:
         logger.warning("%s was trained as another network: %s", path, _tell(network))
 

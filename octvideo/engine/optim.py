@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from octvideo.config import lr_scale
+from octvideo.engine.lars import add_lars
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,14 @@ def parameter_groups(
 
 
 def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
-    """SGD, Adam or AdamW over ``parameter_groups``."""
+    """SGD, Adam or AdamW over ``parameter_groups``, with LARS where SOLVER.LARS_ON."""
+    optimizer = _plain_optimizer(model, cfg)
+    if cfg.SOLVER.LARS_ON:
+        add_lars(optimizer, model)
+    return optimizer
+
+
+def _plain_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
     solver = cfg.SOLVER
     groups = parameter_groups(
         model, solver.WEIGHT_DECAY, cfg.BN.WEIGHT_DECAY, solver.ZERO_WD_1D_PARAM

@@ -22,9 +22,7 @@ from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.checkpoint import (
     CheckpointError,
     list_checkpoints,
-    load_checkpoint,
     load_newest,
-    load_weights,
     warn_of_another_network,
 )
 from octvideo.engine.interrupt import StopRequest
@@ -40,6 +38,7 @@ from octvideo.models import build_model
 from octvideo.utils.dist import rank, world_size
 from octvideo.utils.errors import UserError
 from octvideo.utils.log import is_terminal, log_json_stats, memory_stats
+from octvideo.weights import Weights, load_into, read_weights
 
 logger = logging.getLogger("octvideo")
 
@@ -58,11 +57,10 @@ def run_test(cfg: CfgNode, trained: Path | None = None) -> dict[str, Any]:
         Interrupted: a signal came.
     """
     device = start_run(cfg)
-    path, checkpoint = find_checkpoint(cfg, trained)
-    warn_of_another_network(path, checkpoint, cfg)
+    weights = find_checkpoint(cfg, trained)
+    warn_of_another_network(weights.path, weights.cfg, cfg)
     model = build_model(cfg)
-    load_weights(model, checkpoint["model_state"], path)
-    logger.info("Testing %s", path)
+    logger.info("Testing %s", load_into(model, weights))
     model.to(device).eval()
     loader = build_test_loader(cfg, rank(), world_size())
     with StopRequest() as stop:
@@ -70,17 +68,19 @@ def run_test(cfg: CfgNode, trained: Path | None = None) -> dict[str, Any]:
     return report(table, cfg, loader.dataset.videos.paths(), device)
 
 
-def find_checkpoint(cfg: CfgNode, trained: Path | None = None) -> tuple[Path, dict[str, Any]]:
-    """The file that ``run_test`` tests, and what it holds."""
-    folder = Path(cfg.OUTPUT_DIR) / "checkpoints"
-    if cfg.TEST.CHECKPOINT_FILE_PATH or trained:
-        path = Path(cfg.TEST.CHECKPOINT_FILE_PATH or trained)
-        return path, load_checkpoint(path)
+def find_checkpoint(cfg: CfgNode, trained: Path | None = None) -> Weights:
+    """What ``run_test`` tests; with EMA.ENABLE, the averaged weights where the file has them."""
+    folder, test, train = Path(cfg.OUTPUT_DIR) / "checkpoints", cfg.TEST, cfg.TRAIN
+    if test.CHECKPOINT_FILE_PATH:
+        return read_weights(test.CHECKPOINT_FILE_PATH, test.CHECKPOINT_TYPE, average=cfg.EMA.ENABLE)
+    if trained:
+        return read_weights(trained, average=cfg.EMA.ENABLE)
     if list_checkpoints(folder) and (newest := load_newest(folder)):
-        return newest
-    if cfg.TRAIN.CHECKPOINT_FILE_PATH:
-        path = Path(cfg.TRAIN.CHECKPOINT_FILE_PATH)
-        return path, load_checkpoint(path)
+        return read_weights(newest[0], average=cfg.EMA.ENABLE)
+    if train.CHECKPOINT_FILE_PATH:
+        return read_weights(
+            train.CHECKPOINT_FILE_PATH, train.CHECKPOINT_TYPE, train.CHECKPOINT_CLEAR_NAME_PATTERN
+        )
     raise CheckpointError(
         f"there is no checkpoint to test in {folder}: train first, or set TEST.CHECKPOINT_FILE_PATH"
     )

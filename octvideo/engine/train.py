@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from octvideo.config import describe_scaling, dump
 from octvideo.data import build_train_loader, build_val_loader, normalization, normalize
-from octvideo.engine.averaging import update_bn_statistics
+from octvideo.data.labels import class_names_beside
+from octvideo.engine.averaging import WeightAverage, update_bn_statistics
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.checkpoint import (
     check_resume,
     checkpoint_path,
     list_checkpoints,
-    load_checkpoint,
     load_newest,
     load_weights,
     remove_leftovers,
@@ -29,7 +28,9 @@ from octvideo.engine.checkpoint import (
     save_checkpoint,
 )
 from octvideo.engine.interrupt import Interrupted, StopRequest
+from octvideo.engine.losses import build_loss
 from octvideo.engine.meters import Clock, TrainMeter, readable_time, top_k_correct
+from octvideo.engine.mixup import build_mixup, mixing_generator, scores_and_labels
 from octvideo.engine.optim import build_optimizer, build_schedule, set_lr
 from octvideo.engine.start import start_run
 from octvideo.engine.tensorboard import build_writer
@@ -38,6 +39,7 @@ from octvideo.utils.complexity import count
 from octvideo.utils.dist import is_main, rank, world_size
 from octvideo.utils.errors import UserError
 from octvideo.utils.log import is_terminal, log_json_stats, memory_stats
+from octvideo.weights import load_into, read_weights
 
 logger = logging.getLogger("octvideo")
 
@@ -96,10 +98,13 @@ class Trainer:
         self.model.to(device)
         self.optimizer = build_optimizer(self.model, cfg)
         self.schedule = build_schedule(cfg)
+        self.loss, self.mixup = build_loss(cfg.MODEL.LOSS_FUNC), build_mixup(cfg)
+        self.average = WeightAverage(self.model, cfg.EMA.DECAY) if cfg.EMA.ENABLE else None
         self.train_loader = build_train_loader(cfg, rank(), world_size())
         self.val_loader = None
         if cfg.TRAIN.EVAL_PERIOD:
             self.val_loader = build_val_loader(cfg, rank(), world_size())
+        self.class_names = class_names_beside(cfg.DATA.PATH_TO_DATA_DIR, cfg.MODEL.NUM_CLASSES)
         self.steps_per_epoch = len(self.train_loader)
         self.writer = build_writer(cfg)
         self.meter, self.clock = TrainMeter(device), Clock()
@@ -124,19 +129,30 @@ class Trainer:
         if newest is not None:
             self._resume(*newest)
         elif self.cfg.TRAIN.CHECKPOINT_FILE_PATH:
-            path = Path(self.cfg.TRAIN.CHECKPOINT_FILE_PATH)
-            state = load_checkpoint(path)["model_state"]
-            for text in self.cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN:
-                state = {key.replace(text, ""): value for key, value in state.items()}
-            load_weights(self.model, state, path)
-            logger.info("Training starts from the weights of %s", path)
+            self._begin_from(self.cfg.TRAIN.CHECKPOINT_FILE_PATH)
+        elif self.cfg.TRAIN.CHECKPOINT_INFLATE:
+            raise UserError(
+                "TRAIN.CHECKPOINT_INFLATE is True but there is nothing to inflate: set "
+                "TRAIN.CHECKPOINT_FILE_PATH to the file of a 2D network, or clear the first"
+            )
         else:
             logger.info("Training starts from random weights")
+        if self.average and newest is None:
+            self.average.restart()
+
+    def _begin_from(self, path: str) -> None:
+        cfg = self.cfg.TRAIN
+        weights = read_weights(path, cfg.CHECKPOINT_TYPE, cfg.CHECKPOINT_CLEAR_NAME_PATTERN)
+        report = load_into(self.model, weights, finetune=True, inflate=cfg.CHECKPOINT_INFLATE)
+        logger.info("A new training starts from the weights of %s", report)
 
     def _resume(self, path: Path, content: dict[str, Any]) -> None:
         changes = check_resume(path, content, self.cfg)
+        if other := self.cfg.TRAIN.CHECKPOINT_FILE_PATH:
+            logger.info("The training of OUTPUT_DIR goes on; %s is not read", other)
         load_weights(self.model, content["model_state"], path)
         self.optimizer.load_state_dict(content["optimizer_state"])
+        self._resume_average(path, content.get("ema_state"))
         self.step = content.get("step", 0)
         self.epoch = content["epoch"] + (0 if self.step else 1)  # PySlowFast's "epoch" is from 0
         if "TRAIN.BATCH_SIZE" in changes:  # the same share of the epoch
@@ -149,6 +165,13 @@ class Trainer:
             if self.device.type == "cuda" and "cuda_rng_state" in content:
                 torch.cuda.set_rng_state(content["cuda_rng_state"], self.device)
         logger.info("Resuming from %s: epoch %d, step %d", path, self.epoch + 1, self.step)
+
+    def _resume_average(self, path: Path, state: dict[str, Tensor] | None) -> None:
+        if self.average and state:
+            load_weights(self.average.model, state, path)
+        elif self.average:
+            self.average.restart()
+            logger.warning("%s has no average of the weights: EMA begins with its weights", path)
 
     def save(self) -> Path:
         """Writes the checkpoint of this moment, atomically, and removes those it supersedes."""
@@ -165,6 +188,10 @@ class Trainer:
             "min_errors": self.min_errors,
             "cfg": dump(self.cfg),
         }
+        if self.average:
+            content["ema_state"] = self.average.model.state_dict()
+        if self.class_names:
+            content["class_names"] = self.class_names
         if self.device.type == "cuda":
             content["cuda_rng_state"] = torch.cuda.get_rng_state(self.device)
         save_checkpoint(path, content)
@@ -219,21 +246,26 @@ class Trainer:
         """One optimizer step on a batch of this process, in TRAIN.ACCUMULATE_STEPS parts."""
         cfg, parts = self.cfg, self.cfg.TRAIN.ACCUMULATE_STEPS
         set_lr(self.optimizer, self._lr())
-        video, labels = self._to_device(batch)
+        video, targets = self._to_device(batch)
+        if self.mixup:
+            rng = mixing_generator(cfg.RNG_SEED, self.epoch, self.step, rank())
+            video, targets = self.mixup(video, targets, rng)
         self.optimizer.zero_grad(set_to_none=True)
-        for part, part_labels in zip(video.chunk(parts), labels.chunk(parts), strict=True):
+        for part, part_targets in zip(video.chunk(parts), targets.chunk(parts), strict=True):
             logits = self.model(part)
-            loss = F.cross_entropy(logits, part_labels)
-            (loss * (len(part_labels) / len(labels))).backward()
-            correct = top_k_correct(logits.detach(), part_labels)
+            loss = self.loss(logits, part_targets)
+            (loss * (len(part_targets) / len(targets))).backward()
+            correct = top_k_correct(*scores_and_labels(logits.detach(), part_targets))
             for meter in (self.meter, self.epoch_meter):
-                meter.add(loss, correct, len(part_labels))
+                meter.add(loss, correct, len(part_targets))
         if cfg.SOLVER.CLIP_GRAD_VAL:
             torch.nn.utils.clip_grad_value_(self.model.parameters(), cfg.SOLVER.CLIP_GRAD_VAL)
         if cfg.SOLVER.CLIP_GRAD_L2NORM:
             limit = cfg.SOLVER.CLIP_GRAD_L2NORM
             self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.optimizer.step()
+        if self.average:
+            self.average.update()
 
     def _finish_epoch(self, stop: StopRequest) -> None:
         """After the last step: log, precise BN, validation, checkpoint, where they are due.
@@ -247,7 +279,8 @@ class Trainer:
         saves = last or done % cfg.TRAIN.CHECKPOINT_PERIOD == 0
         validates = self.val_loader is not None and (last or done % cfg.TRAIN.EVAL_PERIOD == 0)
         if cfg.BN.USE_PRECISE_STATS and (saves or validates):
-            count = update_bn_statistics(self.model, self._precise_bn_batches(stop))
+            models = [self.model, *([self.average.model] if self.average else [])]
+            count = update_bn_statistics(models, self._precise_bn_batches(stop))
             logger.info("Precise batch norm over %d batches", count)
         if validates:
             if saves:
@@ -272,8 +305,8 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self, stop: StopRequest) -> None:
-        """One centre clip and centre crop of each video."""
-        self.model.eval()
+        """One centre clip and centre crop of each video, with the average of the weights if any."""
+        model = (self.average.model if self.average else self.model).eval()
         correct, count = torch.zeros(2, dtype=torch.long, device=self.device), 0
         loader: Iterable[dict[str, Any]] = self.val_loader
         for batch in tqdm(loader, desc="validation", leave=False, disable=not is_terminal()):
@@ -282,7 +315,7 @@ class Trainer:
             if len(batch["label"]) == 0:
                 continue
             video, labels = self._to_device(batch)
-            correct += top_k_correct(self.model(video), labels)
+            correct += top_k_correct(model(video), labels)
             count += len(labels)
         if not count:
             logger.warning("Validation: none of the videos of val.csv could be read")

@@ -1,5 +1,6 @@
-"""Layers: octave convolution and batch norm, 2D and 3D."""
+"""Layers: octave convolution and batch norm, 2D and 3D; the non-local block."""
 
+from octvideo.layers.non_local import NonLocal3d
 from octvideo.layers.octave import (
     Channels,
     OctBatchNorm2d,
@@ -17,6 +18,7 @@ from octvideo.layers.octave import (
 
 __all__ = [
     "Channels",
+    "NonLocal3d",
     "OctBatchNorm2d",
     "OctBatchNorm3d",
     "OctConv2d",

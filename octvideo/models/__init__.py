@@ -1,11 +1,16 @@
-"""Models: video ResNets, plain and octave."""
+"""Models: video ResNets and SlowFast networks, plain and octave."""
 
 from octvideo.models.build import build_model, create_model, list_models
-from octvideo.models.video_resnet import OctavePlacement, ResNetSpec, VideoResNet
+from octvideo.models.slowfast import SlowFast, SlowFastSpec
+from octvideo.models.spec import NonLocalPlacement, OctavePlacement, ResNetSpec
+from octvideo.models.video_resnet import VideoResNet
 
 __all__ = [
+    "NonLocalPlacement",
     "OctavePlacement",
     "ResNetSpec",
+    "SlowFast",
+    "SlowFastSpec",
     "VideoResNet",
     "build_model",
     "create_model",

@@ -4,7 +4,7 @@ Parameter names are PySlowFast's, so that its checkpoints load. Every block take
 octave values; a block whose channel pairs have no low part is the plain ResNet block.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo.layers import (
     Channels,
+    NonLocal3d,
     OctBatchNorm3d,
     OctConv2d,
     OctConv3d,
@@ -172,7 +173,7 @@ class Stem(nn.Module):
 class Pathways(nn.Module):
     """Modules in sequence for each pathway p, named ``pathway{p}_{name}`` as in PySlowFast."""
 
-    def __init__(self, *pathways: dict[str, nn.Module]) -> None:
+    def __init__(self, *pathways: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.sequences = [
             [f"pathway{p}_{name}" for name in modules] for p, modules in enumerate(pathways)
@@ -243,8 +244,8 @@ class Head(nn.Module):
 def init_weights(model: nn.Module, fc_std: float, zero_init_final_bn: bool) -> None:
     """Kaiming normal on fan_out for convolutions, each octave kernel on its own fan.
 
-    BN starts as the identity, or as zero where it ends a residual branch and
-    ``zero_init_final_bn`` is set; linear layers are normal(0, fc_std) with zero bias.
+    BN starts as the identity, or as zero where it ends a non-local block or, with
+    ``zero_init_final_bn``, a residual branch; linear layers are normal(0, fc_std). Biases are 0.
     """
     kaiming = partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")
     for module in model.modules():
@@ -253,13 +254,16 @@ def init_weights(model: nn.Module, fc_std: float, zero_init_final_bn: bool) -> N
                 kaiming(kernel)
         elif isinstance(module, (nn.Conv2d, nn.Conv3d)):
             kaiming(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, _BatchNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=fc_std)
             nn.init.zeros_(module.bias)
-    if zero_init_final_bn:
-        for module in model.modules():
-            if isinstance(module, (Bottleneck, BasicTransform)):
-                nn.init.zeros_(module.final_bn.weight)
+    for module in model.modules():
+        if isinstance(module, NonLocal3d):
+            nn.init.zeros_(module.bn.weight)
+        elif zero_init_final_bn and isinstance(module, (Bottleneck, BasicTransform)):
+            nn.init.zeros_(module.final_bn.weight)

@@ -121,6 +121,23 @@ def test_report(file: str, alpha: float, stages: list[int], macs: int, params: i
         assert sum(part[field] for part in sections.values()) == report[field]
 
 
+def test_report_of_slowfast() -> None:
+    report = complexity_of(load_cfg(CONFIGS / "OCT_SLOWFAST_4x16.yaml"), "Oct-SlowFast")
+    assert (report["arch"], report["input"]) == ("slowfast", [1, 3, 32, 224, 224])
+    assert (report["macs"], report["params"]) == (24_967_760_452, 34_480_216)
+    fusions = [f"s{k}_fuse" for k in (1, 2, 3, 4)]
+    assert list(report["sections"]) == [
+        *(name for pair in zip(SECTIONS, fusions, strict=False) for name in pair), "s5", "head",
+    ]  # fmt: skip
+    # conv_f2s: kernel 5, from 8 x c channels to twice as many, on 4 frames of each stage's map
+    maps = {1: (8, 56), 2: (32, 56), 3: (64, 28), 4: (128, 14)}
+    for stage, (channels, side) in maps.items():
+        macs = 4 * side * side * 5 * channels * 2 * channels
+        assert report["sections"][f"s{stage}_fuse"]["macs"] == macs
+    at_256 = load_cfg(CONFIGS / "SLOWFAST_4x16_R50.yaml", ["DATA.TRAIN_CROP_SIZE", 256])
+    assert complexity_of(at_256, "")["macs"] == 36_099_198_976
+
+
 def test_table() -> None:
     report = complexity_of(load_cfg(CONFIGS / "OCT_I3D_8x8.yaml"), "Oct-I3D")
     lines = format_complexity(report).splitlines()

@@ -76,6 +76,10 @@ def test_choices(key: str, value: Any) -> None:
         ("SOLVER.CLIP_GRAD_VAL", 0.0, "above 0"),
         ("RESNET.DEPTH", 0, "at least 1"),
         ("EMA.DECAY", 1.0, "in [0, 1)"),
+        ("AUG.NUM_SAMPLE", 0, "at least 1"),
+        ("AUG.RE_PROB", 1.5, "in [0, 1]"),
+        ("MIXUP.SWITCH_PROB", -0.5, "in [0, 1]"),
+        ("MIXUP.CUTMIX_ALPHA", -1.0, "0 or more"),
     ],
 )
 def test_ranges(key: str, value: Any, text: str) -> None:
@@ -115,6 +119,16 @@ def test_ranges(key: str, value: Any, text: str) -> None:
         ("SOLVER.WARMUP_EPOCHS 34 SOLVER.MAX_EPOCH 34", "SOLVER.WARMUP_EPOCHS", "lower the first"),
         ("SOLVER.BETAS [0.9]", "SOLVER.BETAS", "two values"),
         ("SOLVER.MOMENTUM 0", "SOLVER.NESTEROV", "set SOLVER.NESTEROV False"),
+        ("AUG.ENABLE True AUG.AA_TYPE augmix-m3", "AUG.AA_TYPE", "must begin with 'rand'"),
+        ("AUG.ENABLE True AUG.AA_TYPE rand-m11", "AUG.AA_TYPE", "from 0 to 10"),
+        ("AUG.ENABLE True AUG.RE_MODE blur", "AUG.RE_MODE", "set one of pixel, rand, const"),
+        ("AUG.ENABLE True AUG.INTERPOLATION nearest", "AUG.INTERPOLATION", "set one of bicubic"),
+        ("MIXUP.ENABLE True", "MODEL.LOSS_FUNC", "set MODEL.LOSS_FUNC soft_cross_entropy"),
+        (
+            "MIXUP.ENABLE True MODEL.LOSS_FUNC bce_logit TRAIN.BATCH_SIZE 1",
+            "TRAIN.BATCH_SIZE",
+            "set TRAIN.BATCH_SIZE 2 or more",
+        ),
     ],
 )
 def test_impossible_combinations(opts: str, key: str, advice: str) -> None:
@@ -150,16 +164,32 @@ def test_surplus_rates_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert "[0.001] are ignored" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("opts", "key"),
+    [
+        ("AUG.ENABLE=True AUG.AA_TYPE=", "AUG.COLOR_JITTER"),
+        ("AUG.ENABLE=True AUG.RE_SPLIT=True", "AUG.RE_SPLIT"),
+    ],
+)
+def test_recipes_without_effect_are_a_warning(
+    opts: str, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="octvideo"):
+        load_cfg(opts=opts.split(" "))
+    assert key in caplog.text
+
+
+def test_a_batch_of_copies_can_be_mixed_and_is_told() -> None:
+    opts = ["MIXUP.ENABLE=True", "MODEL.LOSS_FUNC=soft_cross_entropy", "AUG.NUM_SAMPLE=2"]
+    cfg = load_cfg(opts=[*opts, "TRAIN.BATCH_SIZE=1"])
+    assert "1 clips each in 2 copies" in describe_scaling(cfg)[0]
+
+
 # One value for each key of the table that is known but does not work yet.
 WANTED: dict[str, Any] = {
-    "AUG.NUM_SAMPLE": 2,
     "BN.NORM_TYPE": "sync_batchnorm",
-    "MODEL.ARCH": "slow",
-    "MODEL.LOSS_FUNC": "soft_cross_entropy",
-    "NONLOCAL.LOCATION": [[[]], [[1, 3]], [[1, 3, 5]], [[]]],
-    "TEST.CHECKPOINT_TYPE": "caffe2",
+    "MODEL.ARCH": "2d",
     "TEST.PRECISION": "bf16",
-    "TRAIN.CHECKPOINT_TYPE": "caffe2",
     "TRAIN.PRECISION": "fp16",
 }
 
@@ -171,7 +201,7 @@ def test_what_is_missing_is_refused(key: str) -> None:
     assert f"is not supported yet; set {key} " in problem
 
 
-@pytest.mark.parametrize("arch", ["slow", "slowfast", "2d"])
+@pytest.mark.parametrize("arch", ["2d"])
 def test_missing_architectures(arch: str) -> None:
     assert any(
         f"MODEL.ARCH is {arch!r}: this architecture is not supported yet" in p
@@ -185,6 +215,39 @@ def test_slowfast_lists_need_two_values_a_stage() -> None:
     keys = {problem.key for problem in validate(cfg)}
     assert {"RESNET.SPATIAL_STRIDES", "NONLOCAL.LOCATION", "NONLOCAL.GROUP"} <= keys
     assert "NONLOCAL.POOL" not in keys
+
+
+SLOWFAST = (
+    *("MODEL.ARCH", "slowfast", "DATA.NUM_FRAMES", 32),
+    *("RESNET.NUM_BLOCK_TEMP_KERNEL", [[3, 3], [4, 4], [6, 6], [3, 3]]),
+    *("RESNET.SPATIAL_STRIDES", [[1, 1], [2, 2], [2, 2], [2, 2]]),
+    *("RESNET.SPATIAL_DILATIONS", [[1, 1]] * 4),
+    *("NONLOCAL.LOCATION", [[[], []]] * 4, "NONLOCAL.GROUP", [[1, 1]] * 4),
+)
+
+
+@pytest.mark.parametrize(
+    ("opts", "key", "advice"),
+    [
+        (("DATA.NUM_FRAMES", 4), "DATA.NUM_FRAMES", "no frame is left for the slow pathway"),
+        (("DATA.NUM_FRAMES", 36), "DATA.NUM_FRAMES", "set, for example, DATA.NUM_FRAMES 32"),
+        (
+            ("RESNET.SPATIAL_STRIDES", [[1, 1], [2, 2], [2, 2], [1, 2]]),
+            "RESNET.SPATIAL_STRIDES",
+            "set the same for both",
+        ),
+        (("OCTAVE.ENABLE", True, "OCTAVE.PATHWAYS", [2]), "OCTAVE.PATHWAYS", "set [0, 1]"),
+    ],
+)
+def test_impossible_slowfast(opts: tuple[Any, ...], key: str, advice: str) -> None:
+    (problem,) = problems_of(*SLOWFAST, *opts)
+    assert f": {key} " in problem
+    assert advice in problem
+
+
+@pytest.mark.parametrize("pathways", [[0], [1], [0, 1]])
+def test_possible_slowfast(pathways: list[int]) -> None:
+    load_cfg(opts=[*SLOWFAST, "OCTAVE.ENABLE", True, "OCTAVE.PATHWAYS", pathways])
 
 
 @pytest.mark.parametrize("opts", ["AUG.RE_PROB 0.5 AUG.AA_TYPE x", "MIXUP.ALPHA 0.2"])

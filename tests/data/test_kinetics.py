@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from octvideo.data import VideoReader, kinetics, view
+from octvideo.data.augment import Augmentation
 from octvideo.data.kinetics import (
     CentreClips,
     TestViews,
@@ -207,6 +208,32 @@ def test_the_search_for_a_readable_video_has_an_end(folder):
     assert item["video"] is None
     assert len(item["bad"]) == 10
     assert {Path(path).name for path, _ in item["bad"]} == {"1.mp4", "3.mp4"}
+
+
+def test_copies_of_a_clip_come_from_one_reading(folder, monkeypatch):
+    opened = []
+
+    class Counting(VideoReader):
+        def __init__(self, path: str, **options: str) -> None:
+            opened.append(path)
+            super().__init__(path, **options)
+
+    monkeypatch.setattr(kinetics, "VideoReader", Counting)
+    three = Augmentation(copies=3)
+    clips = TrainClips(videos(folder, [0, 2, 3]), SAMPLING, TRANSFORM, augmentation=three)
+    items = [clips[0, index] for index in (0, 1)]
+    assert len(opened) == 2
+    batch = collate_clips([*items, {"video": None, "label": 3, "index": 2, "bad": [("x", "y")]}])
+    assert batch["video"].shape == (6, 3, 4, 32, 32)
+    assert batch["label"].tolist() == [0, 0, 0, 2, 2, 2]
+    assert batch["index"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert batch["bad"] == [("x", "y")]
+    copies = [video for item in items for video in item["video"]]
+    assert all(torch.equal(a, b) for a, b in zip(batch["video"], copies, strict=True))
+    assert not torch.equal(copies[0], copies[1])
+    # the first is the clip that there would be without copies
+    single = TrainClips(clips.videos, SAMPLING, TRANSFORM)[0, 0]["video"]
+    assert torch.equal(copies[0], single)
 
 
 # ------------------------------------------------------------------------------------- validation

@@ -12,6 +12,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from octvideo.config import get_cfg, load_cfg
+from octvideo.config.notation import RandAugmentSpec
 from octvideo.data import build_test_loader, build_train_loader, build_val_loader, normalization
 from octvideo.data.loader import EpochSampler, _init_worker
 from octvideo.data.synthetic import write_video
@@ -214,6 +215,44 @@ def test_configuration_reaches_the_data(folder):
     views = build_test_loader(cfg).dataset
     assert (views.num_clips, views.num_crops, views.crop_size) == (2, 1, 32)
     assert normalization(cfg)["reverse_channels"]
+
+
+def test_augmentation_reaches_the_data(folder):
+    cfg = config(
+        folder,
+        *("AUG.ENABLE", True, "AUG.NUM_SAMPLE", 2, "AUG.AA_TYPE", "rand-m7-n4-inc1"),
+        *("AUG.INTERPOLATION", "bilinear", "AUG.RE_PROB", 0.5, "AUG.RE_MODE", "const"),
+        *("AUG.RE_COUNT", 3, "AUG.RE_SPLIT", True, "DATA.MEAN", [0.4, 0.5, 0.6]),
+    )
+    loader = build_train_loader(cfg)
+    spec = loader.dataset.augmentation
+    assert spec.rand_augment.spec == RandAugmentSpec(7, 4, 0.0, True)
+    assert spec.rand_augment.interpolation == "bilinear"
+    erasing = spec.erasing
+    assert (erasing.probability, erasing.mode, erasing.max_count) == (0.5, "const", 3)
+    assert erasing.mean == (0.4, 0.5, 0.6)
+    assert spec.clean_first
+    batches = list(loader)
+    assert len(batches) == 3  # a batch has the copies of two videos
+    assert all(batch["video"].shape == (4, 3, 4, 32, 32) for batch in batches)
+    again = list(build_train_loader(config(folder, *changed(cfg), workers=1)))
+    assert all(torch.equal(a["video"], b["video"]) for a, b in zip(batches, again, strict=True))
+
+
+def changed(cfg: CfgNode) -> list[Any]:
+    """The options of AUG, and the mean, of a configuration."""
+    options = [("DATA.MEAN", cfg.DATA.MEAN), *((f"AUG.{k}", v) for k, v in cfg.AUG.items())]
+    return [word for pair in options for word in pair]
+
+
+def test_augmentation_is_off_where_it_is_not_asked_for(folder):
+    spec = build_train_loader(config(folder)).dataset.augmentation
+    assert (spec.rand_augment, spec.erasing, spec.copies) == (None, None, 1)
+    cfg = config(folder, "AUG.ENABLE", True, "AUG.AA_TYPE", "", "AUG.RE_PROB", 0.0)
+    spec = build_train_loader(cfg).dataset.augmentation
+    assert (spec.rand_augment, spec.erasing) == (None, None)
+    # nor does it touch validation
+    assert not hasattr(build_val_loader(cfg).dataset, "augmentation")
 
 
 def test_missing_list_is_explained(folder, tmp_path):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from octvideo.engine.averaging import update_bn_statistics
+from octvideo.engine.averaging import WeightAverage, update_bn_statistics
 from octvideo.layers import Channels, OctBatchNorm2d, OctConv2d, pool
 
 
@@ -71,3 +71,51 @@ def test_the_random_numbers_and_counters_of_training_are_left_alone():
     update_bn_statistics(net, [torch.ones(2, 3, 4, 4)] * 3)
     assert torch.equal(torch.get_rng_state(), state)
     assert net[1].num_batches_tracked == 0
+
+
+def test_two_models_get_their_own_statistics_from_one_pass():
+    torch.manual_seed(0)
+    models = [nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)) for _ in range(2)]
+    batches = [torch.randn(n, 3, 5, 6) for n in (2, 4)]
+    models[1].eval()
+    served = iter(batches)
+    assert update_bn_statistics(models, served) == 2
+    assert [m.training for m in models] == [True, False]
+    for model in models:
+        out = model[0](torch.cat(batches))
+        torch.testing.assert_close(model[1].running_mean, out.mean((0, 2, 3)))
+
+
+def test_average_of_the_weights_written_out():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    average = WeightAverage(net, decay=0.9)
+    assert not any(p.requires_grad for p in average.model.parameters())
+    assert not average.model.training
+    average.restart()
+    expected = {key: value.double().clone() for key, value in net.state_dict().items()}
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(5):
+        net(torch.randn(4, 3, 5, 5)).square().sum().backward()
+        optimizer.step()
+        average.update()
+        for key, value in net.state_dict().items():
+            expected[key] = 0.9 * expected[key] + 0.1 * value.double()
+    own = average.model.state_dict()
+    assert own.keys() == net.state_dict().keys()
+    assert own["1.num_batches_tracked"] == 5  # a counter is no average
+    for key in own.keys() - {"1.num_batches_tracked"}:
+        torch.testing.assert_close(own[key].double(), expected[key], rtol=1e-5, atol=1e-7)
+        assert not torch.equal(own[key], net.state_dict()[key])
+
+
+def test_an_average_restarts_from_weights_that_were_loaded():
+    net = nn.Linear(2, 2)
+    average = WeightAverage(net, decay=0.5)
+    net.load_state_dict({"weight": torch.eye(2), "bias": torch.ones(2)})
+    average.restart()
+    assert torch.equal(average.model.weight, torch.eye(2))
+    net.load_state_dict({"weight": 3 * torch.eye(2), "bias": torch.ones(2)})
+    average.update()
+    assert torch.equal(average.model.weight, 2 * torch.eye(2))
+    assert torch.equal(net.weight, 3 * torch.eye(2))

@@ -11,21 +11,42 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo import create_model, list_models
 from octvideo.config import load_cfg
-from octvideo.layers import OctConv3d
-from octvideo.models import OctavePlacement, ResNetSpec, VideoResNet, build_model
+from octvideo.layers import NonLocal3d, OctConv3d
+from octvideo.models import (
+    NonLocalPlacement,
+    OctavePlacement,
+    ResNetSpec,
+    SlowFastSpec,
+    VideoResNet,
+    build_model,
+)
+from octvideo.models.slowfast import slow_frames
+from octvideo.utils.errors import UserError
 from support import ROOT
 
-SMALL = {"num_classes": 5, "width_per_group": 16, "num_frames": 4, "crop_size": 64}
+SMALL = {"num_classes": 5, "width_per_group": 16, "crop_size": 64}
 FORMS = [(0.0, (2, 3, 4, 5))] + [(a, s) for a in (0.1, 0.5) for s in ((2, 3, 4, 5), (2, 3, 4))]
 
-every_model = pytest.mark.parametrize("name", list_models())
+# What differs from another model in little but its size.
+SLOW = ("r101", "slow_4x16_r50", "slowfast_4x16_r50", "slowfast_nln_r50")
+every_model = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * n.endswith(SLOW)) for n in list_models()]
+)
 every_form = pytest.mark.parametrize(("alpha", "stages"), FORMS, ids=str)
 
 
 def small(name: str, alpha: float = 0.0, stages: tuple[int, ...] = (2, 3, 4, 5), **options: Any):
     torch.manual_seed(0)
-    options = {**SMALL, **options}
+    options = {**SMALL, "num_frames": frames_of(name), **options}
     return create_model(name, octave_alpha=alpha, octave_stages=stages, **options)
+
+
+def frames_of(name: str) -> int:
+    return 8 if name.startswith("slowfast") else 4
+
+
+def clip_of(model: nn.Module, size: tuple[int, int] = (64, 64)) -> Tensor:
+    return clip(size, frames=model.spec.num_frames)
 
 
 def clip(size: tuple[int, int] = (64, 64), n: int = 2, frames: int = 4) -> Tensor:
@@ -39,22 +60,38 @@ def octave_convs(model: nn.Module) -> dict[str, OctConv3d]:
 def test_names() -> None:
     names = list_models()
     assert names == sorted(names)
-    assert {f"{arch}_r{d}" for arch in ("c2d", "i3d") for d in (18, 50, 101)} <= set(names)
+    assert {f"{arch}_r{d}" for arch in ("c2d", "i3d", "slow") for d in (18, 50, 101)} <= set(names)
+    assert {"c2d_nln_r50", "i3d_nln_r50", "slowfast_r50", "slowfast_4x16_r50"} <= set(names)
+
+
+@every_model
+def test_a_model_knows_the_clip_that_it_is_made_for(name: str) -> None:
+    with torch.device("meta"):
+        spec = create_model(name).spec
+    wanted = (8, 8) if "4x16" not in name else (4, 16)
+    assert (spec.num_frames, spec.sampling_rate) == ((32, 2) if "slowfast" in name else wanted)
+    slow = spec.pathways()[0]
+    assert (slow.num_frames, slow.num_frames * wanted[1]) == (wanted[0], 64)
 
 
 @every_model
 @every_form
 def test_forward_and_gradients(name: str, alpha: float, stages: tuple[int, ...]) -> None:
-    model = small(name, alpha, stages)
+    # Momentum 1: statistics of the last batch; with others the products of five blocks overflow.
+    model = small(name, alpha, stages, bn_momentum=1.0)
+    for module in model.modules():
+        if isinstance(module, NonLocal3d):  # at 0, as it starts, nothing before it has a gradient
+            nn.init.ones_(module.bn.weight)
     for size in ((64, 64), (57, 83)):
         model.zero_grad()
-        logits = model.train()(clip(size))
+        logits = model.train()(clip_of(model, size))
         assert logits.shape == (2, 5)
         F.cross_entropy(logits, torch.tensor([0, 3])).backward()
         for key, parameter in model.named_parameters():
             assert parameter.grad is not None, key
             assert parameter.grad.isfinite().all(), key
-            assert parameter.grad.any(), key
+            # The batch norm, and the softmax over keys, take such a bias out again.
+            assert parameter.grad.any() or ("nonlocal" in key and "bias" in key), key
         for key, layer in octave_convs(model).items():
             low_out, low_in = layer.channels_out.low, layer.channels_in.low
             for rows in (layer.weight.grad[:low_out], layer.weight.grad[low_out:]):
@@ -62,7 +99,7 @@ def test_forward_and_gradients(name: str, alpha: float, stages: tuple[int, ...])
                     assert path.any() or not path.numel(), f"a path of {key} has no gradient"
 
         with torch.no_grad():
-            scores = model.eval()(clip(size))
+            scores = model.eval()(clip_of(model, size))
         assert scores.shape == (2, 5)
         assert (scores >= 0).all()
         torch.testing.assert_close(scores.sum(1), torch.ones(2))
@@ -73,11 +110,13 @@ def test_zero_init_reaches_both_frequencies(name: str) -> None:
     model = small(name, 0.5, zero_init_final_bn=True)
     last = "branch2.b_bn" if name.endswith("r18") else "branch2.c_bn"
     norms = {key: m for key, m in model.named_modules() if isinstance(m, _BatchNorm)}
-    assert sum(key.endswith(last) for key in norms) == sum(model.spec.block_counts())
+    count = sum(sum(pathway.block_counts()) for pathway in model.spec.pathways())
+    assert sum(key.endswith(last) for key in norms) == count
     for key, norm in norms.items():
-        assert torch.equal(norm.weight, torch.full_like(norm.weight, not key.endswith(last))), key
+        is_zero = key.endswith(last) or "nonlocal" in key
+        assert torch.equal(norm.weight, torch.full_like(norm.weight, not is_zero)), key
         assert not norm.bias.any()
-    F.cross_entropy(model(clip()), torch.tensor([0, 3])).backward()
+    F.cross_entropy(model(clip_of(model)), torch.tensor([0, 3])).backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.isfinite().all(), key
@@ -110,9 +149,13 @@ def test_init_statistics(alpha: float) -> None:
 def test_loads_the_vanilla_state_dict(name: str, alpha: float, stages: tuple[int, ...]) -> None:
     vanilla, model = small(name), small(name, alpha, stages)
     shapes = {key: value.shape for key, value in vanilla.state_dict().items()}
-    assert {key: value.shape for key, value in model.state_dict().items()} == shapes
-    model.load_state_dict(vanilla.state_dict(), strict=True)
-    vanilla.load_state_dict(model.state_dict(), strict=True)
+    octave = {key: value.shape for key, value in model.state_dict().items()}
+    assert list(octave) == list(shapes)
+    differing = {key for key in shapes if shapes[key] != octave[key]}
+    assert all("nonlocal" in key for key in differing)
+    if not differing:
+        model.load_state_dict(vanilla.state_dict(), strict=True)
+        vanilla.load_state_dict(model.state_dict(), strict=True)
 
 
 @every_model
@@ -123,15 +166,20 @@ def test_small_alpha_is_the_vanilla_network(name: str) -> None:
         assert torch.equal(value, model.state_dict()[key]), f"initial {key}"
     for train in (True, False):
         torch.manual_seed(0)
-        want = vanilla.train(train)(clip())
+        want = vanilla.train(train)(clip_of(model))
         torch.manual_seed(0)
-        assert torch.equal(model.train(train)(clip()), want)
+        assert torch.equal(model.train(train)(clip_of(model)), want)
 
 
 @every_model
-def test_list_of_one_pathway(name: str) -> None:
+def test_list_of_pathways(name: str) -> None:
     model = small(name, 0.25).eval()
-    assert torch.equal(model([clip()]), model(clip()))
+    x = clip_of(model)
+    frames = {"slowfast_4x16_r50": [0]}.get(name, [0, 7])
+    xs = [x[:, :, frames], x] if name.startswith("slowfast") else [x]
+    assert torch.equal(model(xs), model(x))
+    with pytest.raises(ValueError, match="takes"):
+        model([x, x, x])
 
 
 @every_model
@@ -141,10 +189,13 @@ def test_placement(name: str, stages: tuple[int, ...]) -> None:
     model = small(name, 0.5, stages)
     blocks = model.spec.block_counts()
     last_conv = "b" if name.endswith("r18") else "c"
-    convs = octave_convs(model)
-    assert len(convs) == sum(key.endswith(".weight") and value.ndim == 5 and key[:3] != "s1."
+    convs = {key: layer for key, layer in octave_convs(model).items() if "_res" in key}
+    assert len(convs) == sum(key.endswith(".weight") and value.ndim == 5 and "_res" in key
                              for key, value in model.state_dict().items())  # fmt: skip
     for key, layer in convs.items():
+        if "pathway1" in key:  # the fast one
+            assert layer.is_plain, key
+            continue
         stage, block = int(key[1]), int(key.split("_res")[1].split(".")[0])
         conv = key.rsplit(".", 1)[1]
         enters, leaves = conv in ("a", "branch1"), conv in ("branch1", last_conv)
@@ -153,8 +204,12 @@ def test_placement(name: str, stages: tuple[int, ...]) -> None:
         source = stage - 1 if first_of_stage else stage
         assert bool(layer.channels_in.low) == (source in stages), key
         assert bool(layer.channels_out.low) == (stage in stages and not ends_network), key
-        for counts in (layer.channels_in, layer.channels_out):
-            assert counts.low in (0, counts.total // 2), key
+        fuse = f"s{stage - 1}_fuse"
+        lateral = 0
+        if first_of_stage and hasattr(model, fuse):
+            lateral = model.get_submodule(fuse).channels
+        assert layer.channels_in.low in (0, (layer.channels_in.total - lateral) // 2), key
+        assert layer.channels_out.low in (0, layer.channels_out.total // 2), key
 
 
 def test_channel_divisor() -> None:
@@ -259,7 +314,9 @@ def test_build_model_takes_its_options_from_the_configuration() -> None:
         "RESNET.NUM_BLOCK_TEMP_KERNEL": [[3], [4], [23], [3]],
         "RESNET.SPATIAL_STRIDES": [[1], [2], [2], [1]],
         "RESNET.SPATIAL_DILATIONS": [[1], [1], [1], [2]],
-        "DATA.NUM_FRAMES": 4, "DATA.TRAIN_CROP_SIZE": 64,
+        "DATA.NUM_FRAMES": 4, "DATA.TRAIN_CROP_SIZE": 64, "DATA.SAMPLING_RATE": 3,
+        "NONLOCAL.LOCATION": [[[]], [[0]], [[22]], [[]]], "NONLOCAL.GROUP": [[1], [2], [1], [1]],
+        "NONLOCAL.INSTANTIATION": "dot_product",
         "BN.EPSILON": 1e-4, "BN.MOMENTUM": 0.2,
     }  # fmt: skip
     opts = [word for key, value in options.items() for word in (key, str(value))]
@@ -269,7 +326,9 @@ def test_build_model_takes_its_options_from_the_configuration() -> None:
         depth=101,
         num_classes=9,
         octave=OctavePlacement(0.25, (2, 3, 4), 4),
+        non_local=NonLocalPlacement(((), (0,), (22,), ()), "dot_product", (1, 2, 1, 1)),
         num_frames=4,
+        sampling_rate=3,
         crop_size=64,
         width_per_group=8,
         num_groups=2,
@@ -290,6 +349,62 @@ def test_build_model_takes_its_options_from_the_configuration() -> None:
     assert {(m.eps, m.momentum) for m in norms} == {(1e-4, 0.2)}
 
 
+def test_build_model_of_slowfast() -> None:
+    file = ROOT / "configs" / "Kinetics" / "OCT_SLOWFAST_8x8.yaml"
+    options = {
+        "DATA.NUM_FRAMES": 8, "DATA.TRAIN_CROP_SIZE": 64, "DATA.SAMPLING_RATE": 5,
+        "SLOWFAST.ALPHA": 2, "SLOWFAST.BETA_INV": 4, "SLOWFAST.FUSION_CONV_CHANNEL_RATIO": 3,
+        "SLOWFAST.FUSION_KERNEL_SZ": 3, "RESNET.WIDTH_PER_GROUP": 16, "RESNET.DEPTH": 14,
+        "RESNET.NUM_BLOCK_TEMP_KERNEL": [[1, 0], [1, 1], [1, 1], [1, 1]],
+        "RESNET.SPATIAL_STRIDES": [[1, 1], [2, 2], [2, 2], [1, 1]],
+        "RESNET.SPATIAL_DILATIONS": [[1, 1], [1, 1], [1, 1], [2, 1]],
+        "NONLOCAL.LOCATION": [[[], []], [[0], []], [[], [0]], [[], []]],
+        "NONLOCAL.POOL": [[[1, 2, 2], [2, 1, 1]]] * 4, "NONLOCAL.INSTANTIATION": "softmax",
+        "NONLOCAL.GROUP": [[1, 1], [4, 1], [1, 2], [1, 1]],
+        "OCTAVE.PATHWAYS": [0, 1], "OCTAVE.NONLOCAL_MODE": "high", "OCTAVE.ALPHA": 0.25,
+    }  # fmt: skip
+    opts = [word for key, value in options.items() for word in (key, str(value))]
+    model = build_model(load_cfg(file, opts))
+    assert model.spec == SlowFastSpec(
+        depth=14,
+        octave=OctavePlacement(0.25, pathways=(0, 1), nonlocal_mode="high"),
+        non_local=NonLocalPlacement(((), (0,), (), ()), groups=(1, 4, 1, 1)),
+        num_frames=8,
+        sampling_rate=5,
+        crop_size=64,
+        width_per_group=16,
+        spatial_strides=(1, 2, 2, 1),
+        spatial_dilations=(1, 1, 1, 2),
+        num_block_temp_kernel=(1, 1, 1, 1),
+        zero_init_final_bn=True,
+        frame_ratio=2,
+        beta_inv=4,
+        fusion_ratio=3,
+        fusion_kernel=3,
+        fast_num_block_temp_kernel=(0, 1, 1, 1),
+        fast_non_local=NonLocalPlacement(
+            ((), (), (0,), ()), groups=(1, 1, 2, 1), pools=((2, 1, 1),) * 4
+        ),
+    )
+    assert model(clip(frames=8)).shape == (2, 400)
+    assert model.s2.pathway1_res0.branch2.a.kernel_size == (1, 1, 1)
+    assert model.s3.pathway1_res0.branch2.a.kernel_size == (3, 1, 1)
+    assert model.s2_fuse.conv_f2s.weight.shape == (3 * 16, 16, 3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        ("NONLOCAL.LOCATION [[[]],[[1,4]],[[]],[[]]]", "res3 of depth 50 has the blocks 0..3"),
+        ("RESNET.DEPTH 51", "no depth 51"),
+    ],
+)
+def test_a_configuration_that_makes_no_network(opts: str, message: str) -> None:
+    file = ROOT / "configs" / "Kinetics" / "I3D_8x8_R50.yaml"
+    with pytest.raises(UserError, match=message):
+        build_model(load_cfg(file, opts.split()))
+
+
 def test_without_octave_alpha_means_nothing() -> None:
     file = ROOT / "configs" / "Kinetics" / "OCT_I3D_8x8.yaml"
     assert build_model(load_cfg(file)).spec.octave.alpha == 0.1
@@ -297,6 +412,42 @@ def test_without_octave_alpha_means_nothing() -> None:
 
 
 # Wrong use
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width_per_group": 12}, "the width 12 of the slow pathway is not divisible by beta_inv"),
+        ({"num_frames": 30}, "num_frames 30 is not a multiple of frame_ratio 4"),
+        ({"fusion_kernel": 4}, "the fusion kernel must be odd, got 4"),
+        ({"arch": "i3d"}, "a SlowFast network has arch 'slowfast', got 'i3d'"),
+        ({"fast_non_local": NonLocalPlacement(((3,), (), (), ()))}, "res2 of depth 50 has the bl"),
+    ],
+)
+def test_wrong_options_of_slowfast(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create_model("slowfast_r50", **options)
+
+
+@pytest.mark.parametrize("frames", [(6,), (12,), (0,), (1, 8), (2, 4), (3, 8)], ids=str)
+def test_clips_that_slowfast_can_not_take(frames: tuple[int, ...]) -> None:
+    model = small("slowfast_r50", depth=14)  # 8 frames, one of 4 for the slow pathway
+    xs = [clip(frames=n) for n in frames]
+    with pytest.raises(ValueError, match="SlowFast with 8 frames takes at most so many, a mult"):
+        model(xs if len(xs) > 1 else xs[0])
+
+
+def test_shorter_clips_of_slowfast() -> None:
+    model = small("slowfast_r50", 0.25, depth=14).eval()
+    assert model(clip(frames=4)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(("frames", "ratio"), [(32, 8), (32, 4), (160, 4), (64, 4), (8, 8)])
+def test_frames_of_the_slow_pathway(frames: int, ratio: int) -> None:
+    """PySlowFast's rule, word for word; (160, 4) shows that it is in float32."""
+    x = torch.arange(frames)[None, None, :, None, None].expand(1, 3, -1, 2, 2)
+    wanted = torch.linspace(0, frames - 1, frames // ratio).long()
+    assert torch.equal(slow_frames(x, ratio), x.index_select(2, wanted))
 
 
 @pytest.mark.parametrize(
@@ -310,7 +461,9 @@ def test_without_octave_alpha_means_nothing() -> None:
         ({"octave_stages": (1, 2)}, r"stages must be among 2, 3, 4, 5, got \(1, 2\)"),
         ({"channel_divisor": 0}, "divisor must be at least 1, got 0"),
         ({"depth": 51}, "bottleneck_transform has no depth 51; depths: 14, 18, 26, 50, 101"),
-        ({"arch": "c3d"}, "unknown arch 'c3d'; known: c2d, i3d"),
+        ({"arch": "c3d"}, "unknown arch 'c3d'; known: c2d, i3d, slow"),
+        ({"octave_pathways": (2,)}, r"pathways must be among 0, 1, got \(2,\)"),
+        ({"nonlocal_mode": "low"}, "unknown nonlocal_mode 'low'; known: cross, high"),
         ({"transform": "x"}, "unknown transform 'x'; known: bottleneck_transform"),
         ({"head_activation": "tanh"}, "unknown head activation 'tanh'; known: softmax"),
     ],

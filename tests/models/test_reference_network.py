@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from octvideo import create_model
+from octvideo.models import NonLocalPlacement
 
 WIDTH = 16
 
@@ -23,28 +24,77 @@ class Reference:
     strides: tuple[int, ...] = (1, 2, 2, 2)
     dilations: tuple[int, ...] = (1, 1, 1, 1)
     stride_1x1: bool = False
+    pathways: tuple[int, ...] = (0,)
+    temporal_pool: int = 2
+    frame_ratio: int = 8
+    instantiation: str = "softmax"
+    nonlocal_mode: str = "cross"
 
-    def __call__(self, x: Tensor, window: tuple[int, int, int]) -> Tensor:
-        x = F.conv3d(x, self.state["s1.pathway0_stem.conv.weight"], None, (1, 2, 2), self._pad(x))
-        x = self.bn("s1.pathway0_stem.bn", x).relu()
-        x = F.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+    def __call__(self, xs: list[Tensor], windows: list[tuple[int, int, int]]) -> Tensor:
+        xs = [self.stem(f"s1.pathway{p}_stem", x) for p, x in enumerate(xs)]
         for stage, count in enumerate(self.blocks, 2):
-            for i in range(count):
-                x = self.block(stage, i, x, last=stage == 5 and i == count - 1)
+            xs = self.fuse(f"s{stage - 1}_fuse", xs)
+            for p in range(len(xs)):
+                for i in range(count):
+                    xs[p] = self.block(stage, i, xs[p], stage == 5 and i == count - 1, p)
+                    xs[p] = self.look_around(f"s{stage}.pathway{p}_nonlocal{i}", xs[p])
             if stage == 2:
-                x = self.each(lambda part: F.max_pool3d(part, (2, 1, 1)), x)
-        x = F.avg_pool3d(x, window, 1).permute(0, 2, 3, 4, 1)
+                frames = self.temporal_pool
+                xs = [self.each(lambda x, t=frames: F.max_pool3d(x, (t, 1, 1)), x) for x in xs]
+        pooled = [F.avg_pool3d(x, window, 1) for x, window in zip(xs, windows, strict=True)]
+        x = torch.cat(pooled, 1).permute(0, 2, 3, 4, 1)
         weight, bias = (self.state[f"head.projection.{key}"] for key in ("weight", "bias"))
         return (x @ weight.T + bias).flatten(1, 3).mean(1)
 
-    def _pad(self, x: Tensor) -> tuple[int, int, int]:
-        return (self.state["s1.pathway0_stem.conv.weight"].shape[2] // 2, 3, 3)
+    def stem(self, name: str, x: Tensor) -> Tensor:
+        weight = self.state[f"{name}.conv.weight"]
+        x = F.conv3d(x, weight, None, (1, 2, 2), (weight.shape[2] // 2, 3, 3))
+        return F.max_pool3d(self.bn(f"{name}.bn", x).relu(), (1, 3, 3), (1, 2, 2), (0, 1, 1))
 
-    def block(self, stage: int, i: int, x, last: bool):
-        name = f"s{stage}.pathway0_res{i}"
+    def fuse(self, name: str, xs: list) -> list:
+        """What the fast pathway tells the slow one, behind the last high channel."""
+        if len(xs) == 1:
+            return xs
+        slow, fast = xs
+        fast = self.one_tensor(fast)  # a 1x1 kernel is the same before and after upsampling
+        weight = self.state[f"{name}.conv_f2s.weight"]
+        kernel = weight.shape[2]
+        y = F.conv3d(fast, weight, None, (self.frame_ratio, 1, 1), (kernel // 2, 0, 0))
+        y = self.bn(f"{name}.bn", y).relu()
+        if isinstance(slow, Tensor):
+            return [torch.cat([slow, y], 1), xs[1]]
+        return [(torch.cat([slow[0], y], 1), slow[1]), xs[1]]
+
+    def look_around(self, name: str, x):
+        """The non-local block, with its whole attention matrix."""
+        if f"{name}.conv_g.weight" not in self.state:
+            return x
+        x_h, x_l = (x, None) if isinstance(x, Tensor) else x
+        if x_l is not None and self.nonlocal_mode == "cross":
+            seen = x_l
+        else:
+            seen = F.max_pool3d(x_h, (1, 2, 2))
+
+        def conv(part: str, value: Tensor) -> Tensor:
+            weight, bias = self.state[f"{name}.{part}.weight"], self.state[f"{name}.{part}.bias"]
+            return torch.einsum("oc,ncl->nol", weight.flatten(1), value) + bias[:, None]
+
+        theta = conv("conv_theta", x_h.flatten(2))
+        phi, g = conv("conv_phi", seen.flatten(2)), conv("conv_g", seen.flatten(2))
+        affinity = torch.einsum("ncq,nck->nqk", theta, phi)
+        if self.instantiation == "softmax":
+            affinity = (affinity * phi.shape[1] ** -0.5).softmax(2)
+        else:
+            affinity = affinity / phi.shape[2]
+        y = conv("conv_out", torch.einsum("nqk,nck->ncq", affinity, g))
+        y_h = x_h + self.bn(f"{name}.bn", y.reshape(x_h.shape))
+        return y_h if x_l is None else (y_h, x_l)
+
+    def block(self, stage: int, i: int, x, last: bool, pathway: int = 0):
+        name = f"s{stage}.pathway{pathway}_res{i}"
         stride = self.strides[stage - 2] if i == 0 else 1
         dilation = self.dilations[stage - 2]
-        octave = stage in self.stages
+        octave = stage in self.stages and pathway in self.pathways
         shortcut = x
         if f"{name}.branch1.weight" in self.state:
             shortcut = self.conv(f"{name}.branch1", x, octave and not last, stride)
@@ -142,34 +192,45 @@ def randomise(model: torch.nn.Module) -> None:
 
 
 def compare(name: str, blocks: tuple[int, ...], size: tuple[int, int] = (64, 64), **options):
-    alpha, stages = options.pop("octave_alpha", 0.0), options.pop("octave_stages", (2, 3, 4, 5))
-    known = {"spatial_strides": "strides", "spatial_dilations": "dilations"}
-    reference = {known[key]: options[key] for key in known.keys() & options}
     torch.manual_seed(0)
     model = create_model(
         name,
-        num_classes=7,
-        octave_alpha=alpha,
-        octave_stages=stages,
-        width_per_group=WIDTH,
-        num_frames=4,
-        crop_size=64,
-        head_activation="none",  # a softmax of such logits would hide differences
-        **options,
+        **{
+            "num_classes": 7,
+            "width_per_group": WIDTH,
+            "num_frames": 4,
+            "crop_size": 64,
+            "head_activation": "none",  # a softmax of such logits would hide differences
+            **options,
+        },
     ).double()
     randomise(model)
     model.eval()
+    spec, octave = model.spec, model.spec.octave
     run = Reference(
         model.state_dict(),
         blocks,
-        alpha,
-        stages if alpha else (),
-        stride_1x1=options.get("stride_1x1", False),
-        **reference,
+        alpha=octave.alpha,
+        stages=octave.stages if octave.alpha else (),
+        strides=spec.spatial_strides,
+        dilations=spec.spatial_dilations,
+        stride_1x1=spec.stride_1x1,
+        pathways=octave.pathways,
+        temporal_pool=2 if name[0] in "ci" else 1,
+        frame_ratio=getattr(spec, "frame_ratio", 0),
+        instantiation=spec.non_local.instantiation,
+        nonlocal_mode=octave.nonlocal_mode,
     )
-    x = torch.randn(2, 3, 4, *size, dtype=torch.double)
+    frames = spec.num_frames
+    x = torch.randn(2, 3, frames, *size, dtype=torch.double)
+    if name.startswith("slowfast"):
+        count = frames // spec.frame_ratio
+        slow = [round(i * (frames - 1) / max(count - 1, 1) - 0.5 + 1e-9) for i in range(count)]
+        xs, windows = [x[:, :, slow], x], [(count, 2, 2), (frames, 2, 2)]
+    else:
+        xs, windows = [x], [(frames // run.temporal_pool, 2, 2)]
     with torch.no_grad():
-        got, want = model(x), run(x, (2, 2, 2))
+        got, want = model(x), run(xs, windows)
     assert got.std(0).max() > 1e-3 * got.abs().max(), "an output that ignores the input"
     torch.testing.assert_close(got / want.abs().max(), want / want.abs().max())
 
@@ -177,7 +238,7 @@ def compare(name: str, blocks: tuple[int, ...], size: tuple[int, int] = (64, 64)
 DEPTHS = {14: (1, 1, 1, 1), 26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
-@pytest.mark.parametrize("arch", ["c2d", "i3d"])
+@pytest.mark.parametrize("arch", ["c2d", "i3d", "slow"])
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_plain_networks(arch: str, depth: int) -> None:
     compare(f"{arch}_r50", DEPTHS[depth], depth=depth)
@@ -211,3 +272,45 @@ OPTIONS = [
 @pytest.mark.parametrize("alpha", [0.0, 0.25])
 def test_options(options: dict, alpha: float) -> None:
     compare("i3d_r50", DEPTHS[26], octave_alpha=alpha, depth=26, **options)
+
+
+# Non-local and SlowFast
+
+
+@pytest.mark.parametrize("instantiation", ["softmax", "dot_product"])
+@pytest.mark.parametrize("alpha", [0.0, 0.25])
+@pytest.mark.parametrize("mode", ["cross", "high"])
+def test_non_local_networks(instantiation: str, alpha: float, mode: str) -> None:
+    placement = NonLocalPlacement(((0,), (), (0, 1), (1,)), instantiation)
+    compare(
+        "i3d_r50",
+        DEPTHS[26],
+        (75, 90),
+        octave_alpha=alpha,
+        nonlocal_mode=mode,
+        depth=26,
+        non_local=placement,
+    )
+
+
+@pytest.mark.parametrize("pathways", [(0,), (1,), (0, 1)], ids=str)
+@pytest.mark.parametrize("stages", [(2, 3, 4, 5), (2, 3, 4), (3,)], ids=str)
+@pytest.mark.parametrize("alpha", [0.0, 0.25])
+def test_slowfast(alpha: float, stages: tuple[int, ...], pathways: tuple[int, ...]) -> None:
+    compare(
+        "slowfast_r50",
+        DEPTHS[14],
+        (75, 90),
+        octave_alpha=alpha,
+        octave_stages=stages,
+        octave_pathways=pathways,
+        depth=14,
+        num_frames=16,
+        width_per_group=32,
+    )
+
+
+@pytest.mark.parametrize("name", ["slowfast_r50", "slowfast_4x16_r50", "slowfast_nln_r50"])
+@pytest.mark.parametrize("alpha", [0.0, 0.1])
+def test_slowfast_of_full_depth(name: str, alpha: float) -> None:
+    compare(name, DEPTHS[50], octave_alpha=alpha, num_frames=16)

@@ -1,0 +1,145 @@
+"""Features of many videos, written one file a video, so that the work can be taken up again."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from octvideo.apps.predict import features_of, views_of
+from octvideo.apps.views import ViewSettings
+from octvideo.utils.errors import UserError
+from octvideo.utils.files import whole_file, write_whole
+
+logger = logging.getLogger("octvideo")
+
+_SETTINGS = "features.json"
+
+
+def read_paths(lists: Sequence[str | Path]) -> list[str]:
+    """The paths of text files: a path a line, with or without a label behind the last blank."""
+    paths = []
+    for file in lists:
+        try:
+            text = Path(file).read_text(encoding="utf-8-sig", errors="surrogateescape")
+        except OSError as error:
+            raise UserError(f"the list {file} can not be read: {error.strerror}") from error
+        for line in map(str.strip, text.splitlines()):
+            if line and not line.startswith("#"):
+                paths.append(_path_of(line, Path(file).parent))
+    return paths
+
+
+def _path_of(line: str, folder: Path) -> str:
+    path, _, label = line.rpartition(" ")
+    if not (path and label.isdigit()):
+        path = line
+    path = path.strip()
+    return path if os.path.exists(path) else os.path.join(folder, path)
+
+
+def extract_all(
+    videos: Sequence[str],
+    model: nn.Module,
+    settings: ViewSettings,
+    out: Path,
+    *,
+    model_name: str = "",
+    fast: bool = False,
+    per_view: bool = False,
+    batch_size: int = 8,
+    num_workers: int = 0,
+) -> list[tuple[str, str]]:
+    """Writes the features of every video; those that are there already are left alone.
+
+    Into a folder ``out``, ``path/of/video.mp4.npz`` each (`feature_path`), or, where ``out`` ends
+    in .npz, into that one file when all are done: features (N, C) or (N, views, C), and paths.
+    Every .npz of a video has features, float32 (C,) or (views, C), and path.
+
+    Args:
+        model_name: tells this model from others; a folder holds the features of one model.
+
+    Returns:
+        (path, reason) of each video that could not be read.
+
+    Raises:
+        UserError: ``out`` holds features of another model or other settings; no video is readable.
+    """
+    videos = list(dict.fromkeys(videos))
+    single = out.suffix == ".npz"
+    folder = out.with_name(f"{out.name}.parts") if single else out
+    what = {"model": model_name, "fast": fast, "per_view": per_view, **asdict(settings)}
+    _claim(folder, json.loads(json.dumps(what)))
+    targets = {video: feature_path(video, folder) for video in videos}
+    missing = [video for video in videos if not targets[video].exists()]
+    if len(missing) < len(videos):
+        logger.info("%d of %d videos are done already", len(videos) - len(missing), len(videos))
+    bad = []
+    bar = tqdm(_items(missing, settings, fast, num_workers), total=len(missing), unit="video",
+               disable=None)  # fmt: skip
+    for item in bar:
+        video = missing[item["index"]]
+        if item["bad"]:
+            bad.append((video, item["bad"][0][1]))
+            tqdm.write(f"{video}: {bad[-1][1]}")
+            continue
+        features = features_of(item, model, settings, batch_size)
+        features = features if per_view else features.mean(axis=0)
+        with whole_file(targets[video]) as part, open(part, "wb") as file:
+            np.savez(file, features=features, path=video)
+    if single:
+        _join([targets[video] for video in videos if targets[video].exists()], out)
+    return bad
+
+
+def feature_path(video: str, folder: Path) -> Path:
+    """Where the features of a video go: the video's whole path below ``folder``, plus .npz."""
+    inside = os.path.relpath(os.path.abspath(video), os.path.abspath(os.sep))
+    return folder / f"{inside}.npz"
+
+
+def _items(
+    videos: Sequence[str], settings: ViewSettings, fast: bool, num_workers: int
+) -> Iterator[dict[str, Any]]:
+    if not videos:
+        return
+    loader = DataLoader(
+        views_of(videos, settings, fast),
+        batch_size=None,
+        num_workers=num_workers,
+        prefetch_factor=1 if num_workers else None,
+    )
+    yield from loader
+
+
+def _claim(folder: Path, wanted: dict[str, Any]) -> None:
+    path = folder / _SETTINGS
+    if not path.exists():
+        write_whole(path, json.dumps(wanted, indent=2) + "\n")
+        return
+    found = json.loads(path.read_text())
+    if differ := [key for key in wanted if found.get(key) != wanted[key]]:
+        raise UserError(
+            f"{folder} holds features made in another way: "
+            + "; ".join(f"{key} {found.get(key)!r}, now {wanted[key]!r}" for key in differ)
+            + ". Choose another folder"
+        )
+
+
+def _join(parts: Sequence[Path], out: Path) -> None:
+    if not parts:
+        raise UserError(f"there is nothing to write to {out}: no video could be read")
+    features, paths = [], []
+    for part in parts:
+        with np.load(part) as saved:
+            features.append(saved["features"])
+            paths.append(str(saved["path"]))
+    with whole_file(out) as part, open(part, "wb") as file:
+        np.savez(file, features=np.stack(features), paths=paths)

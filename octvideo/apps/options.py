@@ -1,0 +1,57 @@
+"""Options of the command line that tools for models with weights share."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from octvideo.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def model_options() -> argparse.ArgumentParser:
+    """A parent of parsers: which model, how many views, on which device."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--model", metavar="NAME", help="a model of the zoo (MODEL_ZOO.md)")
+    parser.add_argument("--cfg", metavar="FILE", help="configuration, with --checkpoint")
+    parser.add_argument("--checkpoint", metavar="FILE", help="weights for --cfg")
+    parser.add_argument("--fast", action="store_true", help="one view instead of all")
+    parser.add_argument("--device", help="cpu, cuda...; default: cuda where there is one")
+    parser.add_argument("--batch-size", type=int, default=8, help="views in a forward pass")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs, as in the file"
+    )
+    return parser
+
+
+def load_model(args: argparse.Namespace) -> "nn.Module":
+    """The model that the options name, on its device.
+
+    Raises:
+        UserError: the options are at odds, or the model or its device can not be had.
+    """
+    if bool(args.model) == bool(args.cfg) or bool(args.cfg) != bool(args.checkpoint):
+        raise UserError("give --model NAME, or --cfg FILE and --checkpoint FILE")
+    # Imported when the options are known to be sound, and not for --help.
+    import torch
+
+    from octvideo.apps.hub import load_trained, load_zoo
+
+    model = (
+        load_zoo(args.model) if args.model else load_trained(args.cfg, args.checkpoint, args.opts)
+    )
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from error
+
+
+def model_name(args: argparse.Namespace) -> str:
+    """A text that tells the model of the options from others."""
+    if args.model:
+        return str(args.model)
+    from octvideo.weights import sha256_of
+
+    return " ".join([Path(args.cfg).stem, sha256_of(Path(args.checkpoint))[:16], *args.opts])

@@ -1,0 +1,184 @@
+"""A model on one video: the likeliest classes, or the features before the last layer."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from octvideo.apps.hub import load_zoo
+from octvideo.apps.views import ViewSettings
+from octvideo.data import VideoError, normalize
+from octvideo.data.kinetics import CentreClips, TestViews, VideoList
+from octvideo.data.labels import class_names as read_class_names
+from octvideo.data.reader import check_backend
+from octvideo.engine.test import view_batches
+from octvideo.utils.errors import UserError
+
+Video = str | os.PathLike[str]
+
+
+def predict(
+    video: Video,
+    model: str | nn.Module,
+    *,
+    fast: bool = False,
+    topk: int = 5,
+    class_names: Sequence[str] | str | Path | None = None,
+    sampling_rate: int | None = None,
+    settings: ViewSettings | None = None,
+    batch_size: int = 8,
+) -> list[tuple[str, float]]:
+    """The likeliest classes of a video, best first: [(label, score), ...].
+
+    The score is the mean over the views (or maximum, where the configuration says so) of what the
+    model gives in evaluation: with softmax, a probability.
+
+    Args:
+        video: a file.
+        model: a name of ``list_pretrained()``, or a model of ``create_model``, which is used on
+            the device where it is.
+        fast: one view, the centre crop of the clip in the middle, instead of all (10 x 3).
+        class_names: in label order, "kinetics400", "kinetics600" or a JSON file. Without, those
+            that came with the weights; where none did, labels are texts such as "class 17".
+        sampling_rate: distance of a clip's frames at 30 a second; None: what the model knows.
+        settings: all settings of the views, in place of what the model knows.
+        batch_size: views in a forward pass.
+
+    Raises:
+        VideoError: the video can not be read; names the file.
+        UserError: no such model, unknown sampling rate, or another number of class names.
+    """
+    model = _model(model)
+    settings = settings or ViewSettings.of_model(model, sampling_rate)
+    scores = _ensemble(view_scores(video, model, settings, fast, batch_size), settings)
+    names = _names(model, class_names, len(scores))
+    best = np.argsort(-scores, kind="stable")[: max(topk, 0)]
+    return [(names[label] if names else f"class {label}", float(scores[label])) for label in best]
+
+
+def extract_features(
+    video: Video,
+    model: str | nn.Module,
+    *,
+    fast: bool = False,
+    per_view: bool = False,
+    sampling_rate: int | None = None,
+    settings: ViewSettings | None = None,
+    batch_size: int = 8,
+) -> np.ndarray:
+    """What the last layer of a model sees, averaged over positions: float32 (C,).
+
+    The mean over the views; ``per_view``: (num_clips * num_crops, C), view index = clip *
+    num_crops + crop. Other arguments and errors as in `predict`.
+    """
+    model = _model(model)
+    settings = settings or ViewSettings.of_model(model, sampling_rate)
+    features = features_of(load_views(video, settings, fast), model, settings, batch_size)
+    return features if per_view else features.mean(axis=0)
+
+
+def view_scores(
+    video: Video, model: nn.Module, settings: ViewSettings, fast: bool = False, batch_size: int = 8
+) -> np.ndarray:
+    """What the model gives for each view: float32 (views, classes), as the table of a test."""
+    return run_views(model, load_views(video, settings, fast), settings, batch_size)
+
+
+def features_of(
+    item: dict[str, Any], model: nn.Module, settings: ViewSettings, batch_size: int = 8
+) -> np.ndarray:
+    """What the last layer sees for each view of an item: float32 (views, C)."""
+    seen: list[Tensor] = []
+    with _last_layer(model).register_forward_pre_hook(lambda _, args: seen.append(args[0])):
+        run_views(model, item, settings, batch_size)
+    return torch.cat([x.flatten(1, -2).mean(1) for x in seen]).float().cpu().numpy()
+
+
+def load_views(video: Video, settings: ViewSettings, fast: bool = False) -> dict[str, Any]:
+    """The decoded views of a file, an item of TestViews or (fast) of CentreClips."""
+    item = views_of([video], settings, fast)[0]
+    if item["bad"]:
+        raise VideoError(*item["bad"][0])
+    return item
+
+
+def views_of(
+    videos: Sequence[Video], settings: ViewSettings, fast: bool
+) -> CentreClips | TestViews:
+    """The views of several files as a data set; unreadable ones are items with ``bad``."""
+    try:
+        check_backend(settings.backend)
+    except ImportError as error:
+        raise UserError(str(error)) from error
+    files = VideoList.from_rows((os.fspath(video), 0) for video in videos)
+    sampling, size, backend = settings.sampling(), settings.crop_size, settings.backend
+    if fast:
+        return CentreClips(files, sampling, size, backend)
+    return TestViews(files, sampling, settings.num_clips, settings.num_crops, size, backend)
+
+
+@torch.inference_mode()
+def run_views(
+    model: nn.Module, item: dict[str, Any], settings: ViewSettings, batch_size: int
+) -> np.ndarray:
+    """The model's output for the views of an item: float32 (views, classes)."""
+    first = next(model.parameters(), torch.empty(0))
+    if "video" in item:
+        batches: Iterator[Tensor] = iter([item["video"][None]])
+    else:
+        batches = view_batches(item, settings.crop_size, batch_size)
+    pixels = (settings.mean, settings.std, settings.reverse_channels)
+    with _evaluating(model):
+        scores = [model(normalize(views.to(first.device), *pixels)) for views in batches]
+    return torch.cat(scores).float().cpu().numpy()
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = {module for module in model.modules() if module.training}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _ensemble(scores: np.ndarray, settings: ViewSettings) -> np.ndarray:
+    return scores.max(axis=0) if settings.ensemble == "max" else scores.mean(axis=0)
+
+
+def _model(model: str | nn.Module) -> nn.Module:
+    return _of_the_zoo(model) if isinstance(model, str) else model
+
+
+@lru_cache(maxsize=1)
+def _of_the_zoo(name: str) -> nn.Module:
+    """Kept, as predict is often called in a loop."""
+    return load_zoo(name).eval()
+
+
+def _last_layer(model: nn.Module) -> nn.Module:
+    try:
+        return model.get_submodule("head.projection")
+    except AttributeError as error:
+        raise UserError(
+            f"{type(model).__name__} has no layer head.projection: features are what goes into it"
+        ) from error
+
+
+def _names(
+    model: nn.Module, given: Sequence[str] | str | Path | None, num_classes: int
+) -> Sequence[str] | None:
+    if isinstance(given, (str, Path)):
+        given = read_class_names(given)
+    names = getattr(model, "class_names", None) if given is None else given
+    if names is not None and len(names) != num_classes:
+        raise UserError(f"there are {len(names)} class names for a model of {num_classes} classes")
+    return names

@@ -1,0 +1,93 @@
+"""How a model looks at a video: which clips and crops, and in which values."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fvcore.common.config import CfgNode
+from torch import nn
+
+from octvideo.data.sampling import ClipSampling
+from octvideo.utils.errors import UserError
+from octvideo.weights.zoo import ZooEntry
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """The keys of a configuration that a test of a model depends on.
+
+    num_frames frames, sampling_rate frames at target_fps apart, are a clip; the short side is
+    resized to crop_size; num_clips clips and num_crops crops (1 or 3) are the views of a video,
+    whose scores are joined by ensemble, "sum" (here: the mean) or "max".
+    """
+
+    num_frames: int
+    sampling_rate: int
+    crop_size: int = 256
+    num_clips: int = 10
+    num_crops: int = 3
+    target_fps: float = 30.0
+    use_offset: bool = False
+    mean: tuple[float, ...] = (0.45, 0.45, 0.45)
+    std: tuple[float, ...] = (0.225, 0.225, 0.225)
+    reverse_channels: bool = False
+    ensemble: str = "sum"
+    backend: str = "pyav"
+
+    def sampling(self) -> ClipSampling:
+        return ClipSampling(
+            self.num_frames, self.sampling_rate, self.target_fps, use_offset=self.use_offset
+        )
+
+    @classmethod
+    def of_cfg(cls, cfg: CfgNode) -> "ViewSettings":
+        return cls(
+            num_frames=cfg.DATA.NUM_FRAMES,
+            sampling_rate=cfg.DATA.SAMPLING_RATE,
+            crop_size=cfg.DATA.TEST_CROP_SIZE,
+            num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
+            num_crops=cfg.TEST.NUM_SPATIAL_CROPS,
+            target_fps=cfg.DATA.TARGET_FPS,
+            use_offset=cfg.DATA.USE_OFFSET_SAMPLING,
+            mean=tuple(cfg.DATA.MEAN),
+            std=tuple(cfg.DATA.STD),
+            reverse_channels=cfg.DATA.REVERSE_INPUT_CHANNEL,
+            ensemble=cfg.DATA.ENSEMBLE_METHOD,
+            backend=cfg.DATA.DECODING_BACKEND,
+        )
+
+    @classmethod
+    def of_entry(cls, entry: ZooEntry) -> "ViewSettings":
+        return cls(
+            entry.num_frames,
+            entry.sampling_rate,
+            entry.crop_size,
+            entry.num_clips,
+            entry.num_crops,
+        )
+
+    @classmethod
+    def of_model(cls, model: nn.Module, sampling_rate: int | None = None) -> "ViewSettings":
+        """What a model of octvideo knows of itself; ``sampling_rate`` wins over it.
+
+        A network for crops of 224 is tested with 256, as is the habit; any other with its own.
+
+        Raises:
+            UserError: not a model of octvideo.
+        """
+        known: ViewSettings | None = getattr(model, "view_settings", None)
+        if known is not None:
+            return replace(known, sampling_rate=sampling_rate or known.sampling_rate)
+        spec: Any = getattr(model, "spec", None)
+        if not hasattr(spec, "num_frames") or not hasattr(spec, "crop_size"):
+            raise UserError(
+                f"{type(model).__name__} is not a model of octvideo.create_model: give the "
+                "settings of its views (settings=ViewSettings(...))"
+            )
+        sampling_rate = sampling_rate or getattr(spec, "sampling_rate", None)
+        if sampling_rate is None:
+            raise UserError(
+                "the distance of the frames of a clip is not known for this model: give it, as "
+                "sampling_rate=8 for an 8x8 network"
+            )
+        side = 256 if spec.crop_size == 224 else spec.crop_size
+        return cls(spec.num_frames, sampling_rate, side)

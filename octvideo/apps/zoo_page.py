@@ -1,0 +1,96 @@
+"""MODEL_ZOO.md, made from the table of the zoo."""
+
+from octvideo.weights.zoo import ORIGINS, STATUSES, ZooEntry, zoo_entries
+
+_HEAD = """# Model zoo
+
+<!-- Written by tools/model_zoo.py from octvideo/weights/zoo.py: edit that table, not this file. -->
+
+    import octvideo
+    octvideo.list_pretrained()
+    model = octvideo.create_model("i3d_r50", pretrained="i3d_8x8_r50_k400_pysf")
+    octvideo.predict("clip.mp4", model)  # [(label, score), ...]
+
+The same weights run in an octave network, `create_model("i3d_r50", octave_alpha=0.1, pretrained=
+...)`, and start a training for other classes, `num_classes=12`: then the last layer is new.
+
+A file is downloaded at its first use, to `$OCTVIDEO_CACHE`, else `$FVCORE_CACHE`, else
+`~/.cache/octvideo`, under the path of its address. A download that was cut goes on where it was. On
+a machine without a network, put the file there by hand; the error message names the place.
+"""
+
+
+def zoo_page() -> str:
+    """The text of MODEL_ZOO.md."""
+    entries = zoo_entries()
+    published = [entry for entry in entries if entry.address]
+    parts = [
+        _HEAD,
+        "## With weights\n",
+        _table(
+            [
+                "name",
+                "configuration",
+                "data",
+                "clip",
+                "views",
+                "top-1",
+                "top-5",
+                "origin",
+                "status",
+            ],
+            [[f"`{e.name}`", f"`{e.config}`", e.data, *_numbers(e), e.status] for e in published],
+        ),
+        "\n### Files\n",
+        _table(
+            ["name", "address", "SHA-256", "class names"],
+            [
+                [f"`{e.name}`", f"<{e.address}>", e.sha256 or "not known", e.class_names or "none"]
+                for e in published
+            ],
+        ),
+        "\nWhere the SHA-256 is not known, a download is checked by its length and by loading it "
+        "strictly, and\nits own SHA-256 is logged.\n",
+        "## Configurations without weights\n",
+        _table(
+            [
+                "name",
+                "configuration",
+                "data",
+                "clip",
+                "views",
+                "top-1",
+                "top-5",
+                "origin",
+                "status",
+            ],
+            [
+                [f"`{e.name}`", f"`{e.config}`", e.data, *_numbers(e), e.status]
+                for e in entries
+                if not e.address
+            ],
+        ),
+        "\n## What the words mean\n",
+        *(f"* {word}: {meaning}." for word, meaning in {**ORIGINS, **STATUSES}.items()),
+        "\nA clip of `8x8` has 8 frames, every 8th at 30 frames per second; views are the clips x "
+        "crops of\na video.\n",
+    ]
+    return "\n".join(parts)
+
+
+def _numbers(entry: ZooEntry) -> list[str]:
+    """Clip, views, top-1, top-5 and origin."""
+    if entry.inflate:
+        return ["1 picture", "", "", "", ""]
+    return [
+        f"{entry.num_frames}x{entry.sampling_rate}",
+        f"{entry.num_clips}x{entry.num_crops}",
+        "" if entry.top1 is None else str(entry.top1),
+        "" if entry.top5 is None else str(entry.top5),
+        entry.origin or "",
+    ]
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,207 @@
+"""RandAugment and random erasing of training clips, alike in all frames of a clip.
+
+What is drawn comes from the NumPy generator that is passed in, so that a clip is the same
+whichever process makes it. Ranges and probabilities are those of timm and PySlowFast.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from octvideo.config.notation import RandAugmentSpec
+from octvideo.data import frame_ops
+from octvideo.data.transforms import TrainTransform, training_view
+
+MAX_MAGNITUDE = 10.0
+ERASE_MODES = ("pixel", "rand", "const")
+
+
+# -------------------------------------------------------------------------------- RandAugment
+
+
+@dataclass(frozen=True)
+class RandAugment:
+    """`spec.num_ops` random operations one after another, each skipped with probability 1/2.
+
+    The strength of each is normal around spec.magnitude, cut to [0, 10]. interpolation of moved
+    pixels: bilinear, bicubic, or random for one of the two each time. (Cubuk et al.,
+    "RandAugment", in timm's variant.)
+    """
+
+    spec: RandAugmentSpec
+    interpolation: str = "bicubic"
+
+    def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """uint8 (T, H, W, 3) in and out; every frame gets the same operations and strengths."""
+        weights = np.array([op.weight for op in _OPERATIONS]) if self.spec.weighted else None
+        chosen = rng.choice(
+            len(_OPERATIONS), self.spec.num_ops, replace=not self.spec.weighted, p=weights
+        )
+        for index in chosen:
+            if rng.random() < 0.5:
+                continue
+            magnitude = rng.normal(self.spec.magnitude, self.spec.magnitude_std)
+            share = min(max(magnitude, 0.0), MAX_MAGNITUDE) / MAX_MAGNITUDE
+            operation = _OPERATIONS[index]
+            arguments = operation.arguments(share, self.spec.increasing, rng)
+            if operation.moves:
+                arguments = (*arguments, self._interpolation(rng))
+            frames = operation.apply(frames, *arguments)
+        return frames
+
+    def _interpolation(self, rng: np.random.Generator) -> str:
+        if self.interpolation != "random":
+            return self.interpolation
+        return frame_ops.INTERPOLATIONS[rng.integers(len(frame_ops.INTERPOLATIONS))]
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """apply: of `frame_ops`. arguments: its arguments from the strength in [0, 1], whether
+    strengths increase, and a generator. weight: its chance under w0. moves: it interpolates."""
+
+    apply: Callable[..., np.ndarray]
+    arguments: Callable[[float, bool, np.random.Generator], tuple]
+    weight: float
+    moves: bool = False
+
+
+def _either_sign(value: float, rng: np.random.Generator) -> float:
+    return -value if rng.random() < 0.5 else value
+
+
+def _nothing(share: float, increasing: bool, rng: np.random.Generator) -> tuple:
+    return ()
+
+
+def _up_to(limit: float) -> Callable[[float, bool, np.random.Generator], tuple]:
+    """From 0 to +-limit."""
+    return lambda share, increasing, rng: (_either_sign(share * limit, rng),)
+
+
+def _enhancement(share: float, increasing: bool, rng: np.random.Generator) -> tuple:
+    """A factor from 0.1 to 1.9; increasing: from 1, no change, to one of the two."""
+    return (1 + _either_sign(0.9 * share, rng) if increasing else 0.1 + 1.8 * share,)
+
+
+def _bits(share: float, increasing: bool, rng: np.random.Generator) -> tuple:
+    """Bits that are kept, from 0 to 4; increasing: from 4 to 0."""
+    return (4 - int(4 * share) if increasing else int(4 * share),)
+
+
+def _threshold(share: float, increasing: bool, rng: np.random.Generator) -> tuple:
+    return (256 - int(256 * share) if increasing else int(256 * share),)
+
+
+def _addition(share: float, increasing: bool, rng: np.random.Generator) -> tuple:
+    return (int(110 * share),)
+
+
+_OPERATIONS = (
+    _Operation(frame_ops.auto_contrast, _nothing, 0.025),
+    _Operation(frame_ops.equalize, _nothing, 0.005),
+    _Operation(frame_ops.invert, _nothing, 0.0),
+    _Operation(frame_ops.rotate, _up_to(30.0), 0.3, moves=True),
+    _Operation(frame_ops.posterize, _bits, 0.0),
+    _Operation(frame_ops.solarize, _threshold, 0.005),
+    _Operation(frame_ops.solarize_add, _addition, 0.005),
+    _Operation(frame_ops.color, _enhancement, 0.025),
+    _Operation(frame_ops.contrast, _enhancement, 0.005),
+    _Operation(frame_ops.brightness, _enhancement, 0.005),
+    _Operation(frame_ops.sharpness, _enhancement, 0.025),
+    _Operation(frame_ops.shear_x, _up_to(0.3), 0.2, moves=True),
+    _Operation(frame_ops.shear_y, _up_to(0.3), 0.2, moves=True),
+    _Operation(frame_ops.translate_x, _up_to(0.45), 0.1, moves=True),
+    _Operation(frame_ops.translate_y, _up_to(0.45), 0.1, moves=True),
+)
+
+
+# ----------------------------------------------------------------------------- random erasing
+
+
+@dataclass(frozen=True)
+class RandomErasing:
+    """With `probability`, erases 1 to max_count boxes, the same ones in every frame.
+
+    A box has 1/50 to 1/3 of the frame's area, shared among the boxes, and a height / width from
+    0.3 to 1 / 0.3. mode: what it becomes, in normalised values (mean 0, deviation 1): `pixel`
+    normal noise, `rand` a normal colour for each frame, `const` 0. mean and std, of values in
+    [0, 1], are those that `normalize` will take off; pixels are written so that it gives the
+    values above. (Zhong et al., "Random Erasing Data Augmentation", in timm's variant.)
+    """
+
+    probability: float
+    mode: str = "pixel"
+    max_count: int = 1
+    mean: Sequence[float] = (0.45, 0.45, 0.45)
+    std: Sequence[float] = (0.225, 0.225, 0.225)
+
+    def __call__(self, video: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """float32 (3, T, h, w), values 0..255, changed in place and returned."""
+        if rng.random() >= self.probability:
+            return video
+        _, frames, height, width = video.shape
+        count = int(rng.integers(1, self.max_count + 1))
+        for _ in range(count):
+            box = self._box(height, width, count, rng)
+            if box is not None:
+                top, left, h, w = box
+                video[:, :, top : top + h, left : left + w] = self._content(frames, h, w, rng)
+        return video
+
+    def _box(
+        self, height: int, width: int, count: int, rng: np.random.Generator
+    ) -> tuple[int, int, int, int] | None:
+        """Top, left, height and width of a box smaller than the frame; None after 100 misses."""
+        for _ in range(100):
+            area = rng.uniform(0.02, 1 / 3) * height * width / count
+            aspect = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
+            h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if h < height and w < width:
+                return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+        return None
+
+    def _content(self, frames: int, h: int, w: int, rng: np.random.Generator) -> torch.Tensor:
+        """(3, T, h, w) or what spreads to it, values 0..255 (noise goes beyond them)."""
+        shape = {"pixel": (3, frames, h, w), "rand": (3, frames, 1, 1), "const": (3, 1, 1, 1)}
+        noise = np.zeros((3, 1, 1, 1), np.float32)
+        if self.mode != "const":
+            noise = rng.standard_normal(shape[self.mode], dtype=np.float32)
+        mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (self.mean, self.std))
+        return (torch.from_numpy(noise) * std + mean) * 255
+
+
+# --------------------------------------------------------------------------------- all of it
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What PySlowFast's section AUG adds to crop and flip.
+
+    copies: clips that one video gives, each drawn anew from the same frames. clean_first: the
+    first of several copies is not erased.
+    """
+
+    rand_augment: RandAugment | None = None
+    erasing: RandomErasing | None = None
+    copies: int = 1
+    clean_first: bool = False
+
+
+def augmented_views(
+    frames: np.ndarray, rng: np.random.Generator, crop: TrainTransform, spec: Augmentation
+) -> list[torch.Tensor]:
+    """uint8 (T, H, W, 3) -> spec.copies clips, each as of `training_view`.
+
+    RandAugment on the whole frames, then crop and flip, then erasing.
+    """
+    views = []
+    for copy in range(spec.copies):
+        changed = spec.rand_augment(frames, rng) if spec.rand_augment else frames
+        video = training_view(changed, rng, crop)
+        clean = spec.clean_first and copy == 0 and spec.copies > 1
+        views.append(spec.erasing(video, rng) if spec.erasing and not clean else video)
+    return views

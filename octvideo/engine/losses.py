@@ -1,0 +1,28 @@
+"""Losses of MODEL.LOSS_FUNC, for labels and for mixed targets alike."""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+# (logits (N, C), targets) -> mean loss (); targets are labels (N,) or shares of classes (N, C).
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def bce_logit(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross entropy of each class on its own, mean over samples and classes."""
+    if targets.ndim == 1:
+        targets = F.one_hot(targets, logits.shape[1])
+    return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
+
+
+_LOSSES: dict[str, Loss] = {
+    "cross_entropy": F.cross_entropy,
+    "soft_cross_entropy": F.cross_entropy,  # -sum(targets * log_softmax), where they are shares
+    "bce_logit": bce_logit,
+}
+
+
+def build_loss(name: str) -> Loss:
+    """The loss of a name of MODEL.LOSS_FUNC."""
+    return _LOSSES[name]

@@ -1,0 +1,113 @@
+"""Mixup and CutMix of a batch with itself, and label smoothing."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from fvcore.common.config import CfgNode
+from torch import Tensor
+
+_STREAM = 0x6D6978  # keeps these random numbers apart from those of the clips
+
+
+@dataclass(frozen=True)
+class Mixup:
+    """Mixes sample i with sample N-1-i of a batch; PySlowFast's section MIXUP.
+
+    With `probability`, a share is drawn for the whole batch: by mixup (beta(alpha, alpha): a
+    weighted mean of the two clips) or by CutMix (beta(cutmix_alpha, cutmix_alpha): a box of the
+    other clip, the same in all frames, is pasted in). switch_probability: of CutMix, where both
+    alphas are above 0. The targets are mixed by the share that the own clip really has.
+    (Zhang et al., "mixup"; Yun et al., "CutMix".)
+    """
+
+    num_classes: int
+    alpha: float = 0.8
+    cutmix_alpha: float = 1.0
+    probability: float = 1.0
+    switch_probability: float = 0.5
+    label_smoothing: float = 0.1
+
+    def __call__(
+        self, video: Tensor, labels: Tensor, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """video (N, 3, T, H, W) normalised, labels (N,) -> mixed video, targets (N, C) float32.
+
+        The video is changed in place. The slow pathway of a model is cut from the same clip, so
+        it sees the same mixture.
+        """
+        share = 1.0
+        if rng.random() < self.probability:
+            cuts = self.cutmix_alpha > 0 and (
+                self.alpha == 0 or rng.random() < self.switch_probability
+            )
+            alpha = self.cutmix_alpha if cuts else self.alpha
+            if alpha > 0:
+                share = float(rng.beta(alpha, alpha))
+                share = _cut(video, share, rng) if cuts else _blend(video, share)
+        targets = smooth_one_hot(labels, self.num_classes, self.label_smoothing)
+        return video, targets.lerp(targets.flip(0), 1 - share)
+
+
+def build_mixup(cfg: CfgNode) -> Mixup | None:
+    """Of the section MIXUP, or None where it is off."""
+    mixup = cfg.MIXUP
+    if not mixup.ENABLE:
+        return None
+    return Mixup(
+        num_classes=cfg.MODEL.NUM_CLASSES,
+        alpha=mixup.ALPHA,
+        cutmix_alpha=mixup.CUTMIX_ALPHA,
+        probability=mixup.PROB,
+        switch_probability=mixup.SWITCH_PROB,
+        label_smoothing=mixup.LABEL_SMOOTH_VALUE,
+    )
+
+
+def mixing_generator(seed: int, epoch: int, step: int, rank: int) -> np.random.Generator:
+    """The random numbers of one step: a run that goes on at a step mixes as it would have."""
+    return np.random.default_rng([seed, epoch, step, rank, _STREAM])
+
+
+def smooth_one_hot(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
+    """(N,) -> (N, C): smoothing / C everywhere, and 1 - smoothing on top at the label."""
+    one_hot = F.one_hot(labels, num_classes).to(torch.float32)
+    return one_hot * (1 - smoothing) + smoothing / num_classes
+
+
+def _blend(video: Tensor, share: float) -> float:
+    video.lerp_(video.flip(0), 1 - share)
+    return share
+
+
+def _cut(video: Tensor, share: float, rng: np.random.Generator) -> float:
+    """Pastes a box of 1 - share of the area around a random point; returns the area that stays.
+
+    What of the box lies outside the frame is lost, so more may stay than was asked for.
+    """
+    height, width = video.shape[-2:]
+    side = math.sqrt(1 - share)
+    half_h, half_w = int(height * side) // 2, int(width * side) // 2
+    y, x = int(rng.integers(height)), int(rng.integers(width))
+    top, bottom = max(y - half_h, 0), min(y + half_h, height)
+    left, right = max(x - half_w, 0), min(x + half_w, width)
+    box = video[..., top:bottom, left:right]
+    box.copy_(box.flip(0))
+    return 1 - (bottom - top) * (right - left) / (height * width)
+
+
+def scores_and_labels(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """What errors in training are counted on: scores (N, C) and one label (N,) a sample.
+
+    Labels (N,) as targets: nothing changes. Mixed targets (N, C): the label is the class of the
+    largest share, and the second largest class is as good: its probability is added to that of
+    the first. (PySlowFast adds the logits of the two.)
+    """
+    if targets.ndim == 1:
+        return logits, targets
+    first, second = targets.topk(2, dim=1).indices.split(1, dim=1)
+    scores = logits.softmax(dim=1)
+    scores = scores.scatter_add(1, first, scores.gather(1, second)).scatter(1, second, 0.0)
+    return scores, first[:, 0]

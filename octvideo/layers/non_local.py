@@ -1,0 +1,123 @@
+"""Non-local block: every position looks at all others in space and time.
+
+Source: "Non-local Neural Networks" (Wang et al., CVPR 2018), with PySlowFast's parameter names.
+For octave values, the reading of the "Drop an Octave" paper that fits its Table 6 best: the high
+frequency asks and the low one, which has the size of a pooled map already, answers.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from octvideo.layers.octave import Channels, Value, check_value
+
+INSTANTIATIONS = ("softmax", "dot_product")
+OCTAVE_MODES = ("cross", "high")
+
+
+class NonLocal3d(nn.Module):
+    """Non-local block with a residual connection, on K positions of p for Q positions of x:
+
+        p = max_pool(x),  c = channels of theta, phi and g (half of x's)
+        softmax:      z = x + bn(conv_out(g(p) softmax(theta(x)^T phi(p) / sqrt(c))^T))
+        dot_product:  z = x + bn(conv_out(g(p) (theta(x)^T phi(p) / K)^T))
+
+    On an octave value z_h is computed so and z_l = x_l; with ``octave_mode`` "cross", x is x_h
+    and p is x_l (not pooled in space again), with "high" both come from x_h.
+
+    Args:
+        channels: a count, or the pair (high, low) of an octave value.
+        instantiation: "softmax" or "dot_product".
+        pool_size: kernel and stride (T, H, W) of the max pool.
+        groups: the frames are cut into so many equal parts, which do not see each other.
+        octave_mode: "cross" or "high".
+        eps, momentum: of the batch norm. Its weight starts at 0, so that a new block is the
+            identity (section 4.1 of the paper).
+    """
+
+    def __init__(
+        self,
+        channels: int | tuple[int, int],
+        instantiation: str = "softmax",
+        pool_size: tuple[int, int, int] = (1, 2, 2),
+        groups: int = 1,
+        octave_mode: str = "cross",
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+    ) -> None:
+        super().__init__()
+        for value, known in ((instantiation, INSTANTIATIONS), (octave_mode, OCTAVE_MODES)):
+            if value not in known:
+                raise ValueError(f"NonLocal3d: {value!r} is not one of {', '.join(known)}")
+        self.channels = Channels(channels) if isinstance(channels, int) else Channels(*channels)
+        self.is_cross = self.channels.low > 0 and octave_mode == "cross"
+        self.instantiation = instantiation
+        self.pool_size = (pool_size[0], 1, 1) if self.is_cross else tuple(pool_size)
+        self.groups = groups
+
+        outer = self.channels.high
+        inner = max(outer // 2, 1)
+        seen = self.channels.low if self.is_cross else outer
+        self.conv_theta = nn.Conv3d(outer, inner, 1)
+        self.conv_phi = nn.Conv3d(seen, inner, 1)
+        self.conv_g = nn.Conv3d(seen, inner, 1)
+        self.conv_out = nn.Conv3d(inner, outer, 1)
+        self.bn = nn.BatchNorm3d(outer, eps=eps, momentum=momentum)
+        nn.init.zeros_(self.bn.weight)
+
+    def forward(self, x: Value) -> Value:
+        """The shapes of the input: (N, C, T, H, W), or a pair of them."""
+        check_value(x, self.channels, 5, self)
+        if isinstance(x, Tensor):
+            return self._respond(x, x)
+        x_h, x_l = x
+        return self._respond(x_h, x_l if self.is_cross else x_h), x_l
+
+    def _respond(self, x: Tensor, source: Tensor) -> Tensor:
+        """x and what it sees in ``source``."""
+        y = self._attend(self._fold(x), self._fold(source))
+        return x + self.bn(self.conv_out(self._unfold(y, x.shape[0])))
+
+    def _attend(self, x: Tensor, source: Tensor) -> Tensor:
+        """(N, C, T, H, W) and (N, C', T, H', W') -> (N, inner, T, H, W)."""
+        if max(self.pool_size) > 1:  # a map smaller than the window is pooled whole
+            window = [
+                min(n, size) for n, size in zip(self.pool_size, source.shape[2:], strict=True)
+            ]
+            source = F.max_pool3d(source, window)
+        theta, phi, g = (
+            conv(value).flatten(2)
+            for conv, value in (
+                (self.conv_theta, x),
+                (self.conv_phi, source),
+                (self.conv_g, source),
+            )
+        )
+        if self.instantiation == "softmax":
+            q, k, v = (value.transpose(1, 2).unsqueeze(1) for value in (theta, phi, g))
+            y = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2)
+        else:  # the product is associative: (c, c) in the middle, never (Q, K)
+            y = (g @ phi.transpose(1, 2) / phi.shape[2]) @ theta
+        return y.unflatten(2, x.shape[2:])
+
+    def _fold(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) -> (N * groups, C, T / groups, H, W)."""
+        if self.groups == 1:
+            return x
+        if x.shape[2] % self.groups:
+            raise ValueError(
+                f"NonLocal3d: {x.shape[2]} frames can not be cut into {self.groups} equal groups"
+            )
+        return x.unflatten(2, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+
+    def _unfold(self, x: Tensor, batch: int) -> Tensor:
+        """The inverse of ``_fold``."""
+        if self.groups == 1:
+            return x
+        return x.unflatten(0, (batch, self.groups)).transpose(1, 2).flatten(2, 3)
+
+    def extra_repr(self) -> str:
+        mode = f", {'cross' if self.is_cross else 'high'}" if self.channels.low else ""
+        return (
+            f"{tuple(self.channels)}, {self.instantiation}, pool_size={self.pool_size}, "
+            f"groups={self.groups}{mode}"
+        )

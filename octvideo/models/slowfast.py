@@ -1,0 +1,162 @@
+"""SlowFast networks: a slow pathway that sees few frames, a narrow fast one that sees all.
+
+Source: "SlowFast Networks for Video Recognition" (Feichtenhofer et al., ICCV 2019), with
+PySlowFast's parameter names. The octave is in the slow pathway, as long as nothing else is asked
+for; what comes from the fast pathway joins its high frequency.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from octvideo.layers import Channels, OctConv3d, Value
+from octvideo.models.spec import NonLocalPlacement, OctavePlacement, ResNetSpec
+from octvideo.models.video_resnet import VideoResNet
+
+
+@dataclass(frozen=True)
+class SlowFastSpec(ResNetSpec):
+    """Everything that a SlowFast network is built from.
+
+    The inherited fields describe the network and its slow pathway; ``num_frames`` are those of the
+    fast one. The fast pathway differs in what follows:
+
+    frame_ratio: frames of the fast pathway for one of the slow (alpha of the SlowFast paper).
+    beta_inv: channels of the slow pathway for one of the fast.
+    fusion_ratio, fusion_kernel: outputs of a lateral convolution for one input, and its kernel
+    in time.
+    """
+
+    arch: str = "slowfast"
+    num_frames: int = 32
+    sampling_rate: int = 2
+    frame_ratio: int = 8
+    beta_inv: int = 8
+    fusion_ratio: int = 2
+    fusion_kernel: int = 5
+    fast_spatial_dilations: tuple[int, ...] = (1, 1, 1, 1)
+    fast_num_block_temp_kernel: tuple[int, ...] | None = None
+    fast_non_local: NonLocalPlacement = field(default_factory=NonLocalPlacement)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width_per_group % self.beta_inv:
+            raise ValueError(
+                f"the width {self.width_per_group} of the slow pathway is not divisible by "
+                f"beta_inv {self.beta_inv}"
+            )
+        if self.num_frames % self.frame_ratio:
+            raise ValueError(
+                f"num_frames {self.num_frames} is not a multiple of frame_ratio {self.frame_ratio}"
+            )
+        if self.fusion_kernel % 2 == 0:
+            raise ValueError(f"the fusion kernel must be odd, got {self.fusion_kernel}")
+        self.pathways()  # says what is wrong with them
+
+    def _check_arch(self) -> None:
+        if self.arch != "slowfast":
+            raise ValueError(f"a SlowFast network has arch 'slowfast', got {self.arch!r}")
+
+    def pathways(self) -> tuple[ResNetSpec, ResNetSpec]:
+        """Slow and fast."""
+        octaves = [
+            self.octave if pathway in self.octave.pathways else OctavePlacement()
+            for pathway in (0, 1)
+        ]
+        slow = self._pathway(
+            arch="slow", octave=octaves[0], num_frames=self.num_frames // self.frame_ratio
+        )
+        fast = self._pathway(
+            arch="fast",
+            octave=octaves[1],
+            width_per_group=self.width_per_group // self.beta_inv,
+            spatial_dilations=self.fast_spatial_dilations,
+            num_block_temp_kernel=self.fast_num_block_temp_kernel,
+            non_local=self.fast_non_local,
+        )
+        return slow, fast
+
+    def _pathway(self, **changes: Any) -> ResNetSpec:
+        own = {f.name: getattr(self, f.name) for f in fields(ResNetSpec)}
+        return ResNetSpec(**{**own, **changes})
+
+
+class Fuse(nn.Module):
+    """slow <- [slow | relu(bn(conv_f2s(fast)))]: t x1x1, stride (frame_ratio, 1, 1).
+
+    The new channels come last, and belong to the high frequency where the slow value has two.
+    """
+
+    def __init__(self, fast: Channels, spec: SlowFastSpec) -> None:
+        super().__init__()
+        self.channels = fast.total * spec.fusion_ratio
+        kernel = spec.fusion_kernel
+        self.conv_f2s = OctConv3d(
+            fast,
+            Channels(self.channels),
+            (kernel, 1, 1),
+            stride=(spec.frame_ratio, 1, 1),
+            padding=(kernel // 2, 0, 0),
+            bias=False,
+        )
+        self.bn = nn.BatchNorm3d(self.channels, eps=spec.bn_eps, momentum=spec.bn_momentum)
+
+    def forward(self, xs: Sequence[Value]) -> list[Value]:
+        """Slow (N, C, T, H, W), fast (N, C', frame_ratio * T, H, W) -> slow with more channels."""
+        slow, fast = xs
+        lateral = F.relu(self.bn(self.conv_f2s(fast)))
+        if isinstance(slow, Tensor):
+            return [torch.cat([slow, lateral], dim=1), fast]
+        high, low = slow
+        return [(torch.cat([high, lateral], dim=1), low), fast]
+
+
+class SlowFast(VideoResNet):
+    """Two pathways: s1, s1_fuse, s2, s2_fuse, s3, s3_fuse, s4, s4_fuse, s5, head of both."""
+
+    spec: SlowFastSpec
+
+    def _inputs(self, x: Tensor | Sequence[Tensor]) -> list[Tensor]:
+        """The fast clips (N, 3, T, H, W), or both: [slow (N, 3, T / frame_ratio, H, W), fast]."""
+        ratio = self.spec.frame_ratio
+        if isinstance(x, Tensor):
+            x = [slow_frames(x, ratio), x]
+        if len(x) != 2:
+            raise ValueError(f"SlowFast takes the fast clip or [slow, fast], got {len(x)} clips")
+        slow, fast = x
+        frames = fast.shape[2]
+        if not 0 < frames <= self.spec.num_frames or frames != ratio * slow.shape[2]:
+            raise ValueError(
+                f"SlowFast with {self.spec.num_frames} frames takes at most so many, a multiple "
+                f"of {ratio}, in the fast pathway and 1/{ratio} of them in the slow one; "
+                f"got {frames} and {slow.shape[2]}"
+            )
+        return [slow, fast]
+
+    def _add_fusion(self, stage: int, dims: list[Channels]) -> list[Channels]:
+        slow, fast = dims
+        fuse = Fuse(fast, self.spec)
+        self.add_module(f"s{stage}_fuse", fuse)
+        return [Channels(slow.high + fuse.channels, slow.low), fast]
+
+    def _fuse(self, stage: int, xs: list[Value]) -> list[Value]:
+        return self.get_submodule(f"s{stage}_fuse")(xs)
+
+
+def slow_frames(fast: Tensor, frame_ratio: int) -> Tensor:
+    """The frames of the slow pathway: (N, C, T, H, W) -> (N, C, T // frame_ratio, H, W)."""
+    indices = slow_indices(fast.shape[2], frame_ratio)
+    # Slices rather than an index tensor, which would have to wait for the device.
+    return torch.stack([fast[:, :, i] for i in indices], dim=2) if indices else fast[:, :, :0]
+
+
+@lru_cache
+def slow_indices(num_frames: int, frame_ratio: int) -> tuple[int, ...]:
+    """``linspace(0, T - 1, T // frame_ratio)`` in float32, truncated (PySlowFast)."""
+    count = num_frames // frame_ratio
+    return tuple(torch.linspace(0, num_frames - 1, count, device="cpu").long().tolist())

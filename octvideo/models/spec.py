@@ -1,0 +1,187 @@
+"""What a video ResNet is built from: architectures as tables, placement of octave and non-local.
+
+                conv1      pool1      res2     pool    res3     res4          res5
+    C2D         1x7x7      1x3x3      1        2x1x1   1        1             1
+    I3D         5x7x7      1x3x3      3        2x1x1   3,1      3,1           1,3
+    Slow        1x7x7      1x3x3      1                1        3             3
+    Fast        5x7x7      1x3x3      3                3        3             3
+    stride      1,2,2      1,2,2      1        2,1,1   2        2             2
+
+The numbers under a stage are the temporal kernels of its blocks' first convolution, repeated
+over the blocks (PySlowFast; Wang et al., "Non-local Neural Networks", table 1; Feichtenhofer et
+al., "SlowFast Networks for Video Recognition", table 1).
+"""
+
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+from octvideo.layers import Channels, split_channels
+from octvideo.layers.non_local import INSTANTIATIONS, OCTAVE_MODES
+
+#             conv1  res2  res3    res4    res5
+TEMPORAL_KERNELS = {
+    "c2d": ((1,), (1,), (1,), (1,), (1,)),
+    "i3d": ((5,), (3,), (3, 1), (3, 1), (1, 3)),
+    "slow": ((1,), (1,), (1,), (3,), (3,)),
+    "fast": ((5,), (3,), (3,), (3,), (3,)),
+}
+TEMPORAL_POOL = {"c2d": 2, "i3d": 2, "slow": 1, "fast": 1}  # after res2
+
+BLOCKS_PER_STAGE = {
+    "bottleneck_transform": {
+        14: (1, 1, 1, 1),
+        18: (2, 2, 2, 2),  # PySlowFast's name of 26
+        26: (2, 2, 2, 2),
+        50: (3, 4, 6, 3),
+        101: (3, 4, 23, 3),
+    },
+    "basic_transform": {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)},
+}
+
+
+@dataclass(frozen=True)
+class OctavePlacement:
+    """Which stages of a backbone are octave, and how their channels are split.
+
+    ``stages`` (2, 3, 4, 5): all convolutions of res2..res5, the last one back to a plain tensor.
+    ``stages`` (2, 3, 4): the authors' rule for 2D networks; res5 is plain, and its first
+    convolutions join the two frequencies. ``pathways``: 0 is the slow one of SlowFast, or the
+    only one. ``nonlocal_mode``: see ``NonLocal3d``.
+    """
+
+    alpha: float = 0.0
+    stages: tuple[int, ...] = (2, 3, 4, 5)
+    channel_divisor: int = 1
+    pathways: tuple[int, ...] = (0,)
+    nonlocal_mode: str = "cross"
+
+    def __post_init__(self) -> None:
+        if not set(self.stages) <= {2, 3, 4, 5}:
+            raise ValueError(f"octave stages must be among 2, 3, 4, 5, got {self.stages}")
+        if not set(self.pathways) <= {0, 1}:
+            raise ValueError(f"octave pathways must be among 0, 1, got {self.pathways}")
+        if self.nonlocal_mode not in OCTAVE_MODES:
+            known = ", ".join(OCTAVE_MODES)
+            raise ValueError(f"unknown nonlocal_mode {self.nonlocal_mode!r}; known: {known}")
+        split_channels(64, self.alpha, self.channel_divisor)  # says what is wrong with them
+
+    def split(self, channels: int, stage: int) -> Channels:
+        """The channel pair of a map of ``stage``."""
+        if stage not in self.stages:
+            return Channels(channels)
+        return split_channels(channels, self.alpha, self.channel_divisor)
+
+
+@dataclass(frozen=True)
+class NonLocalPlacement:
+    """Which blocks of a pathway, counted from 0, a non-local block follows; for res2..res5 each.
+
+    ``groups``: temporal groups; ``pools``: max pool (T, H, W) of key and value.
+    """
+
+    blocks: tuple[tuple[int, ...], ...] = ((), (), (), ())
+    instantiation: str = "softmax"
+    groups: tuple[int, ...] = (1, 1, 1, 1)
+    pools: tuple[tuple[int, int, int], ...] = ((1, 2, 2),) * 4
+
+    def __post_init__(self) -> None:
+        if self.instantiation not in INSTANTIATIONS:
+            known = ", ".join(INSTANTIATIONS)
+            raise ValueError(f"unknown instantiation {self.instantiation!r}; known: {known}")
+        if any(len(value) != 4 for value in (self.blocks, self.groups, self.pools)):
+            raise ValueError(f"a non-local placement is for the four stages res2..res5, got {self}")
+
+
+# After res3 blocks 1, 3 and res4 blocks 1, 3, 5: the five blocks of the paper's ResNet-50.
+NL5 = ((), (1, 3), (1, 3, 5), ())
+
+
+@dataclass(frozen=True)
+class ResNetSpec:
+    """Everything that a video ResNet is built from; strides and dilations are for res2..res5.
+
+    ``num_frames`` frames, ``sampling_rate`` apart at 30 frames a second, in a square crop of
+    ``crop_size`` are the clip that the network is made for; they give the head its window.
+    ``expansion``: output channels of a stage over its width. PySlowFast uses 4 for basic blocks
+    too; 1 gives the ResNet-18 of He et al.
+    ``num_block_temp_kernel``: how many blocks of each stage have temporal kernels (the rest
+    have kernel 1); None means all.
+    """
+
+    arch: str = "i3d"
+    depth: int = 50
+    num_classes: int = 400
+    octave: OctavePlacement = OctavePlacement()
+    non_local: NonLocalPlacement = NonLocalPlacement()
+    transform: str = "bottleneck_transform"
+    num_frames: int = 8
+    sampling_rate: int = 8
+    crop_size: int = 224
+    input_channels: int = 3
+    width_per_group: int = 64
+    expansion: int = 4
+    num_groups: int = 1
+    spatial_strides: tuple[int, ...] = (1, 2, 2, 2)
+    spatial_dilations: tuple[int, ...] = (1, 1, 1, 1)
+    num_block_temp_kernel: tuple[int, ...] | None = None
+    stride_1x1: bool = False
+    inplace_relu: bool = True
+    zero_init_final_bn: bool = False
+    bn_eps: float = 1e-5
+    bn_momentum: float = 0.1
+    dropout_rate: float = 0.5
+    fc_init_std: float = 0.01
+    head_activation: str = "softmax"
+
+    def __post_init__(self) -> None:
+        self._check_arch()
+        depths = BLOCKS_PER_STAGE.get(self.transform)
+        if depths is None:
+            known = ", ".join(BLOCKS_PER_STAGE)
+            raise ValueError(f"unknown transform {self.transform!r}; known: {known}")
+        if self.depth not in depths:
+            known = ", ".join(map(str, depths))
+            raise ValueError(f"{self.transform} has no depth {self.depth}; depths: {known}")
+        for name in ("num_classes", "num_frames", "crop_size", "input_channels", "width_per_group"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("spatial_strides", "spatial_dilations", "num_block_temp_kernel"):
+            values = getattr(self, name)
+            if values is not None and len(values) != 4:
+                raise ValueError(f"{name} needs a value for each of res2..res5, got {values}")
+        for stage, count in enumerate(self.block_counts(), 2):
+            if any(block >= count for block in self.non_local.blocks[stage - 2]):
+                raise ValueError(
+                    f"res{stage} of depth {self.depth} has the blocks 0..{count - 1}; a non-local "
+                    f"block can not follow {self.non_local.blocks[stage - 2]}"
+                )
+
+    def _check_arch(self) -> None:
+        if self.arch not in TEMPORAL_KERNELS:
+            raise ValueError(f"unknown arch {self.arch!r}; known: {', '.join(TEMPORAL_KERNELS)}")
+
+    def pathways(self) -> tuple["ResNetSpec", ...]:
+        """The specification of each pathway."""
+        return (self,)
+
+    def block_counts(self) -> tuple[int, ...]:
+        return BLOCKS_PER_STAGE[self.transform][self.depth]
+
+    def temporal_kernels(self, stage: int) -> list[int]:
+        """The temporal kernel of each block of a stage."""
+        count = self.block_counts()[stage - 2]
+        kernels = list(islice(cycle(TEMPORAL_KERNELS[self.arch][stage - 1]), count))
+        if self.num_block_temp_kernel is not None:
+            kernels[self.num_block_temp_kernel[stage - 2] :] = [1]
+        return (kernels + [1] * count)[:count]
+
+    @property
+    def temporal_pool(self) -> int:
+        """Kernel and stride of the max pool over frames after res2; 1 where there is none."""
+        return TEMPORAL_POOL[self.arch]
+
+    @property
+    def head_window(self) -> tuple[int, int, int]:
+        """The map (T, H, W) of a clip of ``num_frames`` at ``crop_size`` after res5."""
+        side = max(self.crop_size // 32, 1)
+        return (max(self.num_frames // self.temporal_pool, 1), side, side)

@@ -1,0 +1,30 @@
+"""Checkpoints of other projects: read safely, under our names, into our models."""
+
+from octvideo.weights.files import CheckpointError, sha256_of, verify_sha256
+from octvideo.weights.inflate import inflate
+from octvideo.weights.load import (
+    KINDS,
+    Mismatch,
+    Report,
+    Weights,
+    compare,
+    load_into,
+    read_weights,
+)
+from octvideo.weights.torch_file import check_state, read_torch
+
+__all__ = [
+    "KINDS",
+    "CheckpointError",
+    "Mismatch",
+    "Report",
+    "Weights",
+    "check_state",
+    "compare",
+    "inflate",
+    "load_into",
+    "read_torch",
+    "read_weights",
+    "sha256_of",
+    "verify_sha256",
+]

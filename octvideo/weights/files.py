@@ -1,0 +1,64 @@
+"""What a checkpoint file is, told by its first bytes, and whether it is the one that was meant."""
+
+import hashlib
+from pathlib import Path
+
+from octvideo.utils.errors import UserError
+
+_TORCH_ZIP = b"PK\x03\x04"
+# A file of torch.save before 1.6 begins with the pickle of this number.
+_TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_PICKLE = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
+
+
+class CheckpointError(UserError):
+    """A checkpoint that can not be read, written or used; the message names the file."""
+
+
+def file_format(path: Path) -> str:
+    """ "torch" or "pickle" (of Caffe2).
+
+    Raises:
+        CheckpointError: no such file, an empty one, or one that is neither.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(40)
+    except OSError as error:
+        raise CheckpointError(f"{path} can not be read: {error.strerror}") from error
+    if not head:
+        raise CheckpointError(f"{path} is empty: copy or download it again")
+    if head.startswith(_TORCH_ZIP) or head[2:].startswith(_TORCH_LEGACY):
+        return "torch"
+    if head.startswith(_PICKLE):
+        return "pickle"
+    raise CheckpointError(
+        f"{path} is no checkpoint: it is neither a PyTorch file nor a Caffe2 pickle, "
+        f"and begins with {head[:20]!r}"
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise CheckpointError(f"{path} can not be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def verify_sha256(path: Path, expected: str) -> None:
+    """Raises CheckpointError unless the file has this SHA-256 (or its beginning, 8 digits up)."""
+    if len(expected) < 8:
+        raise ValueError(f"a SHA-256 of at least 8 hexadecimal digits is needed, got {expected!r}")
+    actual = sha256_of(path)
+    if not actual.startswith(expected.lower()):
+        raise CheckpointError(
+            f"{path} is not the file that was meant: its SHA-256 is {actual}, not {expected}; "
+            "delete it and fetch it again"
+        )

@@ -1,0 +1,247 @@
+"""Any checkpoint into any of our models: what fits is loaded, what does not is told or refused."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Size, Tensor, nn
+
+from octvideo.weights.files import CheckpointError, file_format
+from octvideo.weights.inflate import inflate as inflate_kernels
+from octvideo.weights.inflate import is_2d, is_resnet2d, resnet2d_names
+from octvideo.weights.pyslowfast import read_caffe2
+from octvideo.weights.pytorchvideo import is_pytorchvideo, pytorchvideo_names
+from octvideo.weights.torch_file import check_state, read_torch
+
+logger = logging.getLogger("octvideo")
+
+TORCH_KINDS = ("pyslowfast", "pytorchvideo", "torchvision")  # timm's names are torchvision's
+KINDS = ("auto", "pytorch", "caffe2", *TORCH_KINDS)
+HEAD = "head.projection."
+_SHOWN = 10
+
+
+@dataclass
+class Weights:
+    """The parameters of a file, under our names.
+
+    ``kind``: "caffe2", one of ``TORCH_KINDS``, or "octvideo" (a checkpoint of a run of ours).
+    ``epoch``: as the file has it, counted from 0. ``cfg``: the YAML text of the configuration
+    that it was trained with.
+    """
+
+    path: Path
+    kind: str
+    state: dict[str, Tensor] = field(repr=False)
+    epoch: int | None = None
+    cfg: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A parameter that does not fit; None where it is missing."""
+
+    key: str
+    in_file: tuple[int, ...] | None
+    in_model: tuple[int, ...] | None
+
+    @property
+    def reason(self) -> str:
+        if self.in_file is None:
+            return "missing in the file"
+        if self.in_model is None:
+            return "unknown to the model"
+        return f"{self.in_file} in the file, {self.in_model} in the model"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a checkpoint: ``loaded`` parameters of it, and those left out."""
+
+    path: Path
+    kind: str
+    loaded: int
+    left_out: tuple[Mismatch, ...] = ()
+
+    def __str__(self) -> str:
+        """A line, and a row for each parameter that was left out: name and why."""
+        first = f"{self.path} ({self.kind}): {self.loaded} entries loaded"
+        if not self.left_out:
+            return f"{first}, none left out"
+        return f"{first}, {len(self.left_out)} left out\n{_table(self.left_out)}"
+
+
+def _table(mismatches: Sequence[Mismatch]) -> str:
+    shown = mismatches[:_SHOWN]
+    lines = [f"  {m.key}: {m.reason}" for m in shown]
+    if len(mismatches) > _SHOWN:
+        lines.append(f"  and {len(mismatches) - _SHOWN} more")
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read_weights(
+    path: Path | str,
+    kind: str = "auto",
+    clear_names: Sequence[str] = (),
+    average: bool = False,
+) -> Weights:
+    """Reads a checkpoint of any known kind; nothing in it is run.
+
+    Args:
+        kind: one of ``KINDS``; "auto" recognises the file, another makes sure of it ("pytorch":
+            any file of PyTorch).
+        clear_names: texts that are removed, at their first occurrence, from the names in a
+            PyTorch file.
+        average: take the running average of the weights (EMA) where the file has one.
+
+    Raises:
+        CheckpointError: the file is damaged, hostile, or of another kind; the message names it.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of checkpoint {kind!r}; known: {', '.join(KINDS)}")
+    path = Path(path)
+    if file_format(path) == "pickle":
+        _check_kind(path, "caffe2", kind)
+        weights = Weights(path, "caffe2", read_caffe2(path))
+    else:
+        weights = _read_pytorch(path, kind, clear_names, average)
+    for key in [key for key in weights.state if key.endswith(".running_var")]:
+        counter = key.replace("running_var", "num_batches_tracked")  # older files have none
+        weights.state.setdefault(counter, torch.tensor(0))
+    return weights
+
+
+def _read_pytorch(path: Path, kind: str, clear_names: Sequence[str], average: bool) -> Weights:
+    if kind == "caffe2":
+        _check_kind(path, "pytorch", kind)
+    content = read_torch(path)
+    extra: dict[str, Any] = content if isinstance(content, dict) else {}
+    names = (*(("ema_state",) if average else ()), "model_state", "state_dict", "model")
+    state = next((extra[n] for n in names if isinstance(extra.get(n), dict)), content)
+    state = _renamed(check_state(state, path), clear_names, path)
+    if any(map(is_pytorchvideo, state)):
+        found, ours = "pytorchvideo", pytorchvideo_names(state)
+    elif is_resnet2d(state):
+        found, ours = "torchvision", resnet2d_names(state)
+    else:
+        found, ours = "pyslowfast", dict(zip(state, state, strict=True))
+    _check_kind(path, found, kind)
+    epoch, cfg = extra.get("epoch"), extra.get("cfg")
+    return Weights(
+        path,
+        found,
+        {ours[key]: value for key, value in state.items()},
+        epoch if isinstance(epoch, int) else None,
+        cfg if isinstance(cfg, str) else None,
+    )
+
+
+def _check_kind(path: Path, found: str, asked: str) -> None:
+    if asked not in ("auto", found) and not (asked == "pytorch" and found in TORCH_KINDS):
+        raise CheckpointError(
+            f"{path} is a {found} file, not a {asked} one: set CHECKPOINT_TYPE (or --from) "
+            f"{'pytorch' if found in TORCH_KINDS else found}"
+        )
+
+
+def _renamed(state: dict[str, Tensor], clear: Sequence[str], path: Path) -> dict[str, Tensor]:
+    """Without the texts of ``clear``, and without the prefix of a data-parallel model."""
+    names = dict(zip(state, state, strict=True))
+    for text in clear:
+        names = {key: name.replace(text, "", 1) for key, name in names.items()}
+    if all(name.startswith("module.") for name in names.values()):
+        names = {key: name.removeprefix("module.") for key, name in names.items()}
+    if len(set(names.values())) < len(names):
+        raise CheckpointError(f"{path}: without {list(clear)}, parameters have the same name")
+    return {name: state[key] for key, name in names.items()}
+
+
+# ---------------------------------------------------------------- loading
+
+
+def compare(state: Mapping[str, Tensor], shapes: Mapping[str, Size]) -> list[Mismatch]:
+    """Where the parameters of a file and the shapes of a model differ, in the model's order."""
+    return [
+        Mismatch(key, _shape(state, key), tuple(shape))
+        for key, shape in shapes.items()
+        if _shape(state, key) != tuple(shape)
+    ] + [Mismatch(key, tuple(state[key].shape), None) for key in state if key not in shapes]
+
+
+def _shape(state: Mapping[str, Tensor], key: str) -> tuple[int, ...] | None:
+    return tuple(state[key].shape) if key in state else None
+
+
+def load_into(
+    model: nn.Module, weights: Weights, *, finetune: bool = False, inflate: bool = False
+) -> Report:
+    """Loads a checkpoint into a model, wholly or not at all.
+
+    An octave model has the names and shapes of the vanilla one, so both take the same files.
+
+    Args:
+        finetune: what a new training makes good may be left out: the last layer, where it is for
+            another number of classes, and the non-local blocks of an octave network, whose shapes
+            are their own. They keep the values that the model has. False: all must fit.
+        inflate: the file may hold a 2D network; its kernels are spread over time. With
+            ``finetune``, non-local blocks, which a 2D network has not, keep their values too.
+
+    Raises:
+        CheckpointError: anything else does not fit; the first ten are listed.
+    """
+    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    state = inflate_kernels(weights.state, shapes) if inflate else weights.state
+    mismatches = compare(state, shapes)
+    left_out = [m for m in mismatches if finetune and _is_excused(m, state, shapes, inflate)]
+    if refused := [m for m in mismatches if m not in left_out]:
+        raise CheckpointError(
+            f"{weights.path} does not fit the model{_hint(weights, refused, inflate)}:\n"
+            f"{_table(refused)}"
+        )
+    if any(m.key.startswith(HEAD) for m in left_out):  # all of it or nothing
+        _warn_of_new_head(weights, shapes)
+        state = {key: value for key, value in state.items() if not key.startswith(HEAD)}
+    skipped = {m.key for m in left_out}
+    fitting = {key: value for key, value in state.items() if key not in skipped}
+    model.load_state_dict(fitting, strict=False)
+    return Report(weights.path, weights.kind, len(fitting), tuple(left_out))
+
+
+def _is_excused(
+    mismatch: Mismatch, state: Mapping[str, Tensor], shapes: Mapping[str, Size], inflate: bool
+) -> bool:
+    key, in_file, in_model = mismatch.key, mismatch.in_file, mismatch.in_model
+    if key.startswith(HEAD):
+        return in_model is not None and (in_file is None or in_file[1:] == in_model[1:])
+    if "_nonlocal" not in key:
+        return False
+    in_both = any("_nonlocal" in k for k in state) and any("_nonlocal" in k for k in shapes)
+    return in_both or (inflate and in_file is None)
+
+
+def _hint(weights: Weights, refused: Sequence[Mismatch], inflate: bool) -> str:
+    """What the mismatches have in common, where there is one cause."""
+    if is_2d(weights.state) and not inflate:
+        return ", it holds a 2D network: set TRAIN.CHECKPOINT_INFLATE True"
+    if all(m.key.startswith(HEAD) for m in refused):
+        return ", it is for another number of classes: set MODEL.NUM_CLASSES"
+    if all("_nonlocal" in m.key for m in refused):
+        return " in its non-local blocks: octave networks have their own, which must be trained"
+    return ""
+
+
+def _warn_of_new_head(weights: Weights, shapes: Mapping[str, Size]) -> None:
+    bias = weights.state.get(f"{HEAD}bias")
+    logger.warning(
+        "NEW LAST LAYER: %s has %s, the model has %d: %s* starts from random weights",
+        weights.path,
+        "no last layer" if bias is None else f"{len(bias)} classes",
+        shapes[f"{HEAD}bias"][0],
+        HEAD,
+    )

@@ -1,0 +1,50 @@
+"""Names of PyTorchVideo's ResNet, I3D and SlowFast models, as its zoo has them, to ours.
+
+Its blocks are counted: the stem is block 0, then come the stages, with a pool between the first
+two where the network has one, so which stage a block is depends on the others.
+"""
+
+import re
+from collections.abc import Iterable
+
+_KEY = re.compile(r"(?:model\.)?blocks\.(\d+)\.(?:multipathway_blocks\.(\d)\.)?(.+)\.(\w+)")
+_STAGE = re.compile(r"(?:model\.)?blocks\.(\d+)\.(?:multipathway_blocks\.\d\.)?res_blocks\..+")
+_LAYERS = tuple(
+    (re.compile(pattern), ours)
+    for pattern, ours in (
+        (r"conv", r"{stage}.{pathway}_stem.conv"),
+        (r"norm", r"{stage}.{pathway}_stem.bn"),
+        (r"res_blocks\.(\d+)\.branch1_conv", r"{stage}.{pathway}_res\1.branch1"),
+        (r"res_blocks\.(\d+)\.branch1_norm", r"{stage}.{pathway}_res\1.branch1_bn"),
+        (r"res_blocks\.(\d+)\.branch2\.conv_([abc])", r"{stage}.{pathway}_res\1.branch2.\2"),
+        (r"res_blocks\.(\d+)\.branch2\.norm_([abc])", r"{stage}.{pathway}_res\1.branch2.\2_bn"),
+        (r"multipathway_fusion\.conv_fast_to_slow", r"{stage}_fuse.conv_f2s"),
+        (r"multipathway_fusion\.norm", r"{stage}_fuse.bn"),
+        (r"proj", r"head.projection"),
+    )
+)
+
+
+def is_pytorchvideo(key: str) -> bool:
+    """Whether a parameter has a name as PyTorchVideo gives it."""
+    return bool(_KEY.fullmatch(key))
+
+
+def pytorchvideo_names(keys: Iterable[str]) -> dict[str, str]:
+    """PyTorchVideo's names -> ours; all names of a model are needed, unknown ones stay."""
+    keys = list(keys)
+    blocks = sorted({int(match[1]) for key in keys if (match := _STAGE.fullmatch(key))})
+    stages = {0: "s1"} | {block: f"s{i}" for i, block in enumerate(blocks, start=2)}
+    return {key: _name(key, stages) for key in keys}
+
+
+def _name(key: str, stages: dict[int, str]) -> str:
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return key
+    block, pathway, layer, parameter = match.groups()
+    places = {"stage": stages.get(int(block), ""), "pathway": f"pathway{pathway or 0}"}
+    for pattern, ours in _LAYERS:
+        if found := pattern.fullmatch(layer):
+            return f"{found.expand(ours).format(**places)}.{parameter}"
+    return key

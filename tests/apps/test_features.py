@@ -1,0 +1,88 @@
+"""Features of lists of videos: complete, resumable, never mixed."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import octvideo
+from octvideo.apps.features import extract_all, feature_path, read_paths
+from octvideo.apps.hub import load_trained
+from octvideo.apps.views import ViewSettings
+from octvideo.utils.errors import UserError
+from support import ROOT
+
+
+@pytest.fixture(scope="module")
+def model(small):
+    return load_trained(small.cfg, small.checkpoint, small.opts)
+
+
+def test_a_file_a_video(small, model, tmp_path):
+    settings, out = ViewSettings.of_model(model), tmp_path / "features"
+    (tmp_path / "broken.mp4").write_text("no video")
+    videos = [small.videos[0], str(tmp_path / "broken.mp4"), *small.videos[1:], small.videos[0]]
+    bad = extract_all(videos, model, settings, out)
+    assert [path for path, _ in bad] == [str(tmp_path / "broken.mp4")]
+    for video in small.videos:
+        with np.load(feature_path(video, out)) as saved:
+            assert str(saved["path"]) == video
+            wanted = octvideo.extract_features(video, model)
+            np.testing.assert_allclose(saved["features"], wanted, rtol=1e-5)
+    assert len(list(out.rglob("*.npz"))) == 3
+    assert not list(out.rglob("*.part"))
+
+
+def test_what_is_there_is_left_alone(small, model, tmp_path):
+    settings = ViewSettings.of_model(model)
+    extract_all(small.videos[:1], model, settings, tmp_path, fast=True, per_view=True)
+    [first] = tmp_path.rglob("*.npz")
+    before = os.stat(first).st_mtime_ns
+    extract_all(small.videos, model, settings, tmp_path, fast=True, per_view=True, num_workers=1)
+    assert os.stat(first).st_mtime_ns == before
+    assert len(list(tmp_path.rglob("*.npz"))) == 3
+    with np.load(first) as saved:
+        assert saved["features"].shape == (1, 256)
+    with pytest.raises(UserError, match="fast True, now False"):
+        extract_all(small.videos, model, settings, tmp_path, per_view=True)
+    with pytest.raises(UserError, match="model '', now 'another'"):
+        extract_all(
+            small.videos, model, settings, tmp_path, fast=True, per_view=True, model_name="another"
+        )
+
+
+def test_one_file(small, model, tmp_path):
+    settings = ViewSettings.of_model(model)
+    extract_all(small.videos, model, settings, tmp_path / "all.npz", fast=True)
+    with np.load(tmp_path / "all.npz") as saved:
+        assert saved["paths"].tolist() == small.videos
+        assert saved["features"].shape == (3, 256)
+        wanted = octvideo.extract_features(small.videos[2], model, fast=True)
+        np.testing.assert_allclose(saved["features"][2], wanted, rtol=1e-5)
+    (tmp_path / "broken.mp4").write_text("no video")
+    with pytest.raises(UserError, match="nothing to write"):
+        extract_all([str(tmp_path / "broken.mp4")], model, settings, tmp_path / "none.npz")
+
+
+def test_lists(tmp_path):
+    (tmp_path / "clip 1.mp4").touch()
+    (tmp_path / "a.csv").write_text(f"clip 1.mp4 3\n# no\n\n{tmp_path}/clip 1.mp4\nother.mp4\n")
+    inside = str(tmp_path / "clip 1.mp4")
+    assert read_paths([tmp_path / "a.csv"]) == [inside, inside, str(tmp_path / "other.mp4")]
+    with pytest.raises(UserError, match=r"b\.csv"):
+        read_paths([tmp_path / "b.csv"])
+
+
+def test_tool(small, model, tmp_path):
+    (tmp_path / "broken.mp4").write_text("no video")
+    command = [sys.executable, ROOT / "tools/extract_features.py", "--cfg", small.cfg]
+    command += ["--checkpoint", small.checkpoint, "--list", small.data / "test.csv", "--fast"]
+    command += ["--out", tmp_path / "f.npz", tmp_path / "broken.mp4", "--opts", *small.opts]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stderr
+    assert "broken.mp4" in done.stderr
+    assert "3 videos done, 1 could not be read" in done.stdout
+    with np.load(tmp_path / "f.npz") as saved:
+        assert saved["features"].shape == (3, 256)

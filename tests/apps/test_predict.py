@@ -1,0 +1,274 @@
+"""predict and extract_features: the numbers of a test, on every kind of file."""
+
+import json
+import math
+import subprocess
+import sys
+
+import av
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import octvideo
+from octvideo.apps.hub import load_trained
+from octvideo.apps.predict import load_views, run_views, view_scores
+from octvideo.apps.views import ViewSettings
+from octvideo.config import load_cfg
+from octvideo.data import VideoError
+from octvideo.data.labels import class_names, class_names_beside
+from octvideo.engine import run_test, run_train
+from octvideo.utils.errors import UserError
+from support import ROOT, SHARED
+
+QUICK = ViewSettings(num_frames=4, sampling_rate=8, crop_size=64, num_clips=3)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """Twelve classes, octave, made for crops of 64."""
+    torch.manual_seed(1)
+    options = {"depth": 14, "width_per_group": 8, "num_frames": 4, "crop_size": 64}
+    return octvideo.create_model("i3d_r50", 12, 0.25, **options)
+
+
+def test_all_views_are_those_of_a_test(small):
+    cfg = load_cfg(small.cfg, [*small.opts, "TEST.SAVE_RESULTS_PATH", "scores.npz"])
+    run_test(cfg)
+    model = load_trained(small.cfg, small.checkpoint, small.opts)
+    with np.load(small.folder / "run" / "scores.npz") as saved:
+        table, paths = saved["scores"], saved["paths"].tolist()
+    assert table.shape == (3, 12, 8)
+    for video, scores in zip(paths, table, strict=True):
+        settings = ViewSettings.of_cfg(cfg)
+        np.testing.assert_allclose(
+            view_scores(video, model, settings, batch_size=30), scores, rtol=1e-6, atol=1e-9
+        )
+        best = octvideo.predict(video, model, topk=8)
+        mean = scores.mean(axis=0)
+        assert [label for label, _ in best] == [f"class {i}" for i in np.argsort(-mean)]
+        np.testing.assert_allclose([s for _, s in best], np.sort(mean)[::-1], rtol=1e-3)
+    assert len({octvideo.predict(video, model)[0][1] for video in paths}) == 3
+
+
+def test_fast_is_the_centre_view_written_out(small):
+    model = load_trained(small.cfg, small.checkpoint, small.opts)
+    [video, *_] = small.videos
+    with av.open(video) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        fps = float(container.streams.video[0].average_rate)
+    span = 8 * 4 / 30 * fps
+    start = max(len(frames) - span, 0) / 2
+    places = torch.linspace(start, start + span - 1, 8).clamp(0, len(frames) - 1).long()
+    pixels = torch.from_numpy(np.stack([frames[i] for i in places])).permute(0, 3, 1, 2).float()
+    h, w = pixels.shape[2:]
+    size = (72, math.floor(w / h * 72)) if h <= w else (math.floor(h / w * 72), 72)
+    pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False)
+    top, left = math.ceil((size[0] - 72) / 2), math.ceil((size[1] - 72) / 2)
+    pixels = pixels[:, :, top : top + 72, left : left + 72]
+    with torch.no_grad():
+        wanted = model.eval()(((pixels / 255 - 0.45) / 0.225).transpose(0, 1)[None])[0]
+    got = dict(octvideo.predict(video, model, fast=True, topk=8))
+    for label, score in enumerate(wanted.tolist()):
+        assert got[f"class {label}"] == pytest.approx(score, rel=1e-4)
+
+
+def test_the_model_is_left_as_it_was(small):
+    model = load_trained(small.cfg, small.checkpoint, small.opts).train()
+    model.s1.eval()
+    octvideo.predict(small.videos[0], model, fast=True)
+    assert model.training
+    assert model.head.training
+    assert not model.s1.training
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_maximum_of_the_views(small):
+    model = load_trained(small.cfg, small.checkpoint, [*small.opts, "DATA.ENSEMBLE_METHOD", "max"])
+    scores = view_scores(small.videos[0], model, ViewSettings.of_model(model))
+    assert octvideo.predict(small.videos[0], model, topk=1)[0][1] == pytest.approx(scores.max())
+
+
+def test_class_names_are_never_guessed(small, tiny):
+    names = [f"name {i}" for i in range(8)]
+    model = load_trained(small.cfg, small.checkpoint, small.opts)
+    [video, *_] = small.videos
+    unnamed = octvideo.predict(video, model, topk=8, fast=True)
+    given = octvideo.predict(video, model, topk=8, fast=True, class_names=names)
+    assert [label.replace("class", "name") for label, _ in unnamed] == [n for n, _ in given]
+    file = small.data / "class_names.json"
+    actions = sorted(json.loads(file.read_text()), key=json.loads(file.read_text()).get)
+    from_file = octvideo.predict(video, model, topk=8, fast=True, class_names=file)
+    assert [actions.index(a) for a, _ in from_file] == [names.index(n) for n, _ in given]
+    with pytest.raises(UserError, match="400 class names for a model of 8"):
+        octvideo.predict(video, model, class_names="kinetics400")
+
+
+def test_a_training_writes_the_class_names_of_its_data(small, tmp_path):
+    names = class_names_beside(small.data, 8)
+    assert names == class_names(small.data / "class_names.json")
+    assert class_names_beside(small.data, 7) is None
+    assert class_names_beside(tmp_path, 8) is None
+    opts = [
+        *small.opts,
+        "OUTPUT_DIR",
+        str(tmp_path),
+        "TRAIN.BATCH_SIZE",
+        "1",
+        "SOLVER.MAX_EPOCH",
+        "1",
+    ]
+    run_train(load_cfg(small.cfg, [*opts, "TENSORBOARD.ENABLE", "False"]))
+    model = load_trained(small.cfg, tmp_path / "checkpoints/checkpoint_epoch_00001.pyth", opts)
+    assert octvideo.predict(small.videos[0], model, fast=True)[0][0] in names
+
+
+def test_class_names_come_with_a_checkpoint(small, tmp_path):
+    names = [f"name {i}" for i in range(8)]
+    content = torch.load(small.checkpoint) | {"class_names": names}
+    torch.save(content, tmp_path / "named.pyth")
+    model = load_trained(small.cfg, tmp_path / "named.pyth", small.opts)
+    assert octvideo.predict(small.videos[0], model, fast=True)[0][0].startswith("name ")
+
+
+# Files of all kinds
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        str(path.relative_to(SHARED / "videos"))
+        for folder in ("good", "odd")
+        for path in SHARED.glob(f"videos/{folder}/*")
+    ),
+)
+def test_every_good_and_odd_file(shared, tiny, name):
+    path = shared / "videos" / name
+    if name == "odd/huge_real.mp4":  # 133 megapixels a frame: refused before they are converted
+        with pytest.raises(VideoError, match=r"huge_real\.mp4: frames of 15360x8640"):
+            octvideo.predict(path, tiny, settings=QUICK)
+        return
+    best = octvideo.predict(path, tiny, settings=QUICK, topk=12)
+    assert len(best) == 12
+    assert sum(score for _, score in best) == pytest.approx(1, abs=1e-4)
+    assert all(math.isfinite(score) and score >= 0 for _, score in best)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.name for path in SHARED.glob("videos/bad/*")), ids=lambda name: name
+)
+def test_every_bad_file(shared, tiny, name):
+    path = shared / "videos/bad" / name
+    with pytest.raises(VideoError, match=f"{name}: .+") as error:
+        octvideo.predict(path, tiny, settings=QUICK)
+    assert error.value.path == str(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["odd/rot90.mp4", "odd/vfr.mp4", "good/imageio_cockatoo.mp4"])
+def test_thirty_views_at_full_size(shared, name):
+    model = octvideo.create_model("i3d_r50", octave_alpha=0.1)
+    best = octvideo.predict(shared / "videos" / name, model, class_names="kinetics400")
+    assert len(best) == 5
+    assert all(math.isfinite(score) for _, score in best)
+
+
+def test_no_such_file(tiny, tmp_path):
+    with pytest.raises(VideoError, match=r"none\.mp4: no such file"):
+        octvideo.predict(tmp_path / "none.mp4", tiny)
+
+
+# Features
+
+
+def test_features_are_what_the_last_layer_sees(small):
+    # at the training crop the map has one position: scores are softmax(W f + b)
+    opts = [*small.opts, "DATA.TEST_CROP_SIZE", "64"]
+    model = load_trained(small.cfg, small.checkpoint, opts)
+    settings = ViewSettings.of_model(model)
+    [video, *_] = small.videos
+    features = octvideo.extract_features(video, model, per_view=True)
+    assert features.shape == (12, 256)
+    assert features.dtype == np.float32
+    layer = model.head.projection
+    logits = torch.from_numpy(features) @ layer.weight.detach().T + layer.bias.detach()
+    scores = view_scores(video, model, settings)
+    np.testing.assert_allclose(logits.softmax(1).numpy(), scores, rtol=1e-4, atol=1e-6)
+    mean = octvideo.extract_features(video, model)
+    np.testing.assert_allclose(mean, features.mean(axis=0), rtol=1e-6)
+    assert octvideo.extract_features(video, model, fast=True).shape == (256,)
+    assert not layer._forward_pre_hooks
+
+
+def test_two_pathways(small):
+    options = {"depth": 14, "width_per_group": 8, "num_frames": 16, "crop_size": 64}
+    model = octvideo.create_model("slowfast_4x16_r50", 5, **options)
+    settings = ViewSettings(16, 2, crop_size=64, num_clips=2, num_crops=1)
+    assert octvideo.extract_features(small.videos[0], model, settings=settings).shape == (288,)
+    scores = octvideo.predict(small.videos[0], model, settings=settings)
+    assert sum(s for _, s in scores) == pytest.approx(1, abs=1e-5)
+
+
+# What the model knows of itself
+
+
+def test_settings_of_a_model(tiny, small):
+    assert ViewSettings.of_model(octvideo.create_model("i3d_r18")) == ViewSettings(8, 8, 256)
+    assert ViewSettings.of_model(tiny) == ViewSettings(4, 8, crop_size=64)
+    assert ViewSettings.of_model(tiny, 3).sampling_rate == 3
+    model = load_trained(small.cfg, small.checkpoint, small.opts)
+    assert ViewSettings.of_model(model) == ViewSettings(8, 4, 72, num_clips=4)
+    with pytest.raises(UserError, match="Linear is not a model of octvideo"):
+        ViewSettings.of_model(torch.nn.Linear(1, 1))
+
+
+def test_a_model_without_a_last_layer_of_that_name(small):
+    item = load_views(small.videos[0], QUICK)
+    model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool3d(1), torch.nn.Flatten())
+    assert run_views(model, item, QUICK, 2).shape == (9, 3)
+    with pytest.raises(UserError, match=r"head\.projection"):
+        octvideo.extract_features(small.videos[0], model, settings=QUICK)
+
+
+# The command line
+
+
+def tool(name: str, *words: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "tools" / name, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_tool(small, tmp_path):
+    (tmp_path / "broken.mp4").write_text("no video")
+    done = tool(
+        *("predict.py", "--cfg", small.cfg, "--checkpoint", small.checkpoint, "--json"),
+        *("--class-names", small.data / "class_names.json", "--topk", 2, small.videos[0]),
+        *(tmp_path / "broken.mp4", small.videos[1], "--opts", *small.opts),
+    )
+    assert done.returncode == 1, done.stderr
+    assert "broken.mp4" in done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["video"] for row in rows] == small.videos[:2]
+    model = load_trained(small.cfg, small.checkpoint, small.opts)
+    for row in rows:
+        wanted = octvideo.predict(
+            row["video"], model, topk=2, class_names=small.data / "class_names.json"
+        )
+        assert [label for label, _ in row["scores"]] == [label for label, _ in wanted]
+        np.testing.assert_allclose([s for _, s in row["scores"]], [s for _, s in wanted], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "i3d"], "the zoo has no 'i3d'"),
+        (["--cfg", "x.yaml"], "--cfg FILE and --checkpoint FILE"),
+        (["--cfg", ROOT / "configs/Synthetic/I3D.yaml", "--checkpoint", "no.pyth"], "no.pyth"),
+    ],
+)
+def test_mistakes(words, message):
+    done = tool("predict.py", *words, "clip.mp4")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

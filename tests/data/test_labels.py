@@ -1,0 +1,50 @@
+"""Class names: those that are packaged, and those of files."""
+
+import json
+
+import pytest
+
+from octvideo.data.labels import class_names
+from octvideo.utils.errors import UserError
+
+
+@pytest.mark.parametrize(("name", "count"), [("kinetics400", 400), ("kinetics600", 600)])
+def test_packaged_names_are_in_the_order_of_the_labels(name, count):
+    names = class_names(name)
+    assert len(names) == len(set(names)) == count
+    assert names == sorted(names)  # the labels of Kinetics are alphabetical
+    assert not any(text != text.strip() or '"' in text for text in names)
+
+
+def test_labels_of_kinetics400_are_those_of_pyslowfast():
+    # some lines of its kinetics_classnames.json
+    known = {
+        "abseiling": 0, "bee keeping": 17, "changing wheel": 53, "deadlifting": 88,
+        "eating cake": 110, "hurling (sport)": 161, "marching": 192, "parkour": 207,
+        "passing American football (in game)": 208, "passing American football (not in game)": 209,
+        "playing harp": 234, "riding or walking with horse": 273, "sharpening knives": 290,
+        "skiing (not slalom or crosscountry)": 308, "springboard diving": 329,
+        "throwing discus": 358, "using segway": 375, "vault": 376, "yoga": 398, "zumba": 399,
+    }  # fmt: skip
+    names = class_names("kinetics400")
+    assert {name: names.index(name) for name in known} == known
+
+
+@pytest.mark.parametrize("content", [["b", "a"], {"a": 1, "b": 0}, {'"a"': 1, '"b"': 0}])
+def test_files(tmp_path, content):
+    path = tmp_path / "names.json"
+    path.write_text(json.dumps(content))
+    assert class_names(path) == class_names(str(path)) == ["b", "a"]
+
+
+@pytest.mark.parametrize("content", ['{"a": 0, "b": 2}', '{"a": 0, "b": 0}', "[1, 2]", "3", "a"])
+def test_files_that_are_none(tmp_path, content):
+    path = tmp_path / "names.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"names\.json"):
+        class_names(path)
+
+
+def test_no_file():
+    with pytest.raises(UserError, match="kinetics400"):
+        class_names("kinetics500")

@@ -1,0 +1,317 @@
+"""Lists and files made by tools/prepare_dataset.py."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from octvideo.data.kinetics import read_list
+from octvideo.data.prepare import Video, draw_splits, plan_of_annotations, plan_of_tree, prepare
+from octvideo.data.reader import VideoError, VideoReader
+from octvideo.data.reencode import Encoding, check_video, reencode
+from octvideo.data.scenes import ACTIONS, render_clip
+from octvideo.data.synthetic import write_video
+from octvideo.utils.errors import UserError
+from support import ROOT, SHARED
+
+BAD_CONTENT = {"empty.mp4": b"", "text.mp4": b"this is no video\n" * 50}
+REAL = [
+    SHARED / "videos" / name
+    for name in ("good/mmaction2_part0.mp4", "good/mmaction2_test.avi", "odd/rot90.mp4",
+                 "odd/vfr.mp4", "odd/odd444.mp4", "odd/h264_10bit.mp4", "odd/oneframe.mp4")
+]  # fmt: skip
+
+
+def clip(path: Path, frames: int = 20, size: tuple[int, int] = (48, 64), gop: int = 250) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, render_clip([frames, *size], ACTIONS[0], frames, *size, 25), 25, gop=gop)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    """Classes "a class" with 3 and b_class with 2 good videos, and bad ones."""
+    root = tmp_path_factory.mktemp("tree") / "videos of mine"
+    for index in range(3):
+        clip(root / "b_class" / f"{index}.mp4", frames=20 + index)
+    for index in range(2):
+        clip(root / "a class" / "inner" / f"clip {index}.mp4", frames=5 + index)
+    for name, content in BAD_CONTENT.items():
+        (root / "b_class" / name).write_bytes(content)
+    (root / "b_class" / "notes.txt").write_text("no video, and not listed")
+    clip(root / "stray.mp4")
+    return root
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_tree_to_lists(tree, tmp_path):
+    counts = prepare(plan_of_tree(tree), tmp_path / "out")
+    out = tmp_path / "out"
+    assert counts == {"train": 5, "val": 0, "test": 0, "bad": 3}
+    videos = read_list(out / "train.csv", num_classes=2)
+    folders = [Path(path).relative_to(tree).parts[0] for path in videos.paths()]
+    labels = dict(zip(folders, videos.labels.tolist(), strict=True))
+    assert labels == {"a class": 0, "b_class": 1}
+    assert json.loads((out / "class_names.json").read_text()) == labels
+    bad = {Path(row["path"]).name: row["reason"] for row in rows_of(out / "bad_videos.csv")}
+    assert set(bad) == {*BAD_CONTENT, "stray.mp4"}
+    assert all(bad.values())
+    facts = {Path(row["path"]).name: row for row in rows_of(out / "videos.csv")}
+    assert facts["2.mp4"]["frames"] == "22"
+    assert (facts["2.mp4"]["height"], facts["2.mp4"]["width"]) == ("48", "64")
+    assert float(facts["2.mp4"]["fps"]) == 25
+
+
+def test_given_splits(tmp_path):
+    for split, count in (("train", 2), ("val", 1)):
+        for index in range(count):
+            for name in ("x", "y"):
+                clip(tmp_path / "data" / split / name / f"{split}{index}.mp4", frames=3)
+    out = tmp_path / "data"  # lists beside the videos have relative paths
+    assert prepare(plan_of_tree(tmp_path / "data"), out) == {
+        "train": 4, "val": 2, "test": 2, "bad": 0,
+    }  # fmt: skip
+    assert (out / "test.csv").read_text() == (out / "val.csv").read_text()
+    assert sorted((out / "val.csv").read_text().split()) == [
+        "0", "1", "val/x/val0.mp4", "val/y/val0.mp4",
+    ]  # fmt: skip
+
+
+def test_drawn_splits_are_stratified_and_repeatable():
+    videos = [Video(f"{label}/{i}", label, "train") for label in range(3) for i in range(20)]
+    drawn = draw_splits(videos, 0.1, 0.2, seed=4)
+    assert [video.path for video in drawn] == [video.path for video in videos]
+    assert Counter((v.label, v.split) for v in drawn) == {
+        (label, split): count
+        for label in range(3)
+        for split, count in (("train", 14), ("val", 2), ("test", 4))
+    }
+    assert drawn == draw_splits(videos, 0.1, 0.2, seed=4)
+    assert drawn != draw_splits(videos, 0.1, 0.2, seed=5)
+    with pytest.raises(UserError):
+        draw_splits(videos, 0.5, 0.5)
+
+
+ANNOTATION = """label,youtube_id,time_start,time_end,split,is_cc
+"shot put",_ab-cdefghi,3,13,train,0
+archery,0123456789a,100,110,train,0
+archery,0123456789b,0,10,validate,1
+archery,missing0000,5,15,train,0
+,unlabelled00,5,15,test,0
+"""
+
+
+@pytest.mark.parametrize("layout", ["{stem}.mp4", "{split}/{stem}.mkv", "{split}/{label}/{id}.mp4"])
+def test_annotations(tmp_path, caplog, layout):
+    (tmp_path / "k.csv").write_text(ANNOTATION)
+    rows = [
+        ("_ab-cdefghi", "_ab-cdefghi_000003_000013", "train", "shot put"),
+        ("0123456789a", "0123456789a_000100_000110", "train", "archery"),
+        ("0123456789b", "0123456789b_000000_000010", "val", "archery"),
+    ]
+    root = tmp_path / "videos"
+    for name, stem, split, label in rows:
+        path = root / layout.format(id=name, stem=stem, split=split, label=label)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    plan = plan_of_annotations([tmp_path / "k.csv"], root)
+    assert plan.names == ["archery", "shot put"]
+    assert [(v.split, v.label) for v in plan.videos] == [("train", 1), ("train", 0), ("val", 0)]
+    assert [path for path, _ in plan.bad] == ["missing0000_000005_000015.mp4"]
+    assert "1 rows without a label" in caplog.text
+    assert "--class-names kinetics400" in caplog.text  # both are classes of it
+    plan = plan_of_annotations([tmp_path / "k.csv"], root, ["x", "shot put", "archery"])
+    assert [v.label for v in plan.videos] == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("label,youtube_id\na,b\n", "no column split, time_end, time_start"),
+        (ANNOTATION.replace("validate", "dev"), r"k\.csv, line 4: the split is 'dev'"),
+        (ANNOTATION.replace("100,110", "x,110"), r"k\.csv, line 3: time_start"),
+        (ANNOTATION.splitlines()[0] + "\n", "no labelled rows"),
+    ],
+)
+def test_annotations_that_are_wrong(tmp_path, text, message):
+    (tmp_path / "k.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        plan_of_annotations([tmp_path / "k.csv"], tmp_path)
+
+
+def test_names_decide_on_labels(tree, tmp_path):
+    names = ["b class", "a class"]
+    plan = plan_of_tree(tree, names)
+    assert {(Path(v.path).relative_to(tree).parts[0], v.label) for v in plan.videos} == {
+        ("a class", 1),
+        ("b_class", 0),
+    }
+    with pytest.raises(UserError, match="b_class"):
+        plan_of_tree(tree, ["a class"])
+    with pytest.raises(UserError, match="no folder"):
+        plan_of_tree(tmp_path / "none")
+    with pytest.raises(UserError, match="no class folders"):
+        plan_of_tree(tmp_path)
+
+
+# Re-encoding
+
+
+def keyframe_distances(path: Path) -> list[int]:
+    """Frames from keyframe to keyframe, and from the last one to the end; independent of ours."""
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+        assert not container.streams.audio
+    keys = [n for n, packet in enumerate(packets) if packet.is_keyframe]
+    assert keys[0] == 0
+    return np.diff([*keys, len(packets)]).tolist()
+
+
+def luma_psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Of the brightness: 4:2:0 halves the colours of sharp edges, whoever encodes."""
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    error = ((a - b) * weights).sum(1).square().mean()
+    return float(10 * torch.log10(255**2 / error))
+
+
+def frames_of(path: Path) -> torch.Tensor:
+    with VideoReader(path) as reader:
+        frames = reader.get_frames(range(reader.num_frames))
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+
+
+@pytest.mark.parametrize("source", REAL, ids=lambda path: path.name)
+def test_real_files_reencoded(shared, tmp_path, source):
+    target = tmp_path / "deep" / "small.mp4"
+    reencode(source, target)
+    assert max(keyframe_distances(target)) <= 12
+    facts, before = check_video(target, every_frame=True), check_video(source, every_frame=True)
+    assert min(facts.height, facts.width) == 256
+    assert (facts.height > facts.width) == (before.height > before.width)
+    assert facts.frames == before.frames
+    assert facts.fps == pytest.approx(before.fps, rel=1e-5)
+    some = slice(0, None, max(1, facts.frames // 8))
+    wanted = F.interpolate(
+        frames_of(source)[some], (facts.height, facts.width), mode="bicubic", antialias=True
+    )
+    made, wanted = frames_of(target)[some], wanted.clamp(0, 255)
+    assert luma_psnr(made, wanted) > 35
+    assert (made - wanted).mean((0, 2, 3)).abs().max() < 1.5  # no shift of any colour
+    assert [p.name for p in target.parent.iterdir()] == ["small.mp4"]
+
+
+@pytest.mark.parametrize("name", ["midcorrupt.mp4", "trunc_faststart.mp4", "zero.mp4"])
+def test_damaged_files_are_not_reencoded(shared, tmp_path, name):
+    with pytest.raises(VideoError, match=name):
+        reencode(shared / "videos/bad" / name, tmp_path / "small.mp4")
+    assert not list(tmp_path.iterdir())
+
+
+def test_frames_stay_in_their_places(tmp_path):
+    clip(tmp_path / "a.mp4", frames=50, size=(64, 96))
+    reencode(tmp_path / "a.mp4", tmp_path / "b.mp4", Encoding(64, gop=5))
+    assert max(keyframe_distances(tmp_path / "b.mp4")) <= 5
+    a, b = frames_of(tmp_path / "a.mp4"), frames_of(tmp_path / "b.mp4")
+    distance = (a[:, None] - b[None]).square().mean((2, 3, 4))
+    assert distance.argmin(1).tolist() == list(range(50))
+
+
+@pytest.mark.parametrize("wrong", [{"short_side": 255}, {"gop": 0}, {"crf": 60}])
+def test_impossible_encodings(wrong):
+    with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
+        Encoding(**wrong)
+
+
+def test_lists_of_reencoded_files(tree, tmp_path):
+    plan, out, small = plan_of_tree(tree), tmp_path / "out", tmp_path / "out" / "small"
+    encoding = Encoding(short_side=32)
+    assert prepare(plan, out, encoding, small)["train"] == 5
+    videos = read_list(out / "train.csv")
+    for path in videos.paths():
+        assert Path(path).is_relative_to(small)
+        assert min(keyframe_distances(Path(path))) >= 1
+    before = {path: os.stat(path).st_mtime_ns for path in videos.paths()}
+    assert prepare(plan, out, encoding, small)["train"] == 5
+    assert before == {path: os.stat(path).st_mtime_ns for path in videos.paths()}
+    with pytest.raises(UserError, match="choose another"):
+        prepare(plan, out, Encoding(short_side=34), small)
+    with pytest.raises(UserError, match="lies in their source"):
+        prepare(plan, out, encoding, tree / "small")
+
+
+def test_files_that_differ_in_their_ending_stay_apart(tmp_path):
+    clip(tmp_path / "v" / "c" / "a.mp4", frames=4)
+    clip(tmp_path / "v" / "c" / "a.mov", frames=6)
+    prepare(plan_of_tree(tmp_path / "v"), tmp_path, Encoding(32), tmp_path / "small")
+    made = sorted((tmp_path / "small" / "c").iterdir())
+    assert {p.name: check_video(p).frames for p in made} == {"a.mov.mp4": 6, "a.mp4": 4}
+
+
+TOOL = [sys.executable, str(ROOT / "tools/prepare_dataset.py")]
+
+
+def test_a_killed_run_is_taken_up_again(tmp_path):
+    for index in range(8):
+        clip(tmp_path / "v" / "c" / f"{index}.mp4", frames=60, size=(240, 320))
+    small = tmp_path / "small" / "c"
+    command = [*TOOL, "--tree", tmp_path / "v", "--out", tmp_path / "out"]
+    command += ["--reencode", tmp_path / "small", "--workers", "1"]
+    process = subprocess.Popen(command, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(list(small.glob("*.mp4"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = {path: path.stat().st_mtime_ns for path in small.glob("[0-9]*.mp4")}
+    assert 2 <= len(done) < 8
+    assert not (tmp_path / "out" / "train.csv").exists()
+    assert all(check_video(path, every_frame=True).frames == 60 for path in done)
+    subprocess.run(command, check=True, timeout=120)
+    assert done == {path: path.stat().st_mtime_ns for path in done}
+    assert sorted(p.name for p in small.iterdir()) == sorted(f"{i}.mp4" for i in range(8))
+    assert len((tmp_path / "out" / "train.csv").read_text().splitlines()) == 8
+
+
+def test_the_tool_on_good_and_bad_files(shared, tmp_path):
+    for folder in ("good", "bad"):
+        (tmp_path / "v" / folder).mkdir(parents=True)
+        for path in (shared / "videos" / folder).iterdir():
+            (tmp_path / "v" / folder / path.name).symlink_to(path)
+    command = [*TOOL, "--tree", tmp_path / "v", "--out", tmp_path / "out", "--every-frame"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    bad = {Path(row["path"]).name for row in rows_of(tmp_path / "out" / "bad_videos.csv")}
+    assert bad == {path.name for path in (shared / "videos/bad").iterdir()}
+    assert len(read_list(tmp_path / "out" / "train.csv")) == 12
+    assert f"{len(bad)} in {tmp_path / 'out' / 'bad_videos.csv'}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tree", "{tmp}/none"], "there is no folder"),
+        (["--annotations", "{tmp}/train.csv", "--videos", "{tmp}"], "would overwrite"),
+        (["--annotations", "{tmp}/a.csv"], "go together"),
+        (["--tree", "{tree}", "--gop", "0"], "impossible encoding"),
+        (["--tree", "{tree}", "--class-names", "kinetics4"], "no class names kinetics4"),
+    ],
+)
+def test_mistakes_at_the_command_line(tree, tmp_path, options, message):
+    options = [option.format(tmp=tmp_path, tree=tree) for option in options]
+    done = subprocess.run([*TOOL, *options, "--out", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

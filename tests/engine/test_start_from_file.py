@@ -1,0 +1,145 @@
+"""Runs that start from, or test, files of other projects."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from octvideo.config import load_cfg
+from octvideo.engine import CheckpointError, run_test, run_train, save_checkpoint
+from octvideo.engine.train import Trainer
+from octvideo.models import build_model
+from support import ROOT
+
+CFG = ROOT / "configs/Synthetic/OCT_I3D.yaml"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def opts(tiny_opts):
+    """Options -> the configuration of a tiny octave I3D."""
+    return lambda *more: load_cfg(CFG, [*tiny_opts, *map(str, more)])
+
+
+def random_state(cfg, seed=5):
+    torch.manual_seed(seed)
+    return {
+        k: v + 0.1 if v.is_floating_point() else v for k, v in build_model(cfg).state_dict().items()
+    }
+
+
+def assert_same(model, state, but="none"):
+    for key, value in model.state_dict().items():
+        assert key.startswith(but) or torch.equal(value, state[key]), key
+
+
+def start(cfg):
+    trainer = Trainer(cfg, CPU)
+    trainer.start()
+    return trainer
+
+
+@pytest.fixture
+def caffe2_file(shared, opts, tmp_path):
+    """A Caffe2 pickle for the tiny network, and the parameters in it."""
+    state = random_state(opts())
+    names = json.loads((shared / "data/pyslowfast/c2_to_pt_names.json").read_text())["I3D_8x8_R50"]
+    blobs = {theirs: state[ours].numpy() for theirs, ours in names.items() if ours in state}
+    (tmp_path / "I3D.pkl").write_bytes(pickle.dumps({"blobs": blobs}, 2))
+    return tmp_path / "I3D.pkl", state
+
+
+def test_training_from_a_caffe2_file(opts, caffe2_file):
+    path, state = caffe2_file
+    trainer = start(opts("TRAIN.CHECKPOINT_FILE_PATH", path, "TRAIN.CHECKPOINT_TYPE", "caffe2"))
+    assert (trainer.epoch, trainer.step) == (0, 0)
+    assert_same(trainer.model, state)
+    with pytest.raises(CheckpointError, match=r"I3D\.pkl is a caffe2 file.*CHECKPOINT_TYPE"):
+        start(opts("TRAIN.CHECKPOINT_FILE_PATH", path))
+
+
+def test_testing_a_caffe2_file(opts, caffe2_file, tmp_path):
+    path, state = caffe2_file
+    own = tmp_path / "own.pyth"
+    torch.save({"model_state": state}, own)
+    scores = []
+    for file, kind in ((path, "caffe2"), (own, "pytorch")):
+        cfg = opts(
+            *("TEST.CHECKPOINT_FILE_PATH", file, "TEST.CHECKPOINT_TYPE", kind),
+            *("OUTPUT_DIR", tmp_path / kind),
+        )
+        run_test(cfg)
+        scores.append(np.load(tmp_path / kind / "scores.npz")["scores"])
+    np.testing.assert_array_equal(*scores)
+
+
+def test_a_2d_network_is_inflated(opts, tmp_path):
+    c2d = random_state(load_cfg(ROOT / "configs/Synthetic/C2D.yaml"))
+    path = tmp_path / "R50_IN1K.pyth"
+    flat = {key: value.squeeze(2) if value.ndim == 5 else value for key, value in c2d.items()}
+    torch.save({"model_state": flat}, path)
+    cfg = opts("TRAIN.CHECKPOINT_FILE_PATH", path, "TRAIN.CHECKPOINT_INFLATE", True)
+    kernel = start(cfg).model.state_dict()["s1.pathway0_stem.conv.weight"]
+    assert kernel.shape[2] == 5
+    torch.testing.assert_close(kernel.sum(2), c2d["s1.pathway0_stem.conv.weight"][:, :, 0])
+    with pytest.raises(CheckpointError, match=r"set TRAIN\.CHECKPOINT_INFLATE True"):
+        start(opts("TRAIN.CHECKPOINT_FILE_PATH", path))
+
+
+def test_another_number_of_classes(opts, tmp_path, caplog):
+    state = random_state(opts("MODEL.NUM_CLASSES", 11))
+    path = tmp_path / "eleven.pyth"
+    torch.save({"model_state": state}, path)
+    with caplog.at_level("INFO", logger="octvideo"):
+        trainer = start(opts("TRAIN.CHECKPOINT_FILE_PATH", path))
+    (warning,) = (r for r in caplog.records if r.levelname == "WARNING")
+    assert "11 classes, the model has 8" in warning.getMessage()
+    assert "head.projection.bias: (11,) in the file, (8,) in the model" in caplog.text
+    assert_same(trainer.model, state, but="head.")
+    with pytest.raises(CheckpointError, match=r"eleven\.pyth.*MODEL\.NUM_CLASSES"):
+        run_test(opts("TEST.CHECKPOINT_FILE_PATH", path))
+
+
+def test_starting_from_a_file_and_resuming_are_never_mixed(opts, tmp_path):
+    run_train(opts("SOLVER.MAX_EPOCH", 1, "TRAIN.EVAL_PERIOD", 0))
+    (own,) = Path(opts().OUTPUT_DIR).glob("checkpoints/*.pyth")
+    content = torch.load(own)
+    # PySlowFast would go on at epoch 100 from such a file, with its optimizer
+    state = random_state(opts())
+    other = tmp_path / "other.pyth"
+    torch.save({**content, "model_state": state, "epoch": 99}, other)
+
+    resumed = start(opts("TRAIN.CHECKPOINT_FILE_PATH", other))
+    assert (resumed.epoch, resumed.step) == (1, 0)
+    assert_same(resumed.model, content["model_state"])
+    assert resumed.optimizer.state_dict()["state"]
+    assert f"{other} is not read" in (Path(opts().OUTPUT_DIR) / "stdout.log").read_text()
+
+    new = start(opts("TRAIN.CHECKPOINT_FILE_PATH", other, "TRAIN.AUTO_RESUME", False))
+    assert "checkpoints of an earlier run" in (Path(opts().OUTPUT_DIR) / "stdout.log").read_text()
+    assert (new.epoch, new.step) == (0, 0)
+    assert_same(new.model, state)
+    assert not new.optimizer.state_dict()["state"]
+
+
+def test_a_file_of_weights_can_not_be_resumed(opts):
+    cfg = opts()
+    path = Path(cfg.OUTPUT_DIR) / "checkpoints" / "checkpoint_epoch_00003.pyth"
+    save_checkpoint(path, {"model_state": random_state(cfg), "epoch": 2, "cfg": ""})
+    with pytest.raises(
+        CheckpointError, match=r"00003\.pyth holds weights, but no run.*CHECKPOINT_FILE"
+    ):
+        start(cfg)
+
+
+@pytest.mark.parametrize("data", [b"", b"text", b"\x80\x02}"])
+def test_a_bad_file_is_named(opts, tmp_path, data):
+    path = tmp_path / "bad.pyth"
+    path.write_bytes(data)
+    for key in ("TRAIN", "TEST"):
+        cfg = opts(f"{key}.CHECKPOINT_FILE_PATH", path)
+        with pytest.raises(CheckpointError, match=r"bad\.pyth"):
+            start(cfg) if key == "TRAIN" else run_test(cfg)

@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+"""Converts a checkpoint of another project to octvideo's format.
+
+    python tools/convert_checkpoint.py I3D_8x8_R50.pkl I3D_8x8_R50.pyth \\
+        --cfg configs/Kinetics/I3D_8x8_R50.yaml
+
+The result has model_state, epoch, cfg and source: name, SHA-256 and kind of the file that it was
+made from. With --cfg the parameters are checked against the model of a configuration; --inflate
+spreads the kernels of a 2D network over the frames of its kernels. Nothing in the file is run.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from octvideo.config import dump, load_cfg
+from octvideo.engine import save_checkpoint
+from octvideo.models import build_model
+from octvideo.utils.errors import UserError
+from octvideo.weights import KINDS, inflate, load_into, read_weights, sha256_of, verify_sha256
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, help="file to convert")
+    parser.add_argument("result", type=Path, help="file to write, *.pyth")
+    parser.add_argument(
+        "--from", dest="kind", choices=KINDS, default="auto",
+        help="kind of the source (timm's files: torchvision); it is recognised by default",
+    )  # fmt: skip
+    parser.add_argument("--sha256", help="SHA-256 that the source must have, or its beginning")
+    parser.add_argument("--cfg", metavar="FILE", help="YAML file of a model that it must fit")
+    parser.add_argument("--inflate", action="store_true", help="of a 2D network; needs --cfg")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs, as in the file"
+    )
+    args = parser.parse_args(argv)
+    if args.inflate and not args.cfg:
+        parser.error("--inflate needs --cfg: the model's kernels say over how many frames")
+    return args
+
+
+def convert(args: argparse.Namespace) -> None:
+    if args.result.exists() and args.source.exists() and args.result.samefile(args.source):
+        raise UserError(f"{args.result} is the source itself: name another file for the result")
+    cfg = load_cfg(args.cfg, args.opts) if args.cfg else None
+    if args.sha256:
+        verify_sha256(args.source, args.sha256)
+    weights = read_weights(args.source, args.kind)
+    digest = sha256_of(args.source)
+    print(f"source  {args.source}  {weights.kind}, {len(weights.state)} entries\n        {digest}")
+    state = weights.state
+    if cfg is not None:
+        model = build_model(cfg)
+        report = load_into(model, weights, finetune=True, inflate=args.inflate)
+        print(f"model   {args.cfg}  {report}")
+        if args.inflate:
+            state = inflate(state, {key: value.shape for key, value in model.state_dict().items()})
+    content = {
+        "model_state": {key: value.clone() for key, value in state.items()},
+        "epoch": -1 if weights.epoch is None else weights.epoch,
+        "cfg": weights.cfg or (dump(cfg) if cfg is not None else ""),
+        "source": {"name": args.source.name, "sha256": digest, "kind": weights.kind},
+    }
+    save_checkpoint(args.result, content)
+    print(f"result  {args.result}\n        {sha256_of(args.result)}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    try:
+        convert(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

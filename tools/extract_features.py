@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""Writes what the last layer of a model sees, for many videos.
+
+    python tools/extract_features.py --model i3d_8x8_r50_k400_pysf --out features *.mp4
+    python tools/extract_features.py --cfg A.yaml --checkpoint FILE.pyth --list test.csv --out f.npz
+
+--out FOLDER: an .npz a video (features, path). --out FILE.npz: one file of all (features, paths).
+The same command takes an interrupted run up again. Videos that can not be read are named, and the
+exit status is 1.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from octvideo.apps.options import load_model, model_name, model_options
+from octvideo.utils.errors import UserError
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[model_options()],
+    )
+    parser.add_argument("videos", nargs="*", metavar="VIDEO")
+    parser.add_argument(
+        "--list",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a path, or path and label, a line",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER|FILE.npz")
+    parser.add_argument("--per-view", action="store_true", help="(views, C), not their mean (C,)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode")
+    parser.add_argument(
+        "--sampling-rate", type=int, help="distance of a clip's frames, if the model does not know"
+    )
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    model = load_model(args)
+    from octvideo.apps.features import extract_all, read_paths
+    from octvideo.apps.views import ViewSettings
+
+    videos = [*args.videos, *read_paths(args.list)]
+    if not videos:
+        raise UserError("there are no videos: name them, or give a --list")
+    bad = extract_all(
+        videos,
+        model,
+        ViewSettings.of_model(model, args.sampling_rate),
+        args.out,
+        model_name=model_name(args),
+        fast=args.fast,
+        per_view=args.per_view,
+        batch_size=args.batch_size,
+        num_workers=args.workers,
+    )
+    print(f"{len(set(videos)) - len(bad)} videos done, {len(bad)} could not be read: {args.out}")
+    for video, reason in bad:
+        print(f"error: {video}: {reason}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    try:
+        return run(args)
+    except KeyboardInterrupt:
+        print("interrupted; the same command takes it up again", file=sys.stderr)
+        return 130
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+"""Tells what happens in videos.
+
+    python tools/predict.py --model i3d_8x8_r50_k400_pysf clip.mp4
+    python tools/predict.py --cfg configs/Synthetic/OCT_I3D.yaml --checkpoint FILE.pyth a.mp4 b.mp4
+
+A video that can not be read is named, the others are done, and the exit status is 1.
+"""
+
+import argparse
+import json
+import sys
+
+from octvideo.apps.options import load_model, model_options
+from octvideo.utils.errors import UserError
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[model_options()],
+    )
+    parser.add_argument("videos", nargs="+", metavar="VIDEO")
+    parser.add_argument("--topk", type=int, default=5, help="classes a video")
+    parser.add_argument("--json", action="store_true", help="a JSON object a line")
+    parser.add_argument(
+        "--class-names", metavar="FILE", help="JSON file, or kinetics400 or kinetics600"
+    )
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    model = load_model(args)
+    from octvideo.apps.predict import predict
+    from octvideo.data import VideoError
+
+    status = 0
+    for video in args.videos:
+        try:
+            best = predict(
+                video,
+                model,
+                fast=args.fast,
+                topk=args.topk,
+                class_names=args.class_names,
+                batch_size=args.batch_size,
+            )
+        except VideoError as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 1
+            continue
+        if args.json:
+            print(json.dumps({"video": video, "scores": best}), flush=True)
+        else:
+            lines = [f"  {100 * score:6.2f} %  {label}" for label, score in best]
+            print("\n".join([video, *lines]), flush=True)
+    return status
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    try:
+        return run(args)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
