@@ -14,6 +14,7 @@ _PUBLIC = {
     "extract_features": "octvideo.apps.predict",
     "list_models": "octvideo.models",
     "list_pretrained": "octvideo.weights.zoo",
+    "optimize_for_inference": "octvideo.models",
     "predict": "octvideo.apps.predict",
 }
 
@@ -25,6 +26,7 @@ __all__ = [
     "extract_features",
     "list_models",
     "list_pretrained",
+    "optimize_for_inference",
     "predict",
 ]
 

@@ -1,5 +1,6 @@
 """Layers: octave convolution and batch norm, 2D and 3D; the non-local block."""
 
+from octvideo.layers import fold
 from octvideo.layers.non_local import NonLocal3d
 from octvideo.layers.octave import (
     Channels,
@@ -12,6 +13,7 @@ from octvideo.layers.octave import (
     merge,
     per_frequency,
     pool,
+    pool_high,
     split_channels,
     upsample,
 )
@@ -25,9 +27,11 @@ __all__ = [
     "OctConv3d",
     "Value",
     "convert",
+    "fold",
     "merge",
     "per_frequency",
     "pool",
+    "pool_high",
     "split_channels",
     "upsample",
 ]

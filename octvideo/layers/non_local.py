@@ -8,6 +8,7 @@ frequency asks and the low one, which has the size of a pooled map already, answ
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from octvideo.layers import fold
 from octvideo.layers.octave import Channels, Value, check_value
 
 INSTANTIATIONS = ("softmax", "dot_product")
@@ -57,10 +58,10 @@ class NonLocal3d(nn.Module):
         outer = self.channels.high
         inner = max(outer // 2, 1)
         seen = self.channels.low if self.is_cross else outer
-        self.conv_theta = nn.Conv3d(outer, inner, 1)
-        self.conv_phi = nn.Conv3d(seen, inner, 1)
-        self.conv_g = nn.Conv3d(seen, inner, 1)
-        self.conv_out = nn.Conv3d(inner, outer, 1)
+        self.conv_theta = fold.Conv3d(outer, inner, 1)
+        self.conv_phi = fold.Conv3d(seen, inner, 1)
+        self.conv_g = fold.Conv3d(seen, inner, 1)
+        self.conv_out = fold.Conv3d(inner, outer, 1)
         self.bn = nn.BatchNorm3d(outer, eps=eps, momentum=momentum)
         nn.init.zeros_(self.bn.weight)
 
@@ -80,10 +81,10 @@ class NonLocal3d(nn.Module):
     def _attend(self, x: Tensor, source: Tensor) -> Tensor:
         """(N, C, T, H, W) and (N, C', T, H', W') -> (N, inner, T, H, W)."""
         if max(self.pool_size) > 1:  # a map smaller than the window is pooled whole
-            window = [
-                min(n, size) for n, size in zip(self.pool_size, source.shape[2:], strict=True)
-            ]
-            source = F.max_pool3d(source, window)
+            t, h, w = (
+                min(n, size) for n, size in zip(source.shape[2:], self.pool_size, strict=True)
+            )
+            source = fold.max_pool3d(source, (t, h, w))
         theta, phi, g = (
             conv(value).flatten(2)
             for conv, value in (

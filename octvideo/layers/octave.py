@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from octvideo.layers import fold
+
 Value = Tensor | tuple[Tensor, Tensor]
 
 
@@ -65,8 +67,14 @@ def per_frequency(fn: Callable[..., Tensor], *values: Value) -> Value:
 
 def pool(x: Tensor) -> Tensor:
     """Average over 2x2 pixels: (..., H, W) -> (..., ceil(H/2), ceil(W/2))."""
-    flat = F.avg_pool2d(x.flatten(1, -3), 2, ceil_mode=True, count_include_pad=False)
-    return flat.unflatten(1, x.shape[1:-2])
+    return fold.per_channel(
+        lambda y: F.avg_pool2d(y, 2, ceil_mode=True, count_include_pad=False), x
+    )
+
+
+def pool_high(x: Value) -> Tensor:
+    """pool(x_h)."""
+    return pool(x if isinstance(x, Tensor) else x[0])
 
 
 def upsample(x: Tensor, size: torch.Size) -> Tensor:
@@ -76,7 +84,23 @@ def upsample(x: Tensor, size: torch.Size) -> Tensor:
     """
     if x.shape[-2:] == size:
         return x
-    return F.interpolate(x.flatten(1, -3), size).unflatten(1, x.shape[1:-2])
+    return fold.per_channel(lambda y: F.interpolate(y, size), x)
+
+
+def add_upsampled(x: Tensor, low: Tensor) -> Tensor:
+    """x + upsample(low), in the memory of the upsampled map."""
+    size = x.shape[-2:]
+    if low.shape[-2:] == size:
+        return x + low
+    return fold.per_channel(lambda low, x: F.interpolate(low, size).add_(x), low, x)
+
+
+def join_groups(x_l: Tensor, x_h: Tensor, groups: int) -> Tensor:
+    """[x_l | x_h] along the channels of each group of a convolution: all of both in one group."""
+    if groups == 1:
+        return torch.cat([x_l, x_h], dim=1)
+    parts = [x.unflatten(1, (groups, -1)) for x in (x_l, x_h)]
+    return torch.cat(parts, dim=2).flatten(1, 2)
 
 
 def merge(x: Value) -> Tensor:
@@ -161,6 +185,11 @@ class _OctConvNd(nn.Module):
     Spatial stride 2 (the authors' rule): pool x_h and the x_l of W_ll first, then convolve with
     stride 1; the x_l of W_lh has the size of y_h already. A temporal stride stays in f.
     A depthwise convolution (groups = in_channels) has only the paths W_hh and W_ll.
+
+    The four paths are three convolutions, with stride 2 two, as on u = [x_l | pool(x_h, 2)] two
+    paths are one: y_l = f(u; [W_ll | W_hl]), and with stride 2 y_h = f(u; [W_lh | W_hh]) and
+    y_l = f(pool(u, 2); [W_ll | W_hl]).
+
     Without low channels on both sides it is exactly the plain convolution, stride included.
 
     Args:
@@ -239,6 +268,13 @@ class _OctConvNd(nn.Module):
         """Groups of a path that starts from this many channels."""
         return channels if self.is_depthwise else self.groups
 
+    @property
+    def needs_pooled(self) -> bool:
+        """Whether pool(x_h) is computed, for y_l or for the stride, and ``pooled`` helps."""
+        if self.is_plain or self.is_depthwise:
+            return False
+        return self.channels_out.low > 0 or self.stride[-1] == 2
+
     def kernels(self) -> dict[str, Tensor]:
         """The slices of the weight for the paths that exist: h2h and, if any, l2h, h2l, l2l."""
         low_out, low_in = self.channels_out.low, self.channels_in.low // self.groups
@@ -262,33 +298,47 @@ class _OctConvNd(nn.Module):
             bound = 1 / math.sqrt(self.weight[0].numel())
             nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, x: Value) -> Value:
-        """(N, c_h, [T,] H, W) and (N, c_l, [T,] ceil(H/2), ceil(W/2)) -> the same, / stride."""
+    def forward(self, x: Value, pooled: Tensor | None = None) -> Value:
+        """(N, c_h, [T,] H, W) and (N, c_l, [T,] ceil(H/2), ceil(W/2)) -> the same, / stride.
+
+        ``pooled`` is pool(x_h), from a caller who has it already.
+        """
         check_value(x, self.channels_in, self.ndim + 2, self)
-        if self.is_plain and isinstance(x, Tensor):
+        if isinstance(x, Tensor) and self.is_plain:
             return self._conv(x, self.weight, self.bias, self.stride, self.groups)
         x_h, x_l = (x, None) if isinstance(x, Tensor) else x
-        x_l2l = x_l
+        if self.is_depthwise:
+            return self._depthwise(x_h, x_l)
+        has_low, halves = self.channels_out.low > 0, self.stride[-1] == 2
+        w_l, w_h, bias_l, bias_h = self._by_output()
+        u = x_h
+        if self.needs_pooled:
+            pooled = pool(x_h) if pooled is None else pooled
+            u = pooled if x_l is None else join_groups(x_l, pooled, self.groups)
+        if halves:
+            y_h = self._path(u, w_h, bias_h)
+            u = pool(u) if has_low else u
+        else:
+            low_in = self.channels_in.low // self.groups
+            w_lh, w_hh = w_h.split([low_in, w_h.shape[1] - low_in], dim=1)
+            y_h = self._path(x_h, w_hh, bias_h)
+            if x_l is not None:
+                y_h = add_upsampled(y_h, self._path(x_l, w_lh))
+        return (y_h, self._path(u, w_l, bias_l)) if has_low else y_h
+
+    def _depthwise(self, x_h: Tensor, x_l: Tensor | None) -> Value:
+        assert x_l is not None  # see _check_arguments
         if self.stride[-1] == 2:
-            x_h, x_l2l = pool(x_h), None if x_l is None else pool(x_l)
+            x_h, x_l = pool(x_h), pool(x_l)
+        w_l, w_h, bias_l, bias_h = self._by_output()
+        return self._path(x_h, w_h, bias_h), self._path(x_l, w_l, bias_l)
 
-        kernels, (bias_h, bias_l) = self.kernels(), self._biases()
-        y_h = self._path(x_h, kernels["h2h"], bias_h)
-        if x_l is not None and not self.is_depthwise:
-            y_h = y_h + upsample(self._path(x_l, kernels["l2h"]), y_h.shape[-2:])
-        if not self.channels_out.low:
-            return y_h
-        if x_l2l is None:
-            return y_h, self._path(pool(x_h), kernels["h2l"], bias_l)
-        y_l = self._path(x_l2l, kernels["l2l"], bias_l)
-        if not self.is_depthwise:
-            y_l = y_l + self._path(pool(x_h), kernels["h2l"])
-        return y_h, y_l
-
-    def _biases(self) -> tuple[Tensor | None, Tensor | None]:
-        if self.bias is None:
-            return None, None
-        return self.bias[self.channels_out.low :], self.bias[: self.channels_out.low]
+    def _by_output(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """The rows of the weight and the biases for y_l and y_h: w_l, w_h, bias_l, bias_h."""
+        sizes = [self.channels_out.low, self.channels_out.high]
+        w_l, w_h = self.weight.split(sizes)
+        bias_l, bias_h = (None, None) if self.bias is None else self.bias.split(sizes)
+        return w_l, w_h, bias_l, bias_h
 
     def _path(self, x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
         stride = (*self.stride[:-2], 1, 1)
@@ -297,7 +347,7 @@ class _OctConvNd(nn.Module):
     def _conv(
         self, x: Tensor, kernel: Tensor, bias: Tensor | None, stride: tuple[int, ...], groups: int
     ) -> Tensor:
-        conv = F.conv2d if self.ndim == 2 else F.conv3d
+        conv = F.conv2d if self.ndim == 2 else fold.conv3d
         return conv(x, kernel, bias, stride, self.padding, self.dilation, groups)
 
     def extra_repr(self) -> str:

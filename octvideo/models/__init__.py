@@ -1,6 +1,7 @@
 """Models: video ResNets and SlowFast networks, plain and octave."""
 
 from octvideo.models.build import build_model, create_model, list_models
+from octvideo.models.optimize import optimize_for_inference
 from octvideo.models.slowfast import SlowFast, SlowFastSpec
 from octvideo.models.spec import NonLocalPlacement, OctavePlacement, ResNetSpec
 from octvideo.models.video_resnet import VideoResNet
@@ -15,4 +16,5 @@ __all__ = [
     "build_model",
     "create_model",
     "list_models",
+    "optimize_for_inference",
 ]

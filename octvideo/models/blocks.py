@@ -7,6 +7,7 @@ octave values; a block whose channel pairs have no low part is the plain ResNet 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +22,10 @@ from octvideo.layers import (
     OctConv3d,
     Value,
     convert,
+    fold,
     merge,
     per_frequency,
+    pool_high,
 )
 
 
@@ -92,9 +95,9 @@ class Bottleneck(nn.Module):
     def final_bn(self) -> OctBatchNorm3d:
         return self.c_bn
 
-    def forward(self, x: Value) -> Value:
-        """(N, dim_in, T, H, W) -> (N, dim_out, T, H/stride, W/stride)."""
-        x = per_frequency(self.relu, self.a_bn(self.a(x)))
+    def forward(self, x: Value, pooled: Tensor | None = None) -> Value:
+        """(N, dim_in, T, H, W) -> (N, dim_out, T, H/stride, W/stride); pooled: see OctConv3d."""
+        x = per_frequency(self.relu, self.a_bn(self.a(x, pooled)))
         x = per_frequency(self.relu, self.b_bn(self.b(x)))
         return self.c_bn(self.c(x))
 
@@ -115,9 +118,9 @@ class BasicTransform(nn.Module):
     def final_bn(self) -> OctBatchNorm3d:
         return self.b_bn
 
-    def forward(self, x: Value) -> Value:
-        """(N, dim_in, T, H, W) -> (N, dim_out, T, H/stride, W/stride)."""
-        x = per_frequency(self.relu, self.a_bn(self.a(x)))
+    def forward(self, x: Value, pooled: Tensor | None = None) -> Value:
+        """(N, dim_in, T, H, W) -> (N, dim_out, T, H/stride, W/stride); pooled: see OctConv3d."""
+        x = per_frequency(self.relu, self.a_bn(self.a(x, pooled)))
         return self.b_bn(self.b(x))
 
 
@@ -138,16 +141,16 @@ class ResBlock(nn.Module):
         if spec.dim_in.total != spec.dim_out.total or spec.stride != 1:
             self.branch1 = _conv(spec.dim_in, spec.dim_out, (1, 1, 1), spec.stride)
             self.branch1_bn = _norm(spec, spec.dim_out)
-        self.branch2 = TRANSFORMS[transform](spec)
+        self.branch2: Any = TRANSFORMS[transform](spec)
         self.relu = nn.ReLU(spec.inplace_relu)
 
     def forward(self, x: Value) -> Value:
         """(N, dim_in, T, H, W) -> (N, dim_out, T, H/stride, W/stride)."""
         if self.branch1 is not None:
-            shortcut = self.branch1_bn(self.branch1(x))
+            pooled = pool_high(x) if self.branch2.a.needs_pooled else None  # for both branches
+            shortcut, y = self.branch1_bn(self.branch1(x, pooled)), self.branch2(x, pooled)
         else:
-            shortcut = convert(x, self.dim_out)
-        y = self.branch2(x)
+            shortcut, y = convert(x, self.dim_out), self.branch2(x)
         return per_frequency(self.relu, per_frequency(torch.add, shortcut, y))
 
 
@@ -159,7 +162,7 @@ class Stem(nn.Module):
     ) -> None:
         super().__init__()
         t = temporal_kernel
-        self.conv = nn.Conv3d(
+        self.conv = fold.Conv3d(
             channels_in, channels_out, (t, 7, 7), (1, 2, 2), (t // 2, 3, 3), bias=False
         )
         self.bn = nn.BatchNorm3d(channels_out, eps=eps, momentum=momentum)
@@ -167,7 +170,7 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, T, H, W) -> (N, C, T, H/4, W/4)."""
         x = F.relu(self.bn(self.conv(x)), inplace=True)
-        return F.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+        return fold.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
 
 
 class Pathways(nn.Module):
@@ -228,16 +231,18 @@ class Head(nn.Module):
         """Maps (N, C_p, T_p, H, W) -> logits in training, activations in evaluation (N, K)."""
         pooled = [self._pool(merge(x), w) for x, w in zip(xs, self.windows, strict=True)]
         x = torch.cat(pooled, dim=1) if len(pooled) > 1 else pooled[0]
-        x = self.projection(self.dropout(x.permute(0, 2, 3, 4, 1)))
+        x = x.permute(0, 2, 3, 4, 1).to(self.projection.weight.dtype)
+        x = self.projection(self.dropout(x))
+        x = x.to(torch.promote_types(x.dtype, torch.float32))  # autocast's half ends here
         if not self.training:
             x = self.activation(x)
         return x.mean((1, 2, 3))
 
     @staticmethod
     def _pool(x: Tensor, window: tuple[int, int, int]) -> Tensor:
-        """A map smaller than the window is averaged whole."""
+        """A map smaller than the window is averaged whole; in float32, as CPUs have no other."""
         t, h, w = (min(n, size) for n, size in zip(window, x.shape[2:], strict=True))
-        return F.avg_pool3d(x, (t, h, w), stride=1)
+        return F.avg_pool3d(x.to(torch.promote_types(x.dtype, torch.float32)), (t, h, w), stride=1)
 
 
 @torch.no_grad()

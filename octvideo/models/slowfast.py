@@ -109,7 +109,11 @@ class Fuse(nn.Module):
     def forward(self, xs: Sequence[Value]) -> list[Value]:
         """Slow (N, C, T, H, W), fast (N, C', frame_ratio * T, H, W) -> slow with more channels."""
         slow, fast = xs
-        lateral = F.relu(self.bn(self.conv_f2s(fast)))
+        return self.join(slow, F.relu(self.bn(self.conv_f2s(fast))), fast)
+
+    @staticmethod
+    def join(slow: Value, lateral: Tensor, fast: Value) -> list[Value]:
+        """The pathways with the lateral features in place."""
         if isinstance(slow, Tensor):
             return [torch.cat([slow, lateral], dim=1), fast]
         high, low = slow

@@ -5,10 +5,9 @@ The architectures are the tables of ``octvideo.models.spec``.
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octvideo.layers import Channels, NonLocal3d, Value, per_frequency
+from octvideo.layers import Channels, NonLocal3d, Value, fold, per_frequency
 from octvideo.models.blocks import BlockSpec, Head, Pathways, ResBlock, Stem, init_weights
 from octvideo.models.spec import TEMPORAL_KERNELS, ResNetSpec
 
@@ -67,7 +66,9 @@ class VideoResNet(nn.Module):
 
     def _pool_time(self, xs: list[Value]) -> list[Value]:
         return [
-            per_frequency(lambda x, size=size: F.max_pool3d(x, (size, 1, 1)), x) if size > 1 else x
+            per_frequency(lambda x, size=size: fold.max_pool3d(x, (size, 1, 1)), x)
+            if size > 1
+            else x
             for x, size in zip(xs, self.temporal_pools, strict=True)
         ]
 

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from octvideo.layers import Channels, OctConv3d, merge, per_frequency
+from octvideo.layers import Channels, OctConv3d, fold, merge, per_frequency
 
 PLAIN = {2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -184,14 +184,19 @@ def test_alpha_zero_is_the_plain_layer_bit_for_bit(options: dict, ndim: int) -> 
     layer.load_state_dict(plain.state_dict(), strict=True)
 
     x = torch.randn(2, 4, *(7,) * ndim)
-    results = []
-    for module in (plain, layer):
+
+    def results(module: nn.Module) -> list[Tensor]:
+        module.zero_grad()
         x_own = x.clone().requires_grad_()
         y = module(x_own)
         y.square().sum().backward()
-        results.append([y, x_own.grad, *[p.grad for p in module.parameters()]])
-    for want, got in zip(*results, strict=True):
-        assert torch.equal(want, got)
+        return [y.detach(), x_own.grad, *[p.grad.clone() for p in module.parameters()]]
+
+    with fold.disabled():
+        for want, got in zip(results(plain), results(layer), strict=True):
+            assert torch.equal(want, got)
+    for want, got in zip(results(plain), results(layer), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-4)
 
 
 def test_temporal_arguments_of_the_plain_layer() -> None:
@@ -199,7 +204,9 @@ def test_temporal_arguments_of_the_plain_layer() -> None:
     layer = OctConv3d(4, 6, (5, 7, 7), (1, 2, 2), (2, 3, 3))
     layer.load_state_dict(plain.state_dict())
     x = torch.randn(1, 4, 4, 12, 13)
-    assert torch.equal(layer(x), plain(x))
+    with fold.disabled():
+        assert torch.equal(layer(x), plain(x))
+    torch.testing.assert_close(layer(x), plain(x))
 
 
 @both_dims

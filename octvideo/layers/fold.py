@@ -1,0 +1,130 @@
+"""Video operations as 2D operations on views: the same result, in less time.
+
+In channels-last memory a video (N, C, T, H, W) lies as N T H W C, so that without a copy it is
+
+    frames  (N * T, C, H, W)  for what acts in space alone: 1 x k x k convolutions, pooling
+    rows    (N, C, T, H * W)  for what acts in time alone: k x1x1 convolutions
+
+each in channels-last memory again, and both for what acts on channels alone. The 2D operations of
+a library are better looked after than its 3D ones: on one thread of a CPU, torch's Conv3d leaves
+oneDNN for most layers of an I3D. A video in other memory is brought into channels-last memory.
+
+``enabled = False`` turns all of it off: then these are torch's 3D operations.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+enabled = True
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """torch's 3D operations inside the context."""
+    global enabled
+    before, enabled = enabled, False
+    try:
+        yield
+    finally:
+        enabled = before
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """A video in channels-last memory, without a copy where it is so already."""
+    return x.contiguous(memory_format=torch.channels_last_3d)
+
+
+def frames(x: Tensor) -> Tensor:
+    """(N, C, T, H, W) -> (N * T, C, H, W), in channels-last memory."""
+    return channels_last(x).transpose(1, 2).flatten(0, 1)
+
+
+def video(x: Tensor, batch: int) -> Tensor:
+    """The inverse of `frames`: (N * T, C, H, W) -> (N, C, T, H, W)."""
+    return x.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+def per_channel(fn: Callable[..., Tensor], *xs: Tensor) -> Tensor:
+    """``fn``, which acts on each channel of pictures (N, C, H, W) alone, of images or videos xs."""
+    batch, ndim = xs[0].shape[0], xs[0].ndim
+    if ndim == 4:
+        return fn(*xs)
+    if enabled:
+        return video(fn(*map(frames, xs)), batch)
+    return fn(*(x.flatten(1, -3) for x in xs)).unflatten(1, xs[0].shape[1:-2])
+
+
+def conv3d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: tuple[int, ...] = (1, 1, 1),
+    padding: tuple[int, ...] = (0, 0, 0),
+    dilation: tuple[int, ...] = (1, 1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """``F.conv3d``: (N, C, T, H, W) -> (N, C_out, T', H', W'), to rounding.
+
+    In 2D where the kernel is 1 in time or in space, else in 3D in channels-last memory.
+    """
+    if not enabled:
+        return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
+    if weight.shape[2:] == (1, 1, 1) and not any(padding) and groups == 1:
+        x = x if tuple(stride) == (1, 1, 1) else x[:, :, :: stride[0], :: stride[1], :: stride[2]]
+        y = F.linear(channels_last(x).permute(0, 2, 3, 4, 1), weight.flatten(1), bias)
+        return y.permute(0, 4, 1, 2, 3)
+    if is_in_space(weight, padding):
+        x = x if stride[0] == 1 else x[:, :, :: stride[0]]
+        kernel, options = weight.squeeze(2), (stride[1:], padding[1:], dilation[1:], groups)
+        return video(F.conv2d(frames(x), kernel, bias, *options), len(x))
+    if is_in_time(weight, padding):
+        x = x if stride[1:] == (1, 1) else x[..., :: stride[1], :: stride[2]]
+        kernel = weight.squeeze(-1)
+        options = ((stride[0], 1), (padding[0], 0), (dilation[0], 1), groups)
+        return F.conv2d(channels_last(x).flatten(3), kernel, bias, *options).unflatten(
+            3, x.shape[3:]
+        )
+    return F.conv3d(channels_last(x), weight, bias, stride, padding, dilation, groups)
+
+
+def is_in_space(weight: Tensor, padding: tuple[int, ...]) -> bool:
+    """Whether a kernel (C_out, C_in, k_t, k_h, k_w) sees one frame at a time."""
+    return weight.shape[2] == 1 and padding[0] == 0
+
+
+def is_in_time(weight: Tensor, padding: tuple[int, ...]) -> bool:
+    """Whether a kernel (C_out, C_in, k_t, k_h, k_w) sees one pixel at a time."""
+    return weight.shape[3:] == (1, 1) and padding[1:] == (0, 0)
+
+
+def max_pool3d(
+    x: Tensor,
+    kernel: tuple[int, int, int],
+    stride: tuple[int, int, int] | None = None,
+    padding: tuple[int, int, int] = (0, 0, 0),
+) -> Tensor:
+    """``F.max_pool3d``: (N, C, T, H, W) -> (N, C, T', H', W'). In 2D where only space is pooled."""
+    stride = stride or kernel
+    if enabled and (kernel[0], stride[0], padding[0]) == (1, 1, 0):
+        return per_channel(lambda y: F.max_pool2d(y, kernel[1:], stride[1:], padding[1:]), x)
+    if enabled and (kernel[1:], stride[1:], padding[1:]) == ((1, 1), (1, 1), (0, 0)):
+        rows, options = (
+            channels_last(x).flatten(3),
+            ((kernel[0], 1), (stride[0], 1), (padding[0], 0)),
+        )
+        return F.max_pool2d(rows, *options).unflatten(3, x.shape[3:])
+    return F.max_pool3d(x, kernel, stride, padding)
+
+
+class Conv3d(nn.Conv3d):
+    """torch's layer, with padding by zeros."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) -> (N, C_out, T', H', W')."""
+        stride, padding, dilation = self.stride, self.padding, self.dilation
+        assert not isinstance(padding, str)
+        return conv3d(x, self.weight, self.bias, stride, padding, dilation, self.groups)

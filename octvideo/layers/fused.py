@@ -1,0 +1,211 @@
+"""Convolutions for inference: batch norm folded in, sum and ReLU done with the convolution.
+
+They work on images or on the frames of videos (see ``octvideo.layers.fold``), in 2D. On a CPU a
+convolution, its sum and its ReLU are one operation of oneDNN, with the weight in the order that it
+likes best; these are the operations that torch.compile generates code with. Elsewhere sum and ReLU
+are done in place.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from octvideo.layers import fold
+from octvideo.layers.octave import (
+    OctConv2d,
+    OctConv3d,
+    Value,
+    join_groups,
+    per_frequency,
+    pool,
+    upsample,
+)
+
+
+class FusedConv(nn.Module):
+    """act(shortcut + norm(conv(x))) of octave values; act is ReLU, or nothing.
+
+    Made from an (octave) convolution and the batch norm behind it, in evaluation. Eq. 4 with
+    u = [x_l | pool(x_h)], as in ``OctConv3d``; the upsampled L -> H path is added to the shortcut,
+    or takes its place, and the other paths are added onto that.
+    """
+
+    def __init__(self, conv: Any, norm: Any = None, relu: bool = False) -> None:
+        super().__init__()
+        weight, bias = folded(conv, norm)
+        options = (conv.padding, conv.dilation, conv.groups)
+        self.groups = conv.groups
+        is_octave = isinstance(conv, (OctConv2d, OctConv3d)) and not conv.is_plain
+        self.low = self.l2h = None
+        self.pools_first = is_octave and conv.stride[-1] == 2
+        if not is_octave:
+            self.high = _Step(weight, bias, conv.stride, *options, relu)
+            return
+        if conv.is_depthwise:
+            raise ValueError("a depthwise octave convolution can not be fused")
+        stride = (*conv.stride[:-2], 1, 1)
+        low_in, split = conv.channels_in.low // conv.groups, [*reversed(conv.channels_out)]
+        (w_l, w_h), (bias_l, bias_h) = weight.split(split), bias.split(split)
+        if low_in and not self.pools_first:
+            self.l2h = _Step(w_h[:, :low_in], None, stride, *options, relu=False)
+            w_h = w_h[:, low_in:]
+        self.high = _Step(w_h, bias_h, stride, *options, relu)
+        if split[0]:
+            self.low = _Step(w_l, bias_l, stride, *options, relu)
+
+    @property
+    def needs_pooled(self) -> bool:
+        """Whether pool(x_h) is computed."""
+        return self.low is not None or self.pools_first
+
+    def forward(
+        self,
+        x: Value,
+        num_frames: int = 1,
+        shortcut: Value | None = None,
+        pooled: Tensor | None = None,
+    ) -> Value:
+        """Images (N, C, H, W), or the frames of videos (N * T, C, H, W) with T ``num_frames``.
+
+        ``shortcut``, of the output's shape, is overwritten; ``pooled`` is pool(x_h), from a caller
+        who has it already.
+        """
+        x_h, x_l = x if isinstance(x, tuple) else (x, None)
+        y_h, y_l = shortcut if isinstance(shortcut, tuple) else (shortcut, None)
+        if self.needs_pooled:
+            pooled = pool(x_h) if pooled is None else pooled
+            u = pooled if x_l is None else join_groups(x_l, pooled, self.groups)
+        if self.pools_first:
+            x_h, u = u, pool(u) if self.low is not None else u
+        elif self.l2h is not None:
+            y_h = _add_upsampled(y_h, self.l2h(x_l, num_frames), x_h.shape[-2:])
+        y_h = self.high(x_h, num_frames, y_h)
+        return y_h if self.low is None else (y_h, self.low(u, num_frames, y_l))
+
+    def on_video(self, x: Value) -> Any:
+        """``forward`` of videos (N, C, T, H, W)."""
+        batch, _, num_frames, _, _ = (x if isinstance(x, Tensor) else x[0]).shape
+        y = self(per_frequency(fold.frames, x), num_frames)
+        return per_frequency(lambda y: fold.video(y, batch), y)
+
+
+def folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one convolution that does what conv and norm do in evaluation."""
+    weight = conv.weight.detach().clone()
+    bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach().clone()
+    if norm is None:
+        return weight, bias
+    scale, shift = torch.rsqrt(norm.running_var + norm.eps), torch.zeros_like(bias)
+    if norm.affine:
+        scale, shift = scale * norm.weight.detach(), norm.bias.detach()
+    bias = (bias - norm.running_mean) * scale + shift
+    return weight * scale.view(-1, *[1] * (weight.ndim - 1)), bias
+
+
+def _add_upsampled(x: Tensor | None, low: Tensor, size: torch.Size) -> Tensor:
+    """x + upsample(low, size), in x where there is one."""
+    if x is None:
+        return upsample(low, size)
+    if size[0] % 2 or size[1] % 2:
+        return x.add_(upsample(low, size))
+    n, c, h, w = low.shape  # each pixel of low is added to 2x2 of x
+    x.permute(0, 2, 3, 1).view(n * h, 2, w, 2, c).add_(
+        low.permute(0, 2, 3, 1).reshape(n * h, 1, w, 1, c)
+    )
+    return x
+
+
+class _Step(nn.Module):
+    """act(y + conv(x) + bias) of plain images or frames; the y that is given is overwritten.
+
+    weight: (C_out, C_in / groups, [k_t,] k_h, k_w); the other arguments as in torch.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: tuple[int, ...],
+        padding: tuple[int, ...],
+        dilation: tuple[int, ...],
+        groups: int,
+        relu: bool,
+    ) -> None:
+        super().__init__()
+        self.view = "images"
+        if weight.ndim == 5 and fold.is_in_space(weight, padding) and stride[0] == 1:
+            weight = weight.squeeze(2)
+            stride, padding, dilation = stride[1:], padding[1:], dilation[1:]
+        elif weight.ndim == 5 and fold.is_in_time(weight, padding) and stride[1:] == (1, 1):
+            self.view, weight = "rows", weight.squeeze(-1)
+            stride, padding, dilation = (stride[0], 1), (padding[0], 0), (dilation[0], 1)
+        elif weight.ndim == 5:
+            self.view = "videos"
+        self.register_buffer("weight", weight.contiguous())
+        self.register_buffer("bias", bias)
+        self.padding, self.stride, self.dilation = [*padding], [*stride], [*dilation]
+        self.groups, self.relu = groups, relu
+        self._packed: tuple[Any, Tensor | None] = (None, None)
+
+    def forward(self, x: Tensor, num_frames: int, y: Tensor | None = None) -> Tensor:
+        """(N * T, C_in, H, W) -> (N * T', C_out, H', W')."""
+        if self.view == "images":
+            return self._run(x, y)
+        if self.view == "videos":
+            z = fold.frames(self._conv(fold.video(x, len(x) // num_frames)))
+            return self._finish(z, y)
+        z = self._run(_rows(x, num_frames), None if y is None else _rows(y, num_frames))
+        return z.permute(0, 2, 3, 1).reshape(-1, *x.shape[2:], z.shape[1]).permute(0, 3, 1, 2)
+
+    def _run(self, x: Tensor, y: Tensor | None) -> Tensor:
+        if not _has_onednn(x):
+            return self._finish(self._conv(x), y)
+        ops, options = torch.ops.mkldnn, (self.padding, self.stride, self.dilation, self.groups)
+        weight = self._pack(x)
+        if y is None:
+            act: Any = ("relu" if self.relu else "none", [], "")
+            return ops._convolution_pointwise(x, weight, self.bias, *options, *act)
+        sum_act: Any = ("add", 1.0, "relu" if self.relu else None, [], "")
+        return ops._convolution_pointwise_.binary(y, x, weight, self.bias, *options, *sum_act)
+
+    def _pack(self, x: Tensor) -> Tensor:
+        """The weight as oneDNN wants it for inputs like x; the last one is kept."""
+        shape, weight = self._packed
+        if weight is None or shape != x.shape or weight.dtype != x.dtype:
+            weight = torch.ops.mkldnn._reorder_convolution_weight(
+                self.weight, self.padding, self.stride, self.dilation, self.groups, [*x.shape]
+            )
+            self._packed = (x.shape, weight)
+        return weight
+
+    def _conv(self, x: Tensor) -> Tensor:
+        conv = F.conv2d if x.ndim == 4 else F.conv3d
+        options = (self.stride, self.padding, self.dilation, self.groups)
+        return conv(x, self.weight, self.bias, *options)
+
+    def _finish(self, z: Tensor, y: Tensor | None) -> Tensor:
+        y = z if y is None else y.add_(z)
+        return y.relu_() if self.relu else y
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "_Step":
+        self._packed = (None, None)  # .to(device or dtype)
+        return super()._apply(fn, recurse)
+
+
+def _rows(x: Tensor, num_frames: int) -> Tensor:
+    """(N * T, C, H, W) -> (N, C, T, H * W), both in channels-last memory."""
+    _, c, h, w = x.shape
+    return x.permute(0, 2, 3, 1).reshape(-1, num_frames, h * w, c).permute(0, 3, 1, 2)
+
+
+def _has_onednn(x: Tensor) -> bool:
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    if x.dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return x.dtype == torch.float32 and torch.backends.mkldnn.is_available()

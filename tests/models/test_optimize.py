@@ -1,0 +1,131 @@
+"""Models made for inference give what the models give that they are made from."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import octvideo
+from octvideo import create_model, list_models, optimize_for_inference
+from octvideo.layers import fold
+from octvideo.models import ResNetSpec, VideoResNet
+from octvideo.models.spec import NL5, NonLocalPlacement, OctavePlacement
+
+SLOW = ("r101", "slow_4x16_r50", "slowfast_4x16_r50", "slowfast_nln_r50")
+every_model = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * n.endswith(SLOW)) for n in list_models()]
+)
+FORMS = [(0.0, (2, 3, 4, 5)), (0.25, (2, 3, 4, 5)), (0.5, (2, 3, 4)), (0.1, (3, 5))]
+
+
+def trained(model: nn.Module) -> nn.Module:
+    """Statistics and weights of batch norm as training might leave them."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            for tensor, low, high in (
+                (module.weight.data, 0.5, 1.5),
+                (module.bias.data, -0.2, 0.2),
+                (module.running_mean, -0.2, 0.2),
+                (module.running_var, 0.5, 1.5),
+            ):
+                tensor.uniform_(low, high, generator=generator)
+    return model.eval()
+
+
+def small(name: str, alpha: float, stages: tuple[int, ...]) -> nn.Module:
+    torch.manual_seed(0)
+    frames = 8 if name.startswith("slowfast") else 4
+    options = {"num_classes": 7, "width_per_group": 16, "crop_size": 64, "num_frames": frames}
+    return trained(create_model(name, octave_alpha=alpha, octave_stages=stages, **options))
+
+
+def clip_of(model: nn.Module, size: tuple[int, int], n: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(n, 3, model.spec.num_frames, *size, generator=generator)
+
+
+def logits(model: nn.Module, x: Tensor) -> Tensor:
+    """What goes into the softmax, which would hide differences."""
+    seen: list[Tensor] = []
+    hook = model.head.projection.register_forward_hook(lambda _m, _x, y: seen.append(y))
+    with hook, torch.no_grad():
+        model(x)
+    return seen[0]
+
+
+@every_model
+@pytest.mark.parametrize(("alpha", "stages"), FORMS, ids=str)
+def test_same_outputs(name: str, alpha: float, stages: tuple[int, ...]) -> None:
+    model = small(name, alpha, stages)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    optimized = optimize_for_inference(model)
+    for size, n in (((64, 64), 2), ((70, 90), 1), ((64, 64), 2)):
+        x = clip_of(model, size, n)
+        kept = x.clone()
+        want, got = logits(model, x), logits(optimized, x)
+        assert (got - want).abs().max() <= 1e-4 * want.abs().max()
+        assert torch.equal(x, kept), "the input was changed"
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(isinstance(m, _BatchNorm) for m in optimized.modules())
+    assert not any(p.requires_grad for p in optimized.parameters())
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.25])
+def test_groups(alpha: float) -> None:
+    model = trained(VideoResNet(ResNetSpec(
+        num_classes=5, width_per_group=8, num_groups=4, crop_size=64, num_frames=4,
+        octave=OctavePlacement(alpha, channel_divisor=8),
+        non_local=NonLocalPlacement(NL5, groups=(1, 2, 2, 1)),
+    )))  # fmt: skip
+    x = clip_of(model, (64, 64))
+    want, got = logits(model, x), logits(optimize_for_inference(model), x)
+    assert (got - want).abs().max() <= 1e-4 * want.abs().max()
+
+
+def test_depthwise_octave_blocks_stay_as_they_are() -> None:
+    spec = ResNetSpec(
+        num_classes=5, width_per_group=4, num_groups=4, crop_size=64, num_frames=4, depth=14
+    )
+    model = trained(VideoResNet(spec))
+    x = clip_of(model, (64, 64))
+    want, got = logits(model, x), logits(optimize_for_inference(model), x)
+    assert (got - want).abs().max() <= 1e-4 * want.abs().max()
+
+
+@pytest.mark.parametrize("name", ["i3d_nln_r50", "slowfast_r50"])
+@pytest.mark.parametrize("alpha", [0.0, 0.25])
+def test_bfloat16(name: str, alpha: float) -> None:
+    model = small(name, alpha, (2, 3, 4))
+    optimized = optimize_for_inference(model, torch.bfloat16)
+    assert {p.dtype for p in optimized.state_dict().values()} == {torch.bfloat16}
+    x = clip_of(model, (64, 64))
+    with torch.no_grad():
+        want, got = model(x), optimized(x.bfloat16())
+    assert got.dtype == torch.float32
+    assert torch.isfinite(got).all()
+    want, got = logits(model, x), logits(optimized, x.bfloat16())
+    assert (got - want).abs().max() <= 0.05 * want.abs().max()
+
+
+def test_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of devices that have none of its operations."""
+    model = small("i3d_r50", 0.25, (2, 3, 4))
+    x = clip_of(model, (64, 64))
+    monkeypatch.setattr("octvideo.layers.fused._has_onednn", lambda _x: False)
+    want, got = logits(model, x), logits(optimize_for_inference(model), x)
+    assert (got - want).abs().max() <= 1e-4 * want.abs().max()
+
+
+def test_folding_changes_a_network_by_rounding_alone() -> None:
+    for name, alpha in (("i3d_nln_r50", 0.0), ("slowfast_r50", 0.25), ("i3d_r18", 0.25)):
+        model = small(name, alpha, (2, 3, 4))
+        x = clip_of(model, (64, 64))
+        want = logits(model, x)
+        with fold.disabled():
+            got = logits(model, x)
+        assert (got - want).abs().max() <= 1e-5 * want.abs().max()
+
+
+def test_is_public() -> None:
+    assert octvideo.optimize_for_inference is optimize_for_inference
