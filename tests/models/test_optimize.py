@@ -105,7 +105,7 @@ def test_bfloat16(name: str, alpha: float) -> None:
     assert got.dtype == torch.float32
     assert torch.isfinite(got).all()
     want, got = logits(model, x), logits(optimized, x.bfloat16())
-    assert (got - want).abs().max() <= 0.05 * want.abs().max()
+    assert torch.cosine_similarity(got.flatten(), want.flatten(), dim=0) > 0.995
 
 
 def test_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
