@@ -6,6 +6,7 @@ EXTRAS = {
     "decord": ["decord==0.6.0; platform_machine == 'x86_64'"],
     # The last torchcodec wheel on PyPI that loads beside a CPU build of torch.
     "torchcodec": ["torchcodec==0.13.0"],
+    "safetensors": ["safetensors>=0.4"],
     "pytorchvideo": ["pytorchvideo==0.1.5"],
     "plot": ["matplotlib>=3.6"],
     "dev": ["pytest>=8", "pytest-timeout>=2.2", "hypothesis>=6.90", "ruff>=0.6", "mypy>=1.10"],

@@ -20,8 +20,8 @@ ALLOWED = {
 }
 ALLOWED["layers"] = {"layers", "utils"}  # plain arguments only, no configuration
 OPTIONAL = {
-    "cv2", "decord", "matplotlib", "onnx", "onnxruntime", "pandas", "pytorchvideo", "torchcodec",
-    "torchvision",
+    "cv2", "decord", "matplotlib", "onnx", "onnxruntime", "pandas", "pytorchvideo", "safetensors",
+    "torchcodec", "torchvision",
 }  # fmt: skip
 MAX_LINES = 450
 

@@ -4,9 +4,10 @@
     python tools/convert_checkpoint.py I3D_8x8_R50.pkl I3D_8x8_R50.pyth \\
         --cfg configs/Kinetics/I3D_8x8_R50.yaml
 
-The result has model_state, epoch, cfg and source: name, SHA-256 and kind of the file that it was
-made from. With --cfg the parameters are checked against the model of a configuration; --inflate
-spreads the kernels of a 2D network over the frames of its kernels. Nothing in the file is run.
+The result has model_state, epoch, cfg, class_names where the file has them, and source: name,
+SHA-256 and kind of the file that it was made from. With --cfg the parameters are checked against
+the model of a configuration; --inflate spreads the kernels of a 2D network over the frames of its
+kernels. Nothing in the file is run.
 """
 
 import argparse
@@ -64,6 +65,8 @@ def convert(args: argparse.Namespace) -> None:
         "cfg": weights.cfg or (dump(cfg) if cfg is not None else ""),
         "source": {"name": args.source.name, "sha256": digest, "kind": weights.kind},
     }
+    if weights.class_names:
+        content["class_names"] = weights.class_names
     save_checkpoint(args.result, content)
     print(f"result  {args.result}\n        {sha256_of(args.result)}")
 

@@ -16,10 +16,10 @@ class CheckpointError(UserError):
 
 
 def file_format(path: Path) -> str:
-    """ "torch" or "pickle" (of Caffe2).
+    """ "torch", "torch before 1.6", "safetensors" or "pickle" (of Caffe2).
 
     Raises:
-        CheckpointError: no such file, an empty one, or one that is neither.
+        CheckpointError: no such file, an empty one, or one that is none of them.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
@@ -30,13 +30,17 @@ def file_format(path: Path) -> str:
         raise CheckpointError(f"{path} can not be read: {error.strerror}") from error
     if not head:
         raise CheckpointError(f"{path} is empty: copy or download it again")
-    if head.startswith(_TORCH_ZIP) or head[2:].startswith(_TORCH_LEGACY):
+    if head.startswith(_TORCH_ZIP):
         return "torch"
+    if head[2:].startswith(_TORCH_LEGACY):
+        return "torch before 1.6"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
+        return "safetensors"  # the length of a JSON header, and the header
     if head.startswith(_PICKLE):
         return "pickle"
     raise CheckpointError(
-        f"{path} is no checkpoint: it is neither a PyTorch file nor a Caffe2 pickle, "
-        f"and begins with {head[:20]!r}"
+        f"{path} is no checkpoint: it is neither a PyTorch file nor a Caffe2 pickle nor a "
+        f"safetensors file, and begins with {head[:20]!r}"
     )
 
 
@@ -55,7 +59,7 @@ def sha256_of(path: Path) -> str:
 def verify_sha256(path: Path, expected: str) -> None:
     """Raises CheckpointError unless the file has this SHA-256 (or its beginning, 8 digits up)."""
     if len(expected) < 8:
-        raise ValueError(f"a SHA-256 of at least 8 hexadecimal digits is needed, got {expected!r}")
+        raise UserError(f"a SHA-256 of at least 8 hexadecimal digits is needed, got {expected!r}")
     actual = sha256_of(path)
     if not actual.startswith(expected.lower()):
         raise CheckpointError(

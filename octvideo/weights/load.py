@@ -14,11 +14,14 @@ from octvideo.weights.inflate import inflate as inflate_kernels
 from octvideo.weights.inflate import is_2d, is_resnet2d, resnet2d_names
 from octvideo.weights.pyslowfast import read_caffe2
 from octvideo.weights.pytorchvideo import is_pytorchvideo, pytorchvideo_names
+from octvideo.weights.safetensors_file import read_safetensors
 from octvideo.weights.torch_file import check_state, read_torch
 
 logger = logging.getLogger("octvideo")
 
-TORCH_KINDS = ("pyslowfast", "pytorchvideo", "torchvision")  # timm's names are torchvision's
+# Files of PyTorch and safetensors, told by the names in them; timm's are torchvision's.
+TORCH_KINDS = ("octvideo", "pyslowfast", "pytorchvideo", "torchvision")
+_OWN_KEYS = {"rng_state", "source"}  # of a run of ours, and of tools/convert_checkpoint.py
 KINDS = ("auto", "pytorch", "caffe2", *TORCH_KINDS)
 HEAD = "head.projection."
 _SHOWN = 10
@@ -28,9 +31,9 @@ _SHOWN = 10
 class Weights:
     """The parameters of a file, under our names.
 
-    ``kind``: "caffe2", one of ``TORCH_KINDS``, or "octvideo" (a checkpoint of a run of ours).
-    ``epoch``: as the file has it, counted from 0. ``cfg``: the YAML text of the configuration
-    that it was trained with.
+    ``kind``: "caffe2" or one of ``TORCH_KINDS``. ``epoch``: as the file has it, counted from 0.
+    ``cfg``: the YAML text of the configuration that it was trained with. ``class_names``: in
+    label order, where the file has them.
     """
 
     path: Path
@@ -38,6 +41,7 @@ class Weights:
     state: dict[str, Tensor] = field(repr=False)
     epoch: int | None = None
     cfg: str | None = field(default=None, repr=False)
+    class_names: list[str] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,9 @@ def read_weights(
 
     Args:
         kind: one of ``KINDS``; "auto" recognises the file, another makes sure of it ("pytorch":
-            any file of PyTorch).
-        clear_names: texts that are removed, at their first occurrence, from the names in a
-            PyTorch file.
+            any file but a Caffe2 pickle).
+        clear_names: texts that are removed, at their first occurrence, from the names in a file
+            that is no Caffe2 pickle.
         average: take the running average of the weights (EMA) where the file has one.
 
     Raises:
@@ -106,21 +110,24 @@ def read_weights(
     if kind not in KINDS:
         raise ValueError(f"unknown kind of checkpoint {kind!r}; known: {', '.join(KINDS)}")
     path = Path(path)
-    if file_format(path) == "pickle":
+    form = file_format(path)
+    if form == "pickle":
         _check_kind(path, "caffe2", kind)
         weights = Weights(path, "caffe2", read_caffe2(path))
     else:
-        weights = _read_pytorch(path, kind, clear_names, average)
+        if kind == "caffe2":
+            _check_kind(path, "pytorch", kind)
+        content = read_safetensors(path) if form == "safetensors" else read_torch(path)
+        weights = _of_pytorch(path, content, kind, clear_names, average)
     for key in [key for key in weights.state if key.endswith(".running_var")]:
         counter = key.replace("running_var", "num_batches_tracked")  # older files have none
         weights.state.setdefault(counter, torch.tensor(0))
     return weights
 
 
-def _read_pytorch(path: Path, kind: str, clear_names: Sequence[str], average: bool) -> Weights:
-    if kind == "caffe2":
-        _check_kind(path, "pytorch", kind)
-    content = read_torch(path)
+def _of_pytorch(
+    path: Path, content: Any, kind: str, clear_names: Sequence[str], average: bool
+) -> Weights:
     extra: dict[str, Any] = content if isinstance(content, dict) else {}
     names = (*(("ema_state",) if average else ()), "model_state", "state_dict", "model")
     state = next((extra[n] for n in names if isinstance(extra.get(n), dict)), content)
@@ -130,22 +137,25 @@ def _read_pytorch(path: Path, kind: str, clear_names: Sequence[str], average: bo
     elif is_resnet2d(state):
         found, ours = "torchvision", resnet2d_names(state)
     else:
-        found, ours = "pyslowfast", dict(zip(state, state, strict=True))
+        found = "octvideo" if _OWN_KEYS & extra.keys() else "pyslowfast"
+        ours = dict(zip(state, state, strict=True))
     _check_kind(path, found, kind)
-    epoch, cfg = extra.get("epoch"), extra.get("cfg")
+    epoch, cfg, classes = (extra.get(key) for key in ("epoch", "cfg", "class_names"))
+    has_names = isinstance(classes, (list, tuple)) and all(isinstance(c, str) for c in classes)
     return Weights(
         path,
         found,
         {ours[key]: value for key, value in state.items()},
         epoch if isinstance(epoch, int) else None,
         cfg if isinstance(cfg, str) else None,
+        list(classes) if has_names else None,
     )
 
 
 def _check_kind(path: Path, found: str, asked: str) -> None:
     if asked not in ("auto", found) and not (asked == "pytorch" and found in TORCH_KINDS):
         raise CheckpointError(
-            f"{path} is a {found} file, not a {asked} one: set CHECKPOINT_TYPE (or --from) "
+            f"{path} is a file of kind {found}, not {asked}: set CHECKPOINT_TYPE (or --from) "
             f"{'pytorch' if found in TORCH_KINDS else found}"
         )
 
@@ -229,6 +239,8 @@ def _hint(weights: Weights, refused: Sequence[Mismatch], inflate: bool) -> str:
     """What the mismatches have in common, where there is one cause."""
     if is_2d(weights.state) and not inflate:
         return ", it holds a 2D network: set TRAIN.CHECKPOINT_INFLATE True"
+    if is_2d(weights.state) and any("pathway1" in m.key for m in refused):
+        return ", no 2D network has the shapes of a SlowFast network"
     if all(m.key.startswith(HEAD) for m in refused):
         return ", it is for another number of classes: set MODEL.NUM_CLASSES"
     if all("_nonlocal" in m.key for m in refused):

@@ -1,6 +1,7 @@
 """Reads files of torch.save: tensors and plain Python values, nothing that could run."""
 
 import pickle
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -9,51 +10,81 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from octvideo.weights.files import CheckpointError
+from octvideo.weights.files import CheckpointError, file_format
 
-# What torch and the standard library raise on damaged bytes.
+# What torch.load and zipfile raise on bytes that torch.save did not write, all of them seen.
 _DAMAGED = (
-    *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError),
-    *(AssertionError, MemoryError, OverflowError, NotImplementedError),
-    *(struct.error, zipfile.BadZipFile),
+    *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
+    *(AssertionError, OverflowError, struct.error),
 )
+_FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message: what the file asks for
+_BLOCK = 1 << 20
 
 
 def read_torch(path: Path) -> Any:
     """The content of a PyTorch file, on the CPU.
 
     Raises:
-        CheckpointError: no such file, a truncated one, one that is no PyTorch file, or one that
-            holds objects which could run code.
+        CheckpointError: no such file, a truncated or damaged one, one that is no PyTorch file, or
+            one that holds objects which could run code.
     """
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}")
-    try:
-        _check_records(path)
+    if file_format(path) == "torch":
+        _check_archive(path)
+    try:  # nothing of ours in here: what is raised is about the file
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is no checkpoint, or holds more than tensors and plain values: "
-            f"{_first_line(error)}"
-        ) from error
+        raise CheckpointError(_refusal(path, str(error))) from error
     except _DAMAGED as error:
+        raise _damaged(path, error) from error
+
+
+def _refusal(path: Path, text: str) -> str:
+    """Our words: torch's advise to load the file without protection."""
+    if match := _FORBIDDEN.search(text):
+        return (
+            f"{path} is refused, nothing of it was run: it asks for {match[1]}; only tensors and "
+            "plain values are admitted, as a state_dict() has them"
+        )
+    return f"{path} is no checkpoint, or damaged: it is not what torch.save writes"
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    text = re.split(r"\. |\n", str(error).strip())[0] or type(error).__name__
+    return CheckpointError(f"{path} can not be read, it may be truncated or damaged: {text}")
+
+
+def _check_archive(path: Path) -> None:
+    """Checks what torch.load does not: what the records are, their sizes and their checksums."""
+    try:
+        names = _sound_records(path)
+    except (*_DAMAGED, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from error
+    if any(name.endswith("constants.pkl") for name in names):
         raise CheckpointError(
-            f"{path} can not be read, it may be truncated: {_first_line(error)}"
-        ) from error
+            f"{path} is a TorchScript program, not a checkpoint: save its state_dict()"
+        )
+    if not any(name.endswith("data.pkl") for name in names):
+        raise CheckpointError(f"{path} is a zip file, but not one of torch.save")
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _sound_records(path: Path) -> list[str]:
+    """The names of the records of an archive, each read through and equal to its checksum.
 
-
-def _check_records(path: Path) -> None:
-    """torch.save does not compress: a record larger than the file would be a bomb."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            size = sum(record.file_size for record in archive.infolist())
-        if size > path.stat().st_size:
-            raise ValueError(f"its records claim {size} bytes, more than the file has")
+    torch.save does not compress: a record that is larger than the file would be a bomb.
+    """
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        size = sum(record.file_size for record in records)
+        if size > path.stat().st_size or any(record.compress_type for record in records):
+            raise zipfile.BadZipFile(
+                f"its records are compressed, or claim more than the file has: {size} bytes"
+            )
+        for record in records:
+            if record.CRC:  # 0 where torch was told not to compute them
+                with archive.open(record) as file:
+                    while file.read(_BLOCK):
+                        pass
+        return [record.filename for record in records]
 
 
 def check_state(state: Any, path: Path) -> dict[str, Tensor]:

@@ -57,7 +57,9 @@ def test_training_from_a_caffe2_file(opts, caffe2_file):
     trainer = start(opts("TRAIN.CHECKPOINT_FILE_PATH", path, "TRAIN.CHECKPOINT_TYPE", "caffe2"))
     assert (trainer.epoch, trainer.step) == (0, 0)
     assert_same(trainer.model, state)
-    with pytest.raises(CheckpointError, match=r"I3D\.pkl is a caffe2 file.*CHECKPOINT_TYPE"):
+    with pytest.raises(
+        CheckpointError, match=r"I3D\.pkl is a file of kind caffe2.*CHECKPOINT_TYPE"
+    ):
         start(opts("TRAIN.CHECKPOINT_FILE_PATH", path))
 
 

@@ -58,8 +58,15 @@ def test_the_result_is_the_same_each_time_and_can_be_converted(shared, main, tmp
     assert main([str(path), str(results[1])]) == 0
     assert sha256(results[0]) == sha256(results[1])
     assert main([str(results[0]), str(results[2])]) == 0
-    assert read_weights(results[2]).kind == "pyslowfast"
+    assert read_weights(results[2]).kind == "octvideo"
     load_into(tiny(seed=3), read_weights(results[2]))
+
+
+def test_class_names_are_kept(main, tmp_path):
+    path, result = tmp_path / "run.pyth", tmp_path / "out.pyth"
+    torch.save({"model_state": tiny().state_dict(), "class_names": list("abcde")}, path)
+    assert main([str(path), str(result)]) == 0
+    assert read_weights(result).class_names == list("abcde")
 
 
 def test_inflation(main, tmp_path, capsys):
@@ -81,7 +88,8 @@ def test_inflation(main, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--sha256", "0" * 64], "is not the file that was meant"),
-        (["--from", "caffe2"], "is a pytorch file, not a caffe2 one"),
+        (["--sha256", "abc"], "at least 8 hexadecimal digits"),
+        (["--from", "caffe2"], "is a file of kind pytorch, not caffe2"),
         ([*MODEL, "RESNET.DEPTH", "101"], "does not fit the model"),
         ([*MODEL, "RESNET.DEPT", "101"], "RESNET.DEPTH"),
     ],

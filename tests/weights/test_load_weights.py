@@ -105,6 +105,15 @@ def test_protocol_of_python_3_and_epoch_and_cfg(shared, tmp_path):
     assert (weights.epoch, weights.cfg) == (7, "A: 1")
 
 
+@pytest.mark.parametrize("own", [{"rng_state": torch.zeros(2)}, {"source": {"name": "a.pkl"}}])
+def test_our_own_files_are_called_so(tmp_path, own):
+    content = {"model_state": tiny(seed=1).state_dict(), "class_names": list("abcde"), **own}
+    weights = read_weights(save(tmp_path / "m.pyth", content), "pytorch")
+    assert (weights.kind, weights.class_names) == ("octvideo", list("abcde"))
+    content["class_names"] = ["a", 1]
+    assert read_weights(save(tmp_path / "m.pyth", content), "octvideo").class_names is None
+
+
 def test_caffe2_scores_are_those_of_the_source(shared, tmp_path):
     source, model = tiny(seed=1), tiny(seed=2)
     load_into(model, read_weights(write_caffe2(tmp_path / "m.pkl", source)))
@@ -223,7 +232,10 @@ def test_files_with_and_without_non_local_blocks(tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("caffe2", r"set CHECKPOINT_TYPE \(or --from\) pytorch"), ("pytorchvideo", "is a pyslowfast")],
+    [
+        ("caffe2", r"set CHECKPOINT_TYPE \(or --from\) pytorch"),
+        ("pytorchvideo", "of kind pyslowfast"),
+    ],
 )
 def test_the_kind_that_was_asked_for(i3d_file, kind, message):
     with pytest.raises(CheckpointError, match=rf"i3d\.pyth.*{message}"):
@@ -236,7 +248,9 @@ def test_the_kind_that_was_asked_for(i3d_file, kind, message):
 
 def test_a_caffe2_file_where_pytorch_was_asked_for(shared, tmp_path):
     path = write_caffe2(tmp_path / "m.pkl", tiny())
-    with pytest.raises(CheckpointError, match=r"m\.pkl is a caffe2 file.*CHECKPOINT_TYPE.*caffe2"):
+    with pytest.raises(
+        CheckpointError, match=r"m\.pkl is a file of kind caffe2.*CHECKPOINT_TYPE.*caffe2"
+    ):
         read_weights(path, "pytorch")
     assert read_weights(path, "caffe2").kind == "caffe2"
 
@@ -307,6 +321,49 @@ def test_truncated_and_flipped_pytorch_files(tmp_path, form):
             read_weights(path)
 
 
+def test_every_flipped_bit_of_a_weight_is_found(tmp_path):
+    weight, path = torch.randn(500), tmp_path / "m.pyth"
+    data = save(path, {"model_state": {"w": weight}}).read_bytes()
+    start = data.index(weight.numpy().tobytes())
+    for place in range(start, start + 2000, 111):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 8]) + data[place + 1 :])
+        with pytest.raises(CheckpointError, match=r"m\.pyth can not be read.*damaged: Bad CRC-32"):
+            read_weights(path)
+
+
+def test_files_without_checksums(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = save(tmp_path / "m.pyth", {"model_state": {"w": torch.ones(3)}})
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is not None  # an ordinary reader would complain
+    assert torch.equal(read_weights(path).state["w"], torch.ones(3))
+
+
+def test_the_refusal_names_what_was_asked_for_and_gives_no_bad_advice(tmp_path):
+    for form in ("zip", "legacy"):
+        HOSTILE[form]({"model_state": {"w": Touch(tmp_path / "trace")}}, tmp_path / "evil.pyth")
+        with pytest.raises(CheckpointError) as error:
+            read_weights(tmp_path / "evil.pyth")
+        assert f"asks for {os.mkdir.__module__}.mkdir" in str(error.value)
+        assert "weights_only" not in str(error.value)
+
+
+def test_archives_that_are_not_of_torch_save(tmp_path):
+    path = tmp_path / "m.pt"
+    with zipfile.ZipFile(path, "w") as archive:  # some records of torch.jit.save
+        for name in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+            archive.writestr(f"m/{name}", name)
+    with pytest.raises(CheckpointError, match=r"m\.pt is a TorchScript program"):
+        read_weights(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/b.txt", "text")
+    with pytest.raises(CheckpointError, match=r"m\.pt is a zip file, but not one of torch\.save"):
+        read_weights(path)
+
+
 def test_a_compressed_bomb(tmp_path):
     path, big = tmp_path / "bomb.pyth", tmp_path / "big.pyth"
     torch.save({"w": torch.zeros(4_000_000)}, big)
@@ -339,7 +396,10 @@ def test_odd_parameters(tmp_path, value):
     ("data", "message"),
     [
         (b"", "is empty"),
-        (b"<!DOCTYPE html><html>not found</html>", "neither a PyTorch file nor a Caffe2 pickle"),
+        (
+            b"<!DOCTYPE html><html>not found</html>",
+            "neither a PyTorch file nor a Caffe2 pickle nor",
+        ),
         (b"version https://git-lfs.github.com/spec/v1\n", "begins with b'version https"),
         (b"PK\x03\x04", "truncated"),
         (b"\x80\x02", "truncated"),
