@@ -5,6 +5,7 @@ tell, what its classes are called (``model.class_names``).
 """
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from octvideo.data.labels import class_names
 from octvideo.models import build_model
 from octvideo.models import create_model as create_bare_model
 from octvideo.utils.errors import UserError
-from octvideo.weights import load_into, read_torch, read_weights
+from octvideo.weights import CheckpointError, load_into, read_weights
 from octvideo.weights.download import fetch
-from octvideo.weights.files import file_format
+from octvideo.weights.inflate import is_2d
 from octvideo.weights.load import HEAD, Weights
-from octvideo.weights.zoo import list_pretrained, zoo_entry
+from octvideo.weights.zoo import ZooEntry, list_pretrained, zoo_entry
 
 __all__ = ["create_model", "list_pretrained", "load_trained", "load_zoo"]
 
@@ -31,7 +32,7 @@ logger = logging.getLogger("octvideo")
 def create_model(
     name: str,
     num_classes: int | None = None,
-    octave_alpha: float = 0.0,
+    octave_alpha: float | None = None,
     *,
     pretrained: str | Path | None = None,
     **options: Any,
@@ -42,8 +43,9 @@ def create_model(
         name: one of ``list_models()``, for example "i3d_r50".
         num_classes: width of the last layer; None: that of the weights, or 400 without. For
             another number than theirs, the last layer starts from random weights, with a warning.
-        octave_alpha: share of low-frequency channels in [0, 1). An octave network takes the
-            weights of the vanilla one (its non-local blocks excepted).
+        octave_alpha: share of low-frequency channels in [0, 1); None: that of the zoo's entry,
+            or 0. An octave network takes the weights of the vanilla one (its non-local blocks
+            excepted).
         pretrained: one of ``list_pretrained()``, downloaded at its first use, or the path of a
             checkpoint (octvideo, PySlowFast, Caffe2, PyTorchVideo, or a 2D ResNet to inflate).
         options: as in ``octvideo.models.create_model``.
@@ -52,34 +54,29 @@ def create_model(
         ValueError: an unknown name, option or value.
         UserError: the weights can not be had, or do not fit.
     """
+    if octave_alpha is not None:
+        options["octave_alpha"] = octave_alpha
     if pretrained is None:
-        count = 400 if num_classes is None else num_classes
-        return create_bare_model(name, count, octave_alpha, **options)
+        return create_bare_model(name, 400 if num_classes is None else num_classes, **options)
     pretrained = str(pretrained)
-    if Path(pretrained).is_file():
+    if os.path.isfile(pretrained) or os.sep in pretrained:  # not a name of the zoo
         weights, known = read_weights(pretrained), None
-        inflate, names = weights.kind == "torchvision", _names_in(weights.path)
+        names = weights.class_names
     else:
-        entry = zoo_entry(pretrained)
-        if not entry.address:
-            raise UserError(
-                f"{entry.name} has no weights yet: train it with configs/{entry.config}.yaml, or "
-                f"choose one of {', '.join(list_pretrained())}"
-            )
-        weights = read_weights(fetch(entry.address, entry.sha256))
-        inflate, known = entry.inflate, entry
-        names = class_names(entry.class_names) if entry.class_names else None
-        if entry.model == name:
-            options = {**entry.options, **options}
-    theirs = _num_classes(weights)
-    count = num_classes or (400 if inflate or not theirs else theirs)
-    model = create_bare_model(name, count, octave_alpha, **options)
-    logger.info(
-        "%s", load_into(model, weights, finetune=inflate or count != theirs, inflate=inflate)
-    )
-    if known is not None and not inflate:
+        known = zoo_entry(pretrained)
+        weights = _weights_of(known)
+        names = class_names(known.class_names) if known.class_names else None
+        if known.model == name:
+            options = {**known.options, **options}
+    inflate, theirs = is_2d(weights.state), _num_classes(weights)
+    if num_classes is None:
+        num_classes = 400 if inflate or not theirs else theirs
+    model = create_bare_model(name, num_classes, **options)
+    is_new = inflate or num_classes != theirs
+    logger.info("%s", load_into(model, weights, finetune=is_new, inflate=inflate))
+    if known and not inflate:
         model.view_settings = ViewSettings.of_entry(known)
-    if names and len(names) == theirs == count and not inflate:
+    if names and len(names) == theirs and not is_new:
         model.class_names = names
     return model
 
@@ -88,9 +85,15 @@ def load_zoo(name: str) -> nn.Module:
     """A model of the zoo, as it was published.
 
     Raises:
-        UserError: no such name, no weights for it, or they can not be had.
+        UserError: no such name, no weights for it, or they can not be had or used so.
     """
-    return create_model(zoo_entry(name).model, pretrained=name)
+    entry = zoo_entry(name)
+    if entry.inflate:
+        raise UserError(
+            f"{name} is a network of pictures, for a training to start from: it knows no classes "
+            "of videos"
+        )
+    return create_model(entry.model, pretrained=name)
 
 
 def load_trained(
@@ -108,22 +111,26 @@ def load_trained(
     model = build_model(cfg)
     load_into(model, weights)
     model.view_settings = ViewSettings.of_cfg(cfg)
-    if names := _names_in(weights.path):
-        model.class_names = names
+    if weights.class_names:
+        model.class_names = weights.class_names
     return model
+
+
+def _weights_of(entry: ZooEntry) -> Weights:
+    if not entry.address:
+        raise UserError(
+            f"{entry.name} has no weights yet: train it with configs/{entry.config}.yaml, or "
+            f"choose one of {', '.join(list_pretrained())}"
+        )
+    path = fetch(entry.address, entry.sha256)
+    try:
+        return read_weights(path)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}. It came from {entry.address}: delete it to download it again"
+        ) from error
 
 
 def _num_classes(weights: Weights) -> int | None:
     bias = weights.state.get(f"{HEAD}bias")
     return None if bias is None else len(bias)
-
-
-def _names_in(path: Path) -> list[str] | None:
-    """The class names that a checkpoint of octvideo carries, if it does."""
-    if file_format(path) != "torch":
-        return None
-    content = read_torch(path)
-    names = content.get("class_names") if isinstance(content, dict) else None
-    if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
-        return list(names)
-    return None

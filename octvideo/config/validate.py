@@ -334,6 +334,12 @@ def _network(cfg: CfgNode) -> Iterator[Problem]:
             f"the frames of the fast pathway for one of the slow: set, for example, "
             f"DATA.NUM_FRAMES {frames - frames % cfg.SLOWFAST.ALPHA}",
         )
+    if arch == "slowfast" and cfg.TRAIN.CHECKPOINT_INFLATE:
+        yield Problem(
+            "TRAIN.CHECKPOINT_INFLATE",
+            "TRAIN.CHECKPOINT_INFLATE is True, but no 2D network has the shapes of a SlowFast "
+            "network: set it False; TRAIN.CHECKPOINT_FILE_PATH takes a SlowFast checkpoint",
+        )
     strides = cfg.RESNET.SPATIAL_STRIDES
     if arch == "slowfast" and any(len(set(stage)) > 1 for stage in strides):
         yield Problem(

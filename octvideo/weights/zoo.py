@@ -165,6 +165,7 @@ def zoo_entry(name: str) -> ZooEntry:
     """
     if name not in _BY_NAME:
         raise UserError(
-            f"the zoo has no {name!r}; it has weights for {', '.join(list_pretrained())}"
+            f"the zoo has no {name!r}, and there is no file of that name; it has weights "
+            f"for {', '.join(list_pretrained())}"
         )
     return _BY_NAME[name]

@@ -236,6 +236,11 @@ SLOWFAST = (
             "RESNET.SPATIAL_STRIDES",
             "set the same for both",
         ),
+        (
+            ("TRAIN.CHECKPOINT_INFLATE", True),
+            "TRAIN.CHECKPOINT_INFLATE",
+            "no 2D network has the shapes of a SlowFast network",
+        ),
         (("OCTAVE.ENABLE", True, "OCTAVE.PATHWAYS", [2]), "OCTAVE.PATHWAYS", "set [0, 1]"),
     ],
 )

@@ -8,14 +8,17 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from resnet2d import random_resnet2d
 
 import octvideo
+from octvideo.apps import hub
 from octvideo.apps.zoo_page import zoo_page
 from octvideo.config import load_cfg
 from octvideo.data.labels import class_names
 from octvideo.models import build_model
 from octvideo.utils.errors import UserError
 from octvideo.weights import zoo
+from octvideo.weights.inflate import resnet2d_names
 from octvideo.weights.zoo import ZooEntry, list_pretrained, zoo_entries, zoo_entry
 from support import ROOT
 
@@ -80,12 +83,11 @@ def local_zoo(tmp_path, monkeypatch):
     def add(name, model, **fields):
         path = files / f"{name}.pyth"
         torch.save({"model_state": model.state_dict()}, path)
-        options = {"num_classes": 5, "class_names": None, "num_frames": 8, **fields}
+        common = {"num_classes": 5, "class_names": None, "num_frames": 8, "options": TINY}
         entry = ZooEntry(
             name, "Kinetics/I3D_8x8_R50", "i3d_r50", "trained",
-            options=TINY,
             address=f"http://127.0.0.1:{server.server_port}/{name}.pyth",
-            **{"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), **options},
+            **{**common, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), **fields},
         )  # fmt: skip
         monkeypatch.setitem(zoo._BY_NAME, name, entry)
         return entry
@@ -160,10 +162,59 @@ def test_weights_of_a_file(tmp_path):
     assert model.class_names == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("name", ["oct_i3d_8x8_k400", "i3d_8x8_r50", "nowhere/file.pyth"])
+@pytest.mark.parametrize("name", ["oct_i3d_8x8_k400", "i3d_8x8_r50", "file.pyth"])
 def test_nothing_to_load(name):
     with pytest.raises(UserError, match="i3d_8x8_r50_k400_pysf"):
         octvideo.create_model("i3d_r50", pretrained=name)
+
+
+def test_a_path_that_is_no_file(tmp_path):
+    for path in (tmp_path, tmp_path / "absent.pyth"):
+        with pytest.raises(UserError, match=f"there is no checkpoint {path}$"):
+            octvideo.create_model("i3d_r50", pretrained=path)
+
+
+def test_an_entry_that_is_octave(local_zoo):
+    source = tiny(octave_alpha=0.25)
+    local_zoo("mine", source, options={**TINY, "octave_alpha": 0.25})
+    for model in (octvideo.create_model("i3d_r50", pretrained="mine"), hub.load_zoo("mine")):
+        assert model.spec.octave.alpha == 0.25
+        assert same(model, source)
+    vanilla = octvideo.create_model("i3d_r50", octave_alpha=0.0, pretrained="mine")
+    assert vanilla.spec.octave.alpha == 0
+    assert octvideo.create_model("i3d_r50", 5, **TINY).spec.octave.alpha == 0
+
+
+def test_a_download_that_is_no_checkpoint(local_zoo, tmp_path):
+    entry = local_zoo("mine", tiny(), sha256=None)
+    page = tmp_path / "cache" / "mine.pyth"
+    page.parent.mkdir()
+    page.write_text("<html>log in first</html>")
+    with pytest.raises(UserError, match=rf"<html>.*came from {entry.address}: delete it"):
+        octvideo.create_model("i3d_r50", pretrained="mine")
+
+
+def test_networks_of_pictures(local_zoo, tmp_path):
+    network = random_resnet2d(width=4)
+    c2d = octvideo.create_model("c2d_r50", 5, width_per_group=4)
+    names = resnet2d_names(network.state_dict())
+    flat = {names[key]: value for key, value in network.state_dict().items()}
+    torch.save({"model_state": flat}, tmp_path / "R50_IN1K.pyth")  # PySlowFast's own
+    torch.save(network.state_dict(), tmp_path / "resnet50.pth")
+    for file in ("R50_IN1K.pyth", "resnet50.pth"):
+        model = octvideo.create_model("c2d_r50", pretrained=tmp_path / file, width_per_group=4)
+        assert model.head.projection.out_features == 400
+        assert torch.equal(model.s1.pathway0_stem.conv.weight.squeeze(2), network.conv1.weight)
+        assert not hasattr(model, "view_settings")
+    assert {k: v.numel() for k, v in flat.items()} == {
+        k: v.numel() for k, v in c2d.state_dict().items()
+    }
+    with pytest.raises(UserError, match="no 2D network has the shapes of a SlowFast network"):
+        octvideo.create_model(
+            "slowfast_r50", pretrained=tmp_path / "resnet50.pth", width_per_group=8
+        )
+    with pytest.raises(UserError, match="r50_in1k_pysf is a network of pictures"):
+        hub.load_zoo("r50_in1k_pysf")
 
 
 def test_predict_by_name(local_zoo, tmp_path):
