@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from octvideo.apps.options import load_model, model_name, model_options
+from octvideo.apps.options import at_least, load_model, model_name, model_options
 from octvideo.utils.errors import UserError
 
 
@@ -33,9 +33,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER|FILE.npz")
     parser.add_argument("--per-view", action="store_true", help="(views, C), not their mean (C,)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that decode")
+    parser.add_argument("--workers", type=at_least(0), default=0, help="processes that decode")
     parser.add_argument(
-        "--sampling-rate", type=int, help="distance of a clip's frames, if the model does not know"
+        "--sampling-rate",
+        type=at_least(1),
+        help="distance of a clip's frames, if the model does not know",
     )
     return parser.parse_args(argv)
 

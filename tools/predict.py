@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 
-from octvideo.apps.options import load_model, model_options
+from octvideo.apps.options import at_least, load_model, model_options
 from octvideo.utils.errors import UserError
 
 
@@ -22,7 +22,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parents=[model_options()],
     )
     parser.add_argument("videos", nargs="+", metavar="VIDEO")
-    parser.add_argument("--topk", type=int, default=5, help="classes a video")
+    parser.add_argument("--topk", type=at_least(1), default=5, help="classes a video")
     parser.add_argument("--json", action="store_true", help="a JSON object a line")
     parser.add_argument(
         "--class-names", metavar="FILE", help="JSON file, or kinetics400 or kinetics600"
@@ -62,6 +62,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         return run(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -14,6 +14,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from octvideo.apps.options import at_least
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -38,8 +40,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--short-side", type=int, default=256, help="of them, in pixels")
     parser.add_argument("--gop", type=int, default=12, help="frames between two keyframes")
     parser.add_argument("--crf", type=int, default=18, help="quality: smaller is better, larger")
-    parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one file")
+    parser.add_argument("--workers", type=at_least(1), default=2, help="processes")
+    parser.add_argument("--timeout", type=at_least(1), default=300, help="seconds for one file")
     parser.add_argument(
         "--every-frame", action="store_true", help="decode all frames, not three of each file"
     )

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -124,7 +125,10 @@ def _claim(folder: Path, wanted: dict[str, Any]) -> None:
     if not path.exists():
         write_whole(path, json.dumps(wanted, indent=2) + "\n")
         return
-    found = json.loads(path.read_text())
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): choose another folder") from error
     if differ := [key for key in wanted if found.get(key) != wanted[key]]:
         raise UserError(
             f"{folder} holds features made in another way: "
@@ -138,8 +142,13 @@ def _join(parts: Sequence[Path], out: Path) -> None:
         raise UserError(f"there is nothing to write to {out}: no video could be read")
     features, paths = [], []
     for part in parts:
-        with np.load(part) as saved:
-            features.append(saved["features"])
-            paths.append(str(saved["path"]))
+        try:
+            with np.load(part) as saved:
+                features.append(saved["features"])
+                paths.append(str(saved["path"]))
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"{part} is damaged ({error}): delete it, and the same command makes it again"
+            ) from error
     with whole_file(out) as part, open(part, "wb") as file:
         np.savez(file, features=np.stack(features), paths=paths)

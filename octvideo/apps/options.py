@@ -1,6 +1,7 @@
 """Options of the command line that tools for models with weights share."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,17 @@ from octvideo.utils.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    """A type of argparse: a whole number from ``low`` on."""
+
+    def number(text: str) -> int:
+        if (value := int(text)) < low:
+            raise argparse.ArgumentTypeError(f"must be at least {low}, got {text}")
+        return value
+
+    return number
 
 
 def model_options() -> argparse.ArgumentParser:
@@ -18,7 +30,7 @@ def model_options() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", metavar="FILE", help="weights for --cfg")
     parser.add_argument("--fast", action="store_true", help="one view instead of all")
     parser.add_argument("--device", help="cpu, cuda...; default: cuda where there is one")
-    parser.add_argument("--batch-size", type=int, default=8, help="views in a forward pass")
+    parser.add_argument("--batch-size", type=at_least(1), default=8, help="views in a forward pass")
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs, as in the file"
     )

@@ -53,6 +53,7 @@ def predict(
     Raises:
         VideoError: the video can not be read; names the file.
         UserError: no such model, unknown sampling rate, or another number of class names.
+        ValueError: batch_size is below 1.
     """
     model = _model(model)
     settings = settings or ViewSettings.of_model(model, sampling_rate)
@@ -128,6 +129,8 @@ def run_views(
     model: nn.Module, item: dict[str, Any], settings: ViewSettings, batch_size: int
 ) -> np.ndarray:
     """The model's output for the views of an item: float32 (views, classes)."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     first = next(model.parameters(), torch.empty(0))
     if "video" in item:
         batches: Iterator[Tensor] = iter([item["video"][None]])

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 from tqdm import tqdm
@@ -180,13 +181,19 @@ def _video_files(root: Path) -> list[str]:
         raise UserError(f"there is no folder {root}")
     found = []
     for folder, inner, files in os.walk(root, followlinks=True):
-        inner[:] = [name for name in inner if not name.startswith(".")]
+        inner[:] = [n for n in inner if not n.startswith(".") and not _leads_up(folder, n)]
         found += [
             os.path.join(folder, name)
             for name in files
             if os.path.splitext(name)[1].lower() in _SUFFIXES and not name.startswith(".")
         ]
     return sorted(found)
+
+
+def _leads_up(folder: str, name: str) -> bool:
+    """Whether a folder is a link to one that it lies in: the walk would not end."""
+    target = os.path.realpath(os.path.join(folder, name))
+    return Path(os.path.realpath(folder)).is_relative_to(target)
 
 
 def _labels(names: Sequence[str], found: Iterable[str], where: str) -> dict[str, int]:
@@ -253,6 +260,9 @@ def prepare(
         UserError: no video is good, or ``reencode_dir`` holds files of another encoding.
         OSError: the disk refuses.
     """
+    out.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=out):  # before hours of work, not after them: can the lists go there?
+        pass
     paths = sorted({video.path for video in plan.videos})
     targets: dict[str, str] = {}
     if reencode_dir is not None:
@@ -307,7 +317,12 @@ def _claim(folder: Path, root: Path, encoding: Encoding) -> None:
     settings, wanted = folder / _SETTINGS, asdict(encoding)
     if not settings.exists():
         write_whole(settings, json.dumps(wanted) + "\n")
-    elif (found := json.loads(settings.read_text())) != wanted:
+        return
+    try:
+        found = json.loads(settings.read_text())
+    except ValueError as error:
+        raise UserError(f"{settings} is damaged ({error}): choose another folder") from error
+    if found != wanted:
         raise UserError(f"{folder} holds files encoded with {found}, not {wanted}: choose another")
 
 

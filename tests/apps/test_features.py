@@ -66,6 +66,18 @@ def test_one_file(small, model, tmp_path):
         extract_all([str(tmp_path / "broken.mp4")], model, settings, tmp_path / "none.npz")
 
 
+def test_damaged_files_are_named(small, model, tmp_path):
+    settings, out = ViewSettings.of_model(model), tmp_path / "all.npz"
+    extract_all(small.videos[:1], model, settings, out, fast=True)
+    [part] = (tmp_path / "all.npz.parts").rglob("*.npz")
+    os.truncate(part, 100)
+    with pytest.raises(UserError, match=f"{part} is damaged"):
+        extract_all(small.videos[:1], model, settings, out, fast=True)
+    (tmp_path / "all.npz.parts" / "features.json").write_text("{")
+    with pytest.raises(UserError, match=r"features\.json is damaged"):
+        extract_all(small.videos[:1], model, settings, out, fast=True)
+
+
 def test_lists(tmp_path):
     (tmp_path / "clip 1.mp4").touch()
     (tmp_path / "a.csv").write_text(f"clip 1.mp4 3\n# no\n\n{tmp_path}/clip 1.mp4\nother.mp4\n")

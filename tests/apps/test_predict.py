@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 import subprocess
 import sys
 
@@ -259,10 +260,31 @@ def test_tool(small, tmp_path):
         np.testing.assert_allclose([s for _, s in row["scores"]], [s for _, s in wanted], rtol=1e-4)
 
 
+def test_ctrl_c_ends_it_without_a_traceback(small):
+    command = [sys.executable, ROOT / "tools/predict.py", "--cfg", small.cfg, "--checkpoint"]
+    command += [small.checkpoint, *small.videos * 100, "--opts", *small.opts]
+    process = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline().startswith(small.videos[0])  # it is at work
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in errors
+
+
+def test_an_impossible_batch(small):
+    model = load_trained(small.cfg, small.checkpoint, small.opts)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        octvideo.predict(small.videos[0], model, fast=True, batch_size=0)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--model", "i3d"], "the zoo has no 'i3d'"),
+        (["--model", "i3d", "--batch-size", "0"], "must be at least 1, got 0"),
         (["--cfg", "x.yaml"], "--cfg FILE and --checkpoint FILE"),
         (["--cfg", ROOT / "configs/Synthetic/I3D.yaml", "--checkpoint", "no.pyth"], "no.pyth"),
     ],

@@ -153,6 +153,29 @@ def test_annotations_that_are_wrong(tmp_path, text, message):
         plan_of_annotations([tmp_path / "k.csv"], tmp_path)
 
 
+def test_links_that_lead_in_circles(tmp_path):
+    clip(tmp_path / "v" / "c" / "a.mp4")
+    clip(tmp_path / "elsewhere" / "b.mp4")
+    (tmp_path / "v" / "c" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "v" / "c" / "up").symlink_to(tmp_path / "v")
+    (tmp_path / "v" / "c" / "self").symlink_to(".")
+    plan = plan_of_tree(tmp_path / "v")
+    assert sorted(Path(video.path).name for video in plan.videos) == ["a.mp4", "b.mp4"]
+
+
+def test_a_place_where_no_list_can_go_is_told_before_the_work(tree, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("octvideo.data.prepare.run_guarded", lambda *_, **__: pytest.fail("work"))
+    with pytest.raises(OSError, match="file"):
+        prepare(plan_of_tree(tree), tmp_path / "file")
+
+
+def test_damaged_settings_of_an_encoding(tree, tmp_path):
+    (tmp_path / "reencode.json").write_text("{")
+    with pytest.raises(UserError, match=r"reencode\.json is damaged"):
+        prepare(plan_of_tree(tree), tmp_path / "out", reencode_dir=tmp_path)
+
+
 def test_names_decide_on_labels(tree, tmp_path):
     names = ["b class", "a class"]
     plan = plan_of_tree(tree, names)
@@ -306,6 +329,7 @@ def test_the_tool_on_good_and_bad_files(shared, tmp_path):
         (["--annotations", "{tmp}/train.csv", "--videos", "{tmp}"], "would overwrite"),
         (["--annotations", "{tmp}/a.csv"], "go together"),
         (["--tree", "{tree}", "--gop", "0"], "impossible encoding"),
+        (["--tree", "{tree}", "--timeout", "0"], "must be at least 1, got 0"),
         (["--tree", "{tree}", "--class-names", "kinetics4"], "no class names kinetics4"),
     ],
 )
