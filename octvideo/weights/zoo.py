@@ -64,19 +64,20 @@ class ZooEntry:
 
 
 _SLOWFAST: dict[str, Any] = {"num_frames": 32, "sampling_rate": 2}
+_4X16: dict[str, Any] = {"num_frames": 4, "sampling_rate": 16}
 
 
 def _published(
-    stem: str, model: str, source: str, top1: float, top5: float, **more: Any
+    stem: str, model: str, source: str, top1: float, top5: float, file: str = "", **more: Any
 ) -> ZooEntry:
-    """Weights of PySlowFast's or PyTorchVideo's zoo, for a configuration of the same name."""
+    """Weights of PySlowFast's or PyTorchVideo's zoo; file: their name of them, if another."""
     folder, ending = {"pysf": (_PYSLOWFAST, "pkl"), "ptv": (_PYTORCHVIDEO, "pyth")}[source]
     return ZooEntry(
         name=f"{stem.lower()}_k400_{source}",
         config=f"Kinetics/{stem}",
         model=model,
         status="converted",
-        address=f"{folder}/{stem}.{ending}",
+        address=f"{folder}/{file or stem}.{ending}",
         top1=top1,
         top5=top5,
         origin="upstream",
@@ -111,6 +112,10 @@ _ENTRIES = (
     _published("I3D_8x8_R50", "i3d_r50", "pysf", 73.5, 90.8),
     _published("I3D_8x8_R50", "i3d_r50", "ptv", 73.27, 90.70),
     _published("I3D_NLN_8x8_R50", "i3d_nln_r50", "pysf", 74.0, 91.1),
+    _published("SLOW_4x16_R50", "slow_4x16_r50", "pysf", 72.7, 90.3, "SLOWONLY_4x16_R50", **_4X16),
+    _published("SLOW_4x16_R50", "slow_4x16_r50", "ptv", 72.40, 90.18, **_4X16),
+    _published("SLOW_8x8_R50", "slow_r50", "pysf", 74.8, 91.6, "SLOWONLY_8x8_R50"),
+    _published("SLOW_8x8_R50", "slow_r50", "ptv", 74.58, 91.63),
     _published("SLOWFAST_4x16_R50", "slowfast_4x16_r50", "pysf", 75.6, 92.0, **_SLOWFAST),
     _published("SLOWFAST_4x16_R50", "slowfast_4x16_r50", "ptv", 75.34, 91.89, **_SLOWFAST),
     _published("SLOWFAST_8x8_R50", "slowfast_r50", "pysf", 77.0, 92.6, **_SLOWFAST),
