@@ -57,6 +57,8 @@ def class_names_beside(folder: str | Path, num_classes: int) -> list[str] | None
 
 
 def _in_order(labels: dict[str, int]) -> list[str] | None:
+    if not all(isinstance(label, int) for label in labels.values()):
+        return None
     by_label = {label: name for name, label in labels.items()}
     if len(by_label) < len(labels) or set(by_label) != set(range(len(labels))):
         return None
