@@ -7,7 +7,8 @@
 The result has model_state, epoch, cfg, class_names where the file has them, and source: name,
 SHA-256 and kind of the file that it was made from. With --cfg the parameters are checked against
 the model of a configuration; --inflate spreads the kernels of a 2D network over the frames of its
-kernels. Nothing in the file is run.
+kernels. Of a training with EMA, the average of the weights is taken, as a test takes it. Nothing
+in the file is run.
 """
 
 import argparse
@@ -49,7 +50,7 @@ def convert(args: argparse.Namespace) -> None:
     cfg = load_cfg(args.cfg, args.opts) if args.cfg else None
     if args.sha256:
         verify_sha256(args.source, args.sha256)
-    weights = read_weights(args.source, args.kind)
+    weights = read_weights(args.source, args.kind, average=True)
     digest = sha256_of(args.source)
     print(f"source  {args.source}  {weights.kind}, {len(weights.state)} entries\n        {digest}")
     state = weights.state

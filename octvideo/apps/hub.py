@@ -47,7 +47,8 @@ def create_model(
             or 0. An octave network takes the weights of the vanilla one (its non-local blocks
             excepted).
         pretrained: one of ``list_pretrained()``, downloaded at its first use, or the path of a
-            checkpoint (octvideo, PySlowFast, Caffe2, PyTorchVideo, or a 2D ResNet to inflate).
+            checkpoint (octvideo, PySlowFast, Caffe2, PyTorchVideo, or a 2D ResNet to inflate). Of
+            a training with EMA, the average of the weights, as a test takes it.
         options: as in ``octvideo.models.create_model``.
 
     Raises:
@@ -60,7 +61,7 @@ def create_model(
         return create_bare_model(name, 400 if num_classes is None else num_classes, **options)
     pretrained = str(pretrained)
     if os.path.isfile(pretrained) or os.sep in pretrained:  # not a name of the zoo
-        weights, known = read_weights(pretrained), None
+        weights, known = read_weights(pretrained, average=True), None
         names = weights.class_names
     else:
         known = zoo_entry(pretrained)

@@ -51,7 +51,9 @@ def test_files(tmp_path, content):
     assert class_names(path) == class_names(str(path)) == ["b", "a"]
 
 
-@pytest.mark.parametrize("content", ['{"a": 0, "b": 2}', '{"a": 0, "b": 0}', "[1, 2]", "3", "a", '{"a": [0]}'])
+@pytest.mark.parametrize(
+    "content", ['{"a": 0, "b": 2}', '{"a": 0, "b": 0}', "[1, 2]", "3", "a", '{"a": [0]}']
+)
 def test_files_that_are_none(tmp_path, content):
     path = tmp_path / "names.json"
     path.write_text(content)

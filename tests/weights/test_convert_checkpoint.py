@@ -9,12 +9,14 @@ import pytest
 import torch
 import yaml
 from resnet2d import random_resnet2d
-from zoo_files import tiny, write_caffe2, write_pytorchvideo
+from zoo_files import TINY, tiny, write_caffe2, write_pytorchvideo
 
+import octvideo
 from octvideo.weights import load_into, read_weights
 from support import ROOT
 
 TOOL = ROOT / "tools" / "convert_checkpoint.py"
+TINY_OPTIONS = {key: value for key, value in TINY.items() if key != "num_classes"}
 MODEL = [
     *("--cfg", str(ROOT / "configs/Kinetics/OCT_I3D_8x8.yaml"), "--opts"),
     *("RESNET.WIDTH_PER_GROUP", "4", "MODEL.NUM_CLASSES", "5"),
@@ -60,6 +62,17 @@ def test_the_result_is_the_same_each_time_and_can_be_converted(shared, main, tmp
     assert main([str(results[0]), str(results[2])]) == 0
     assert read_weights(results[2]).kind == "octvideo"
     load_into(tiny(seed=3), read_weights(results[2]))
+
+
+def test_the_average_of_a_run_is_what_is_published(main, tmp_path):
+    path, result = tmp_path / "run.pyth", tmp_path / "out.pyth"
+    last, average = tiny(seed=1).state_dict(), tiny(seed=2).state_dict()
+    torch.save({"model_state": last, "ema_state": average, "rng_state": torch.zeros(1)}, path)
+    assert main([str(path), str(result)]) == 0
+    model = octvideo.create_model("i3d_r50", pretrained=path, **TINY_OPTIONS)
+    for key, value in average.items():
+        assert torch.equal(torch.load(result)["model_state"][key], value)
+        assert torch.equal(model.state_dict()[key], value)
 
 
 def test_class_names_are_kept(main, tmp_path):
