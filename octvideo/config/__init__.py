@@ -5,6 +5,7 @@ learning rates) are functions of it and are never written back.
 """
 
 from octvideo.config.defaults import get_cfg
+from octvideo.config.keys import Problem
 from octvideo.config.load import dump, load_cfg
 from octvideo.config.scaling import (
     batch_per_process,
@@ -15,7 +16,7 @@ from octvideo.config.scaling import (
     lr_scale,
     processes_per_node,
 )
-from octvideo.config.validate import ConfigError, Problem, check_machine, validate
+from octvideo.config.validate import ConfigError, check_machine, validate
 
 __all__ = [
     "ConfigError",

@@ -1,17 +1,13 @@
-"""Checks of a whole configuration: ranges, choices, and combinations that can not work."""
+"""Checks of a whole configuration: single keys, and combinations that can not work."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import reduce
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from operator import getitem
-from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from octvideo.config.keys import CHOICES, Problem, choices, ranges, value_of
 from octvideo.config.notation import parse_rand_augment
 from octvideo.config.scaling import batch_per_process, processes_per_node
-from octvideo.config.scope import FOREIGN_VALUES, NOT_YET
 from octvideo.config.values import show
 from octvideo.utils.errors import UserError
 
@@ -27,95 +23,6 @@ class ConfigError(UserError):
             lines = "\n".join(f"  {i}. {text}" for i, text in enumerate(self.problems, 1))
             super().__init__(f"{len(self.problems)} problems in the configuration:\n{lines}")
 
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with the value of ``key``, and what to set."""
-
-    key: str
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
-
-
-CHOICES: dict[str, tuple[Any, ...]] = {
-    "BN.NORM_TYPE": ("batchnorm", "sync_batchnorm"),
-    "DATA.DECODING_BACKEND": ("pyav", "decord", "torchcodec"),
-    "DATA.ENSEMBLE_METHOD": ("sum", "max"),
-    "DIST_BACKEND": ("nccl", "gloo"),
-    "MODEL.ARCH": ("c2d", "i3d", "slow", "slowfast", "2d"),
-    "MODEL.HEAD_ACT": ("softmax", "sigmoid", "none"),
-    "MODEL.LOSS_FUNC": ("cross_entropy", "soft_cross_entropy", "bce_logit"),
-    "MODEL.MODEL_NAME": ("ResNet", "SlowFast"),
-    "NONLOCAL.INSTANTIATION": ("softmax", "dot_product"),
-    "OCTAVE.NONLOCAL_MODE": ("cross", "high"),
-    "RESNET.TRANS_FUNC": ("bottleneck_transform", "basic_transform"),
-    "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs"),
-    "SOLVER.OPTIMIZING_METHOD": ("sgd", "adam", "adamw"),
-    "TEST.CHECKPOINT_TYPE": ("pytorch", "caffe2"),
-    "TEST.DATASET": ("kinetics",),
-    "TEST.NUM_SPATIAL_CROPS": (1, 3),
-    "TEST.PRECISION": ("fp32", "bf16", "fp16"),
-    "TRAIN.CHECKPOINT_TYPE": ("pytorch", "caffe2"),
-    "TRAIN.DATASET": ("kinetics",),
-    "TRAIN.PRECISION": ("fp32", "bf16", "fp16"),
-}
-
-# (text, test, keys): every number in the value of a key, lists included, must pass the test.
-_RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
-    (
-        "at least 1",
-        lambda x: x >= 1,
-        (
-            *("NUM_SHARDS", "LOG_PERIOD", "MODEL.NUM_CLASSES", "SOLVER.MAX_EPOCH"),
-            *("TRAIN.BATCH_SIZE", "TRAIN.CHECKPOINT_PERIOD"),
-            *("TRAIN.ACCUMULATE_STEPS", "TEST.BATCH_SIZE", "TEST.NUM_ENSEMBLE_VIEWS"),
-            *("DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS"),
-            *("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE", "DATA.TRAIN_JITTER_SCALES"),
-            *("RESNET.DEPTH", "RESNET.NUM_GROUPS", "RESNET.WIDTH_PER_GROUP", "RESNET.EXPANSION"),
-            *("RESNET.SPATIAL_STRIDES", "RESNET.SPATIAL_DILATIONS"),
-            *("NONLOCAL.GROUP", "NONLOCAL.POOL", "BN.NUM_BATCHES_PRECISE"),
-            *("SLOWFAST.ALPHA", "SLOWFAST.BETA_INV", "SLOWFAST.FUSION_CONV_CHANNEL_RATIO"),
-            *("SLOWFAST.FUSION_KERNEL_SZ", "OCTAVE.CHANNEL_DIVISOR"),
-            *("AUG.NUM_SAMPLE", "AUG.RE_COUNT"),
-        ),
-    ),
-    (
-        "0 or more",
-        lambda x: x >= 0,
-        (
-            *("NUM_GPUS", "SHARD_ID", "RNG_SEED", "TRAIN.KEEP_CHECKPOINTS", "TRAIN.EVAL_PERIOD"),
-            *("DATA.TRAIN_JITTER_FPS", "DATA_LOADER.NUM_WORKERS", "MODEL.FC_INIT_STD"),
-            *("RESNET.NUM_BLOCK_TEMP_KERNEL", "NONLOCAL.LOCATION", "BN.WEIGHT_DECAY"),
-            *("SOLVER.COSINE_END_LR", "SOLVER.WARMUP_START_LR", "SOLVER.WARMUP_EPOCHS"),
-            *("SOLVER.WEIGHT_DECAY", "SOLVER.DAMPENING", "SOLVER.LRS", "SOLVER.STEPS"),
-            *("AUG.COLOR_JITTER", "MIXUP.ALPHA", "MIXUP.CUTMIX_ALPHA"),
-        ),
-    ),
-    (
-        "above 0",
-        lambda x: x > 0,
-        (
-            *("DATA.STD", "DATA.TRAIN_JITTER_SCALES_RELATIVE"),
-            *("DATA.TRAIN_JITTER_ASPECT_RELATIVE", "BN.EPSILON", "SOLVER.BASE_LR"),
-            *("SOLVER.GAMMA", "SOLVER.CLIP_GRAD_VAL", "SOLVER.CLIP_GRAD_L2NORM"),
-        ),
-    ),
-    (
-        "in [0, 1)",
-        lambda x: 0 <= x < 1,
-        ("MODEL.DROPOUT_RATE", "OCTAVE.ALPHA", "SOLVER.MOMENTUM", "SOLVER.BETAS", "EMA.DECAY"),
-    ),
-    ("in (0, 1]", lambda x: 0 < x <= 1, ("BN.MOMENTUM",)),
-    (
-        "in [0, 1]",
-        lambda x: 0 <= x <= 1,
-        ("AUG.RE_PROB", "MIXUP.PROB", "MIXUP.SWITCH_PROB", "MIXUP.LABEL_SMOOTH_VALUE"),
-    ),
-    ("among 2, 3, 4, 5", lambda x: x in (2, 3, 4, 5), ("OCTAVE.STAGES",)),
-    ("3, as videos are RGB", lambda x: x == 3, ("DATA.INPUT_CHANNEL_NUM",)),
-)
 
 # Checked where AUG is on.
 _AUG_CHOICES = {
@@ -137,7 +44,7 @@ def validate(cfg: CfgNode) -> list[Problem]:
     anywhere. The types are those of the defaults: ``load_cfg`` sees to that.
     """
     checks = (
-        *(_choices, _ranges, _batches, _clips, _pathways, _network, _octave, _schedule),
+        *(choices, ranges, _batches, _clips, _pathways, _network, _octave, _schedule),
         *(_augmentation, _mixing),
     )
     return [problem for check in checks for problem in check(cfg)]
@@ -188,47 +95,6 @@ def remarks(cfg: CfgNode) -> list[str]:
     return found
 
 
-def _value(cfg: CfgNode, key: str) -> Any:
-    return reduce(getitem, key.split("."), cfg)
-
-
-def _leaves(value: Any) -> list[Any]:
-    """The entries of nested lists in one list; a scalar is a list of one."""
-    if not isinstance(value, (list, tuple)):
-        return [value]
-    return [leaf for entry in value for leaf in _leaves(entry)]
-
-
-def _choices(cfg: CfgNode) -> Iterator[Problem]:
-    for key, choices in CHOICES.items():
-        value = _value(cfg, key)
-        if value in choices:
-            continue
-        known = ", ".join(map(str, NOT_YET.get(key, (choices,))[0]))
-        if str(value).lower() in FOREIGN_VALUES.get(key, ()):
-            yield Problem(key, f"{key} {value!r} is outside octvideo's scope: set one of {known}")
-        else:
-            yield Problem(key, f"{key} is {value!r}: set one of {known}")
-    for key, (allowed, feature) in NOT_YET.items():
-        value = _value(cfg, key)
-        if value not in CHOICES.get(key, (value,)):
-            continue  # reported above
-        if value not in allowed:
-            advice = " or ".join(map(str, allowed))
-            yield Problem(
-                key, f"{key} is {show(value)}: {feature} is not supported yet; set {key} {advice}"
-            )
-
-
-def _ranges(cfg: CfgNode) -> Iterator[Problem]:
-    for text, passes, keys in _RANGES:
-        for key in keys:
-            value = _value(cfg, key)
-            if not all(passes(leaf) for leaf in _leaves(value) if leaf is not None):
-                each = "every entry of " if isinstance(value, (list, tuple)) else ""
-                yield Problem(key, f"{each}{key} must be {text}, got {show(value)}")
-
-
 def _batches(cfg: CfgNode) -> Iterator[Problem]:
     processes, parts = processes_per_node(cfg), cfg.TRAIN.ACCUMULATE_STEPS
     for section in ("TRAIN", "TEST"):
@@ -265,7 +131,7 @@ def _clips(cfg: CfgNode) -> Iterator[Problem]:
             )
     yield from _pair("DATA.TRAIN_JITTER_SCALES", data.TRAIN_JITTER_SCALES)
     relative = ("DATA.TRAIN_JITTER_SCALES_RELATIVE", "DATA.TRAIN_JITTER_ASPECT_RELATIVE")
-    ranges = [_value(cfg, key) for key in relative]
+    ranges = [value_of(cfg, key) for key in relative]
     for key, limits in zip(relative, ranges, strict=True):
         if limits:
             yield from _pair(key, limits)
@@ -302,7 +168,7 @@ def _pathways(cfg: CfgNode) -> Iterator[Problem]:
             f"{number} pathways: set {[3] * number}",
         )
     for key in _STAGE_LISTS:
-        stages = _value(cfg, key)
+        stages = value_of(cfg, key)
         if len(stages) != 4 or any(len(pathways) < number for pathways in stages):
             yield Problem(
                 key,
@@ -364,9 +230,9 @@ def _augmentation(cfg: CfgNode) -> Iterator[Problem]:
             parse_rand_augment(aug.AA_TYPE)
     except ValueError as error:
         yield Problem("AUG.AA_TYPE", f"AUG.AA_TYPE {aug.AA_TYPE!r} is not RandAugment: {error}")
-    for key, choices in _AUG_CHOICES.items():
-        if _value(cfg, key) not in choices:
-            yield Problem(key, f"{key} is {_value(cfg, key)!r}: set one of {', '.join(choices)}")
+    for key, options in _AUG_CHOICES.items():
+        if value_of(cfg, key) not in options:
+            yield Problem(key, f"{key} is {value_of(cfg, key)!r}: set one of {', '.join(options)}")
 
 
 def _mixing(cfg: CfgNode) -> Iterator[Problem]:
@@ -396,7 +262,7 @@ def _octave(cfg: CfgNode) -> Iterator[Problem]:
     if not cfg.OCTAVE.ENABLE:
         return
     for key in ("OCTAVE.STAGES", "OCTAVE.PATHWAYS"):
-        value = _value(cfg, key)
+        value = value_of(cfg, key)
         if not value or len(set(value)) < len(value):
             yield Problem(
                 key,

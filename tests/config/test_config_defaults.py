@@ -8,8 +8,8 @@ import pytest
 
 from octvideo.config import get_cfg, load_cfg
 from octvideo.config.defaults import leaf_values
+from octvideo.config.keys import CHOICES, RANGES
 from octvideo.config.scope import FOREIGN_VALUES, IGNORED, NOT_YET, REFUSED
-from octvideo.config.validate import _RANGES, CHOICES
 from octvideo.config.values import Kind
 from support import ROOT
 
@@ -205,7 +205,7 @@ def test_every_default_is_of_its_own_kind() -> None:
 
 def test_tables_name_existing_keys_only_once() -> None:
     known = set(leaf_values(get_cfg()))
-    ranged = {key for _, _, keys in _RANGES for key in keys}
+    ranged = {key for _, _, keys in RANGES for key in keys}
     assert (ranged | set(NOT_YET) | set(CHOICES) | set(FOREIGN_VALUES)) <= known
     assert not known & (set(IGNORED) | set(REFUSED))
     for key in CHOICES.keys() & NOT_YET.keys():
@@ -214,7 +214,7 @@ def test_tables_name_existing_keys_only_once() -> None:
 
 def test_every_number_is_checked_or_needs_no_check() -> None:
     numbers = {k for k, v in leaf_values(get_cfg()).items() if Kind.of(k, v).leaf in (int, float)}
-    ranged = {key for _, _, keys in _RANGES for key in keys} | set(CHOICES)
+    ranged = {key for _, _, keys in RANGES for key in keys} | set(CHOICES)
     assert numbers - ranged == {"DATA.MEAN", "OCTAVE.PATHWAYS"}  # the latter by architecture
 
 
