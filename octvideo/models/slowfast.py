@@ -7,7 +7,6 @@ for; what comes from the fast pathway joins its high frequency.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -159,7 +158,7 @@ def slow_frames(fast: Tensor, frame_ratio: int) -> Tensor:
     return torch.stack([fast[:, :, i] for i in indices], dim=2) if indices else fast[:, :, :0]
 
 
-@lru_cache
+@torch.compiler.assume_constant_result  # traced, linspace would give no indices
 def slow_indices(num_frames: int, frame_ratio: int) -> tuple[int, ...]:
     """``linspace(0, T - 1, T // frame_ratio)`` in float32, truncated (PySlowFast)."""
     count = num_frames // frame_ratio
