@@ -73,7 +73,6 @@ NOT_YET: dict[str, tuple[tuple[Any, ...], str]] = {
     "BN.NORM_TYPE": (("batchnorm",), "synchronised batch norm"),
     "DATA.DUMMY_LOAD": ((False,), "training on random clips"),
     "DATA.MULTI_LABEL": ((False,), "several labels a video"),
-    "MODEL.ACT_CHECKPOINT": ((False,), "activation checkpointing"),
     "MODEL.ARCH": (("c2d", "i3d", "slow", "slowfast"), "this architecture"),
     "MODEL.FROZEN_BN": ((False,), "frozen batch norm"),
     "MULTIGRID.LONG_CYCLE": ((False,), "multigrid training"),

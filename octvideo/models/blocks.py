@@ -27,6 +27,7 @@ from octvideo.layers import (
     per_frequency,
     pool_high,
 )
+from octvideo.models.recompute import run_and_recompute
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,12 @@ class Stem(nn.Module):
 
 
 class Pathways(nn.Module):
-    """Modules in sequence for each pathway p, named ``pathway{p}_{name}`` as in PySlowFast."""
+    """Modules in sequence for each pathway p, named ``pathway{p}_{name}`` as in PySlowFast.
+
+    recompute: in training, what is inside a module is not kept but computed again.
+    """
+
+    recompute = False
 
     def __init__(self, *pathways: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -191,7 +197,8 @@ class Pathways(nn.Module):
 
     def _run(self, x: Value, names: list[str]) -> Value:
         for name in names:
-            x = self.get_submodule(name)(x)
+            module = self.get_submodule(name)
+            x = run_and_recompute(module, x) if self.recompute and self.training else module(x)
         return x
 
 

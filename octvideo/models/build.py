@@ -144,6 +144,7 @@ def _spec(cfg: CfgNode) -> ResNetSpec:
         dropout_rate=cfg.MODEL.DROPOUT_RATE,
         fc_init_std=cfg.MODEL.FC_INIT_STD,
         head_activation=cfg.MODEL.HEAD_ACT,
+        act_checkpoint=cfg.MODEL.ACT_CHECKPOINT,
         **(_slowfast_options(cfg) if is_slowfast else {}),
     )
 

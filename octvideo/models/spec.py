@@ -104,6 +104,7 @@ class ResNetSpec:
     ``crop_size`` are the clip that the network is made for; they give the head its window.
     ``expansion``: output channels of a stage over its width. PySlowFast uses 4 for basic blocks
     too; 1 gives the ResNet-18 of He et al.
+    ``act_checkpoint``: blocks keep their input only, and run again in the backward pass.
     ``num_block_temp_kernel``: how many blocks of each stage have temporal kernels (the rest
     have kernel 1); None means all.
     """
@@ -132,6 +133,7 @@ class ResNetSpec:
     dropout_rate: float = 0.5
     fc_init_std: float = 0.01
     head_activation: str = "softmax"
+    act_checkpoint: bool = False
 
     def __post_init__(self) -> None:
         self._check_arch()

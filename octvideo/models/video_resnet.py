@@ -29,6 +29,9 @@ class VideoResNet(nn.Module):
             built = [_stage(p, stage, dim) for p, dim in zip(pathways, dims, strict=True)]
             self.add_module(f"s{stage}", Pathways(*(modules for modules, _ in built)))
             dims = [dim for _, dim in built]
+        for module in self.children():
+            if isinstance(module, Pathways):
+                module.recompute = spec.act_checkpoint
         self.head = Head(
             sum(dim.total for dim in dims),
             spec.num_classes,
