@@ -124,11 +124,20 @@ class SlowFast(VideoResNet):
 
     spec: SlowFastSpec
 
+    def __init__(self, spec: SlowFastSpec) -> None:
+        super().__init__(spec)
+        # A table, as a compiler can not trace how they are computed.
+        ratio = spec.frame_ratio
+        self._slow_indices = {
+            frames: slow_indices(frames, ratio) for frames in range(0, spec.num_frames + 1, ratio)
+        }
+
     def _inputs(self, x: Tensor | Sequence[Tensor]) -> list[Tensor]:
         """The fast clips (N, 3, T, H, W), or both: [slow (N, 3, T / frame_ratio, H, W), fast]."""
         ratio = self.spec.frame_ratio
         if isinstance(x, Tensor):
-            x = [slow_frames(x, ratio), x]
+            indices = self._slow_indices.get(x.shape[2], range(x.shape[2] // ratio))
+            x = [select_frames(x, indices), x]
         if len(x) != 2:
             raise ValueError(f"SlowFast takes the fast clip or [slow, fast], got {len(x)} clips")
         slow, fast = x
@@ -151,14 +160,12 @@ class SlowFast(VideoResNet):
         return self.get_submodule(f"s{stage}_fuse")(xs)
 
 
-def slow_frames(fast: Tensor, frame_ratio: int) -> Tensor:
-    """The frames of the slow pathway: (N, C, T, H, W) -> (N, C, T // frame_ratio, H, W)."""
-    indices = slow_indices(fast.shape[2], frame_ratio)
+def select_frames(fast: Tensor, indices: Sequence[int]) -> Tensor:
+    """(N, C, T, H, W) -> (N, C, len(indices), H, W)."""
     # Slices rather than an index tensor, which would have to wait for the device.
     return torch.stack([fast[:, :, i] for i in indices], dim=2) if indices else fast[:, :, :0]
 
 
-@torch.compiler.assume_constant_result  # traced, linspace would give no indices
 def slow_indices(num_frames: int, frame_ratio: int) -> tuple[int, ...]:
     """``linspace(0, T - 1, T // frame_ratio)`` in float32, truncated (PySlowFast)."""
     count = num_frames // frame_ratio

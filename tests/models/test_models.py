@@ -20,7 +20,7 @@ from octvideo.models import (
     VideoResNet,
     build_model,
 )
-from octvideo.models.slowfast import slow_frames
+from octvideo.models.slowfast import select_frames, slow_indices
 from octvideo.utils.errors import UserError
 from support import ROOT
 
@@ -447,7 +447,7 @@ def test_frames_of_the_slow_pathway(frames: int, ratio: int) -> None:
     """PySlowFast's rule, word for word; (160, 4) shows that it is in float32."""
     x = torch.arange(frames)[None, None, :, None, None].expand(1, 3, -1, 2, 2)
     wanted = torch.linspace(0, frames - 1, frames // ratio).long()
-    assert torch.equal(slow_frames(x, ratio), x.index_select(2, wanted))
+    assert torch.equal(select_frames(x, slow_indices(x.shape[2], ratio)), x.index_select(2, wanted))
 
 
 @pytest.mark.parametrize(
