@@ -17,6 +17,7 @@ from octvideo.data import VideoError, normalize
 from octvideo.data.kinetics import CentreClips, TestViews, VideoList
 from octvideo.data.labels import class_names as read_class_names
 from octvideo.data.reader import check_backend
+from octvideo.engine.precision import autocast
 from octvideo.engine.test import view_batches
 from octvideo.utils.errors import UserError
 
@@ -137,7 +138,7 @@ def run_views(
     else:
         batches = view_batches(item, settings.crop_size, batch_size)
     pixels = (settings.mean, settings.std, settings.reverse_channels)
-    with _evaluating(model):
+    with _evaluating(model), autocast(first.device, settings.precision):
         scores = [model(normalize(views.to(first.device), *pixels)) for views in batches]
     return torch.cat(scores).float().cpu().numpy()
 

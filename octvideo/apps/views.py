@@ -17,7 +17,8 @@ class ViewSettings:
 
     num_frames frames, sampling_rate frames at target_fps apart, are a clip; the short side is
     resized to crop_size; num_clips clips and num_crops crops (1 or 3) are the views of a video,
-    whose scores are joined by ensemble, "sum" (here: the mean) or "max".
+    whose scores are joined by ensemble, "sum" (here: the mean) or "max". precision: that of the
+    network, "fp32", "bf16" or "fp16".
     """
 
     num_frames: int
@@ -32,6 +33,7 @@ class ViewSettings:
     reverse_channels: bool = False
     ensemble: str = "sum"
     backend: str = "pyav"
+    precision: str = "fp32"
 
     def sampling(self) -> ClipSampling:
         return ClipSampling(
@@ -53,6 +55,7 @@ class ViewSettings:
             reverse_channels=cfg.DATA.REVERSE_INPUT_CHANNEL,
             ensemble=cfg.DATA.ENSEMBLE_METHOD,
             backend=cfg.DATA.DECODING_BACKEND,
+            precision=cfg.TEST.PRECISION,
         )
 
     @classmethod

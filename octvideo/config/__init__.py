@@ -15,6 +15,7 @@ from octvideo.config.scaling import (
     linear_rule_lr,
     lr_scale,
     processes_per_node,
+    train_precision,
 )
 from octvideo.config.validate import ConfigError, check_machine, validate
 
@@ -32,5 +33,6 @@ __all__ = [
     "load_cfg",
     "lr_scale",
     "processes_per_node",
+    "train_precision",
     "validate",
 ]

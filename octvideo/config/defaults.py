@@ -18,6 +18,8 @@ _DEFAULTS: dict[str, Any] = {
     "LOG_PERIOD": 10,  # optimiser steps between two log lines
     "LOG_MODEL_INFO": True,  # log parameters and multiply-adds at the start
     "DIST_BACKEND": "nccl",  # nccl (GPUs) or gloo (CPU)
+    "CUDNN_BENCHMARK": True,  # ours: cuDNN times its algorithms once for each size of a clip
+    "ALLOW_TF32": True,  # ours: GPUs multiply fp32 with 10 bits of mantissa where they can
     "TRAIN": {
         "ENABLE": True,  # train at all
         "DATASET": "kinetics",  # kind of data set
@@ -32,7 +34,7 @@ _DEFAULTS: dict[str, Any] = {
         "CHECKPOINT_EPOCH_RESET": False,  # accepted; such a file always starts at epoch 0
         "CHECKPOINT_CLEAR_NAME_PATTERN": (),  # texts removed from its parameter names
         "MIXED_PRECISION": False,  # PySlowFast's name for PRECISION fp16
-        "PRECISION": "fp32",  # ours: fp32, bf16 or fp16
+        "PRECISION": "fp32",  # ours: autocast to bf16 or fp16 (with a loss scaler), or fp32
         "ACCUMULATE_STEPS": 1,  # ours: parts that a batch is computed in, one after another
         "COMPILE": False,  # ours: torch.compile
     },
@@ -45,7 +47,7 @@ _DEFAULTS: dict[str, Any] = {
         "NUM_ENSEMBLE_VIEWS": 10,  # clips in time, for each video
         "NUM_SPATIAL_CROPS": 3,  # crops of each clip: 1 (the centre) or 3
         "SAVE_RESULTS_PATH": "",  # file for the score table, under OUTPUT_DIR
-        "PRECISION": "fp32",  # ours: fp32, bf16 or fp16
+        "PRECISION": "fp32",  # ours: autocast to bf16 or fp16, or fp32
         "COMPILE": False,  # ours: torch.compile
     },
     "DATA": {

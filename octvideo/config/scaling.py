@@ -1,4 +1,4 @@
-"""Batch sizes and learning rates that follow from a configuration."""
+"""Batch sizes, learning rates and the precision that follow from a configuration."""
 
 import math
 
@@ -38,6 +38,11 @@ def effective_base_lr(cfg: CfgNode) -> float:
 def linear_rule_lr(cfg: CfgNode) -> float:
     """The base learning rate that the linear rule gives: 0.1 for 64 clips, in proportion."""
     return REFERENCE_LR * global_batch_size(cfg) / REFERENCE_BATCH
+
+
+def train_precision(cfg: CfgNode) -> str:
+    """TRAIN.PRECISION; PySlowFast's TRAIN.MIXED_PRECISION stands for fp16."""
+    return "fp16" if cfg.TRAIN.MIXED_PRECISION else str(cfg.TRAIN.PRECISION)
 
 
 def describe_scaling(cfg: CfgNode) -> tuple[str, str | None]:

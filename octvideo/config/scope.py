@@ -77,11 +77,6 @@ NOT_YET: dict[str, tuple[tuple[Any, ...], str]] = {
     "MODEL.FROZEN_BN": ((False,), "frozen batch norm"),
     "MULTIGRID.LONG_CYCLE": ((False,), "multigrid training"),
     "MULTIGRID.SHORT_CYCLE": ((False,), "multigrid training"),
-    "TEST.COMPILE": ((False,), "torch.compile"),
-    "TEST.PRECISION": (("fp32",), "reduced precision"),
-    "TRAIN.COMPILE": ((False,), "torch.compile"),
-    "TRAIN.MIXED_PRECISION": ((False,), "reduced precision"),
-    "TRAIN.PRECISION": (("fp32",), "reduced precision"),
 }
 
 

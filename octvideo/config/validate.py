@@ -45,7 +45,7 @@ def validate(cfg: CfgNode) -> list[Problem]:
     """
     checks = (
         *(choices, ranges, _batches, _clips, _pathways, _network, _octave, _schedule),
-        *(_augmentation, _mixing),
+        *(_augmentation, _mixing, _precision),
     )
     return [problem for check in checks for problem in check(cfg)]
 
@@ -88,6 +88,12 @@ def remarks(cfg: CfgNode) -> list[str]:
         found.append(
             f"SOLVER.LRS has more entries than SOLVER.STEPS: {lrs[len(steps) :]} are ignored"
         )
+    if cfg.NUM_GPUS == 0:
+        for key in ("TRAIN.PRECISION", "TEST.PRECISION"):
+            if value_of(cfg, key) == "fp16" and value_of(cfg, key.replace("PRECISION", "ENABLE")):
+                found.append(f"{key} fp16 is many times slower than fp32 on a CPU: try bf16")
+    if cfg.MODEL.ACT_CHECKPOINT and not cfg.TRAIN.ENABLE:
+        found.append("MODEL.ACT_CHECKPOINT is for training: a test does not keep activations")
     if aug.ENABLE and not aug.AA_TYPE and aug.COLOR_JITTER:
         found.append("AUG.COLOR_JITTER is for still pictures: videos are not changed by it")
     if aug.ENABLE and aug.RE_SPLIT and aug.NUM_SAMPLE == 1:
@@ -251,6 +257,15 @@ def _mixing(cfg: CfgNode) -> Iterator[Problem]:
             "TRAIN.BATCH_SIZE",
             "TRAIN.BATCH_SIZE gives each process one clip, but MIXUP.ENABLE mixes two: "
             f"set TRAIN.BATCH_SIZE {2 * processes_per_node(cfg)} or more",
+        )
+
+
+def _precision(cfg: CfgNode) -> Iterator[Problem]:
+    if cfg.TRAIN.MIXED_PRECISION and cfg.TRAIN.PRECISION == "bf16":
+        yield Problem(
+            "TRAIN.MIXED_PRECISION",
+            "TRAIN.MIXED_PRECISION True is PySlowFast's name for TRAIN.PRECISION fp16, but "
+            "TRAIN.PRECISION is bf16: set TRAIN.MIXED_PRECISION False, or TRAIN.PRECISION fp16",
         )
 
 

@@ -22,6 +22,8 @@ class _Statistics:
         self.sum = torch.zeros_like(self.count)
         self.square_sum = torch.zeros_like(self.count)
         layer.momentum = 1.0  # the running statistics become those of the batch
+        for old in (layer.running_mean, layer.running_var):
+            old.zero_()  # nothing times inf would be nan
 
     def add(self, layer: _BatchNorm, inputs: tuple[Value], _output: Value) -> None:
         """Forward hook: adds the batch that has just passed."""
@@ -69,7 +71,7 @@ def update_bn_statistics(model: nn.Module | Sequence[nn.Module], batches: Iterab
     Johnson, "Rethinking 'Batch' in BatchNorm", sec. 3). Octave layers are counted per frequency.
     Where the batches end early, by an error or because there are none, the statistics stay as
     they were. The random numbers of training are left alone: dropout draws from a copy of their
-    state.
+    state. A compiled model runs as it was written, as its graph knows nothing of hooks.
     """
     models = [model] if isinstance(model, nn.Module) else list(model)
     were_training, num_batches = [m.training for m in models], 0
@@ -81,7 +83,7 @@ def update_bn_statistics(model: nn.Module | Sequence[nn.Module], batches: Iterab
         try:
             for batch in batches:
                 for each in models:
-                    each(batch)
+                    each._call_impl(batch)
                 num_batches += 1
             complete = num_batches > 0
         finally:
@@ -90,6 +92,12 @@ def update_bn_statistics(model: nn.Module | Sequence[nn.Module], batches: Iterab
             for each, was_training in zip(models, were_training, strict=True):
                 each.train(was_training)
     return num_batches
+
+
+def has_finite_statistics(model: nn.Module) -> bool:
+    """Whether no batch that overflowed (in fp16) has got into the running statistics."""
+    buffers = [b for b in model.buffers() if b.is_floating_point()]
+    return all(torch.stack([b.isfinite().all() for b in buffers]).tolist()) if buffers else True
 
 
 class WeightAverage:

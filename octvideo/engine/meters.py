@@ -20,23 +20,31 @@ def top_k_correct(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) ->
 
 
 class TrainMeter:
-    """Loss and errors since the last reset, summed on the device: reading them synchronises."""
+    """Loss and errors since the last reset, summed on the device: reading them synchronises.
 
-    def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(3, device=device)  # loss, top-1 and top-5 hits, by samples
+    skip_lost: what has no finite loss is left out, as the scaler of fp16 skips its step.
+    """
+
+    def __init__(self, device: torch.device, skip_lost: bool = False) -> None:
+        self.sums = torch.zeros(4, device=device)  # loss, top-1 and top-5 hits, number: of samples
         self.count = 0
+        self.skip_lost = skip_lost
 
     def reset(self) -> None:
         self.sums.zero_()
         self.count = 0
 
     def add(self, loss: Tensor, correct: Tensor, num_samples: int) -> None:
-        self.sums += torch.cat([loss.detach()[None] * num_samples, correct.to(loss.dtype)])
+        row = torch.cat([loss.detach()[None], correct / num_samples, torch.ones_like(loss)[None]])
+        if self.skip_lost:
+            row = torch.where(loss.isfinite(), row, 0.0)
+        self.sums += row * num_samples
         self.count += num_samples
 
     def read(self) -> dict[str, float]:
-        """``loss``, ``top1_err`` and ``top5_err`` (percent)."""
-        loss, top1, top5 = (self.sums / max(self.count, 1)).tolist()
+        """``loss``, ``top1_err`` and ``top5_err`` (percent); nan where every loss was skipped."""
+        sums, number = self.sums[:3], self.sums[3]
+        loss, top1, top5 = (sums / (number if self.count else 1)).tolist()
         return {"loss": loss, "top1_err": 100 * (1 - top1), "top5_err": 100 * (1 - top5)}
 
 

@@ -96,7 +96,11 @@ def parameter_groups(
 
 
 def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
-    """SGD, Adam or AdamW over ``parameter_groups``, with LARS where SOLVER.LARS_ON."""
+    """SGD, Adam or AdamW over ``parameter_groups``, with LARS where SOLVER.LARS_ON.
+
+    On a GPU it is the fused one: a kernel or two for all parameters, and no waiting for the loss
+    scaler. On a CPU, where a step is one or two percent of the time, it is the plain loop.
+    """
     optimizer = _plain_optimizer(model, cfg)
     if cfg.SOLVER.LARS_ON:
         add_lars(optimizer, model)
@@ -109,6 +113,7 @@ def _plain_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
         model, solver.WEIGHT_DECAY, cfg.BN.WEIGHT_DECAY, solver.ZERO_WD_1D_PARAM
     )
     method, lr = solver.OPTIMIZING_METHOD, solver.BASE_LR
+    fused = all(p.device.type == "cuda" for g in groups for p in g["params"]) or None
     if method == "sgd":
         return torch.optim.SGD(
             groups,
@@ -116,11 +121,12 @@ def _plain_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
             momentum=solver.MOMENTUM,
             dampening=solver.DAMPENING,
             nesterov=solver.NESTEROV,
+            fused=fused,
         )
     if method == "adam":
-        return torch.optim.Adam(groups, lr=lr, betas=tuple(solver.BETAS))
+        return torch.optim.Adam(groups, lr=lr, betas=tuple(solver.BETAS), fused=fused)
     if method == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=tuple(solver.BETAS))
+        return torch.optim.AdamW(groups, lr=lr, betas=tuple(solver.BETAS), fused=fused)
     raise ValueError(f"SOLVER.OPTIMIZING_METHOD {method!r}: use sgd, adam or adamw")
 
 

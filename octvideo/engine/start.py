@@ -11,6 +11,7 @@ from fvcore.common.config import CfgNode
 
 from octvideo.config import check_machine, dump
 from octvideo.data import read_split
+from octvideo.engine.precision import check_device, prepare_device
 from octvideo.models import build_model
 from octvideo.utils.dist import is_main, rank
 from octvideo.utils.errors import UserError
@@ -23,8 +24,9 @@ def check_run(cfg: CfgNode) -> None:
     """Finds what would end a run of ``cfg``, before any work: seconds, and nothing is written.
 
     Raises:
-        UserError: the machine has not what it asks for, the model can not be built, a list of
-            videos is missing or wrong, or a file that it names is not there.
+        UserError: the machine has not what it asks for (devices, bf16, a compiler), the model can
+            not be built, a list of videos is missing or wrong, or a file that it names is not
+            there.
     """
     check_machine(cfg, torch.cuda.device_count())
     for variable in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
@@ -32,6 +34,7 @@ def check_run(cfg: CfgNode) -> None:
             raise UserError(f"{variable} is {os.environ[variable]}: start one process only")
     with torch.device("meta"):
         build_model(cfg)
+    check_device(cfg)
     splits = {"train": cfg.TRAIN.ENABLE, "test": cfg.TEST.ENABLE}
     splits["val"] = cfg.TRAIN.ENABLE and cfg.TRAIN.EVAL_PERIOD > 0
     for split in (name for name, needed in splits.items() if needed):
@@ -70,5 +73,6 @@ def start_run(cfg: CfgNode) -> torch.device:
     torch.manual_seed(cfg.RNG_SEED + rank())  # dropout; the weights of rank 0 are everybody's
     device = torch.device("cuda" if cfg.NUM_GPUS else "cpu")
     logger.info(environment_report(device))
+    prepare_device(cfg, device)
     logger.info("Output goes to %s, the whole configuration to its config.yaml", output_dir)
     return device

@@ -27,6 +27,7 @@ from octvideo.engine.checkpoint import (
 )
 from octvideo.engine.interrupt import StopRequest
 from octvideo.engine.meters import Clock, readable_time, top_k_correct
+from octvideo.engine.precision import Evaluation, compile_model
 from octvideo.engine.results import (
     ScoreTable,
     confusion_matrix,
@@ -62,6 +63,8 @@ def run_test(cfg: CfgNode, trained: Path | None = None) -> dict[str, Any]:
     model = build_model(cfg)
     logger.info("Testing %s", load_into(model, weights))
     model.to(device).eval()
+    if cfg.TEST.COMPILE:
+        compile_model(model)
     loader = build_test_loader(cfg, rank(), world_size())
     with StopRequest() as stop:
         table = score_videos(model, loader, cfg, device, stop)
@@ -94,6 +97,7 @@ def score_videos(
     num_views = cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS
     table = ScoreTable(loader.dataset.videos.labels, num_views, cfg.MODEL.NUM_CLASSES)
     bad_videos, clock = BadVideos(), Clock()
+    evaluate = Evaluation(model, device, cfg.TEST.PRECISION, cfg.TEST.COMPILE)
     batch_size, pixels = batch_per_process(cfg, "test"), normalization(cfg)
     bar = tqdm(loader, desc=f"test, {num_views} views", disable=not is_terminal())
     for done, item in enumerate(bar, start=1):
@@ -102,8 +106,8 @@ def score_videos(
         bad_videos.add(item["bad"])
         if "frames" in item:
             views = view_batches(item, cfg.DATA.TEST_CROP_SIZE, batch_size)
-            scores = [model(normalize(v.to(device, non_blocking=True), **pixels)) for v in views]
-            table.put(item["index"], torch.cat(scores).float().cpu().numpy())
+            scores = [evaluate(normalize(v.to(device, non_blocking=True), **pixels)) for v in views]
+            table.put(item["index"], torch.cat(scores).cpu().numpy())
         clock.step_done()
         if done % cfg.LOG_PERIOD == 0:
             _log_progress(cfg, clock, done, len(loader))

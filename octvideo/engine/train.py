@@ -1,7 +1,6 @@
 """Training: epochs of steps, precise batch norm, checkpoints and validation."""
 
 import logging
-import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,10 +11,10 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from octvideo.config import describe_scaling, dump
+from octvideo.config import describe_scaling, dump, train_precision
 from octvideo.data import build_train_loader, build_val_loader, normalization, normalize
 from octvideo.data.labels import class_names_beside
-from octvideo.engine.averaging import WeightAverage, update_bn_statistics
+from octvideo.engine.averaging import WeightAverage, has_finite_statistics, update_bn_statistics
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.checkpoint import (
     check_resume,
@@ -30,9 +29,11 @@ from octvideo.engine.checkpoint import (
 from octvideo.engine.interrupt import Interrupted, StopRequest
 from octvideo.engine.losses import build_loss
 from octvideo.engine.meters import Clock, TrainMeter, readable_time, top_k_correct
-from octvideo.engine.mixup import build_mixup, mixing_generator, scores_and_labels
+from octvideo.engine.mixup import build_mixup, mixing_generator
 from octvideo.engine.optim import build_optimizer, build_schedule, set_lr
+from octvideo.engine.precision import Evaluation, autocast, channels_last, compile_model
 from octvideo.engine.start import start_run
+from octvideo.engine.step import OptimizerStep
 from octvideo.engine.tensorboard import build_writer
 from octvideo.models import build_model
 from octvideo.utils.complexity import count
@@ -98,8 +99,23 @@ class Trainer:
         self.model.to(device)
         self.optimizer = build_optimizer(self.model, cfg)
         self.schedule = build_schedule(cfg)
-        self.loss, self.mixup = build_loss(cfg.MODEL.LOSS_FUNC), build_mixup(cfg)
+        self.mixup = build_mixup(cfg)
+        self.precision = train_precision(cfg)
+        self.optimizer_step = OptimizerStep(
+            self.model,
+            self.optimizer,
+            build_loss(cfg.MODEL.LOSS_FUNC),
+            device,
+            self.precision,
+            parts=cfg.TRAIN.ACCUMULATE_STEPS,
+            clip_value=cfg.SOLVER.CLIP_GRAD_VAL,
+            clip_norm=cfg.SOLVER.CLIP_GRAD_L2NORM,
+        )
         self.average = WeightAverage(self.model, cfg.EMA.DECAY) if cfg.EMA.ENABLE else None
+        self.evaluated = self.average.model if self.average else self.model
+        if cfg.TRAIN.COMPILE:
+            for model in {self.model, self.evaluated}:
+                compile_model(model)
         self.train_loader = build_train_loader(cfg, rank(), world_size())
         self.val_loader = None
         if cfg.TRAIN.EVAL_PERIOD:
@@ -107,11 +123,11 @@ class Trainer:
         self.class_names = class_names_beside(cfg.DATA.PATH_TO_DATA_DIR, cfg.MODEL.NUM_CLASSES)
         self.steps_per_epoch = len(self.train_loader)
         self.writer = build_writer(cfg)
-        self.meter, self.clock = TrainMeter(device), Clock()
-        self.epoch_meter, self.epoch_clock = TrainMeter(device), Clock()
+        skip_lost = self.precision == "fp16"
+        self.meter, self.clock = TrainMeter(device, skip_lost), Clock()
+        self.epoch_meter, self.epoch_clock = TrainMeter(device, skip_lost), Clock()
         self.bad_videos = BadVideos()
         self.epoch = self.step = 0
-        self.grad_norm: Tensor | None = None  # before clipping, where there is clipping
         self.min_errors = {"min_top1_err": 100.0, "min_top5_err": 100.0}
         self.newest: Path | None = None
 
@@ -152,6 +168,8 @@ class Trainer:
             logger.info("The training of OUTPUT_DIR goes on; %s is not read", other)
         load_weights(self.model, content["model_state"], path)
         self.optimizer.load_state_dict(content["optimizer_state"])
+        if state := content.get("scaler_state"):  # empty but for fp16
+            self.optimizer_step.scaler.load_state_dict(state)
         self._resume_average(path, content.get("ema_state"))
         self.step = content.get("step", 0)
         self.epoch = content["epoch"] + (0 if self.step else 1)  # PySlowFast's "epoch" is from 0
@@ -183,7 +201,7 @@ class Trainer:
             "step": self.step,
             "model_state": self.model.state_dict(),
             "optimizer_state": self.optimizer.state_dict(),
-            "scaler_state": {},
+            "scaler_state": self.optimizer_step.scaler.state_dict(),
             "rng_state": torch.get_rng_state(),
             "min_errors": self.min_errors,
             "cfg": dump(self.cfg),
@@ -243,27 +261,13 @@ class Trainer:
         bar.close()
 
     def _train_step(self, batch: dict[str, Any]) -> None:
-        """One optimizer step on a batch of this process, in TRAIN.ACCUMULATE_STEPS parts."""
-        cfg, parts = self.cfg, self.cfg.TRAIN.ACCUMULATE_STEPS
+        """One optimizer step on a batch of this process."""
         set_lr(self.optimizer, self._lr())
         video, targets = self._to_device(batch)
         if self.mixup:
-            rng = mixing_generator(cfg.RNG_SEED, self.epoch, self.step, rank())
+            rng = mixing_generator(self.cfg.RNG_SEED, self.epoch, self.step, rank())
             video, targets = self.mixup(video, targets, rng)
-        self.optimizer.zero_grad(set_to_none=True)
-        for part, part_targets in zip(video.chunk(parts), targets.chunk(parts), strict=True):
-            logits = self.model(part)
-            loss = self.loss(logits, part_targets)
-            (loss * (len(part_targets) / len(targets))).backward()
-            correct = top_k_correct(*scores_and_labels(logits.detach(), part_targets))
-            for meter in (self.meter, self.epoch_meter):
-                meter.add(loss, correct, len(part_targets))
-        if cfg.SOLVER.CLIP_GRAD_VAL:
-            torch.nn.utils.clip_grad_value_(self.model.parameters(), cfg.SOLVER.CLIP_GRAD_VAL)
-        if cfg.SOLVER.CLIP_GRAD_L2NORM:
-            limit = cfg.SOLVER.CLIP_GRAD_L2NORM
-            self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        self.optimizer.step()
+        self.optimizer_step(video, targets, (self.meter, self.epoch_meter))
         if self.average:
             self.average.update()
 
@@ -278,9 +282,10 @@ class Trainer:
         last = done == cfg.SOLVER.MAX_EPOCH
         saves = last or done % cfg.TRAIN.CHECKPOINT_PERIOD == 0
         validates = self.val_loader is not None and (last or done % cfg.TRAIN.EVAL_PERIOD == 0)
-        if cfg.BN.USE_PRECISE_STATS and (saves or validates):
-            models = [self.model, *([self.average.model] if self.average else [])]
-            count = update_bn_statistics(models, self._precise_bn_batches(stop))
+        if (saves or validates) and self._wants_statistics():
+            models = list({self.model, self.evaluated})
+            with autocast(self.device, self.precision):
+                count = update_bn_statistics(models, self._precise_bn_batches(stop))
             logger.info("Precise batch norm over %d batches", count)
         if validates:
             if saves:
@@ -289,6 +294,12 @@ class Trainer:
         self.epoch, self.step = done, 0
         if saves:
             self.save()
+
+    def _wants_statistics(self) -> bool:
+        """Where asked for, and to mend what a batch that overflowed fp16 has done to them."""
+        if self.cfg.BN.USE_PRECISE_STATS or self.precision != "fp16":
+            return self.cfg.BN.USE_PRECISE_STATS
+        return not (has_finite_statistics(self.model) and has_finite_statistics(self.evaluated))
 
     def _precise_bn_batches(self, stop: StopRequest) -> Iterator[Tensor]:
         self.train_loader.sampler.set_epoch(self.epoch)
@@ -306,7 +317,8 @@ class Trainer:
     @torch.no_grad()
     def _validate(self, stop: StopRequest) -> None:
         """One centre clip and centre crop of each video, with the average of the weights if any."""
-        model = (self.average.model if self.average else self.model).eval()
+        self.evaluated.eval()
+        evaluate = Evaluation(self.evaluated, self.device, self.precision, self.cfg.TRAIN.COMPILE)
         correct, count = torch.zeros(2, dtype=torch.long, device=self.device), 0
         loader: Iterable[dict[str, Any]] = self.val_loader
         for batch in tqdm(loader, desc="validation", leave=False, disable=not is_terminal()):
@@ -315,7 +327,7 @@ class Trainer:
             if len(batch["label"]) == 0:
                 continue
             video, labels = self._to_device(batch)
-            correct += top_k_correct(model(video), labels)
+            correct += top_k_correct(evaluate(video), labels)
             count += len(labels)
         if not count:
             logger.warning("Validation: none of the videos of val.csv could be read")
@@ -336,11 +348,12 @@ class Trainer:
     def _to_device(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         video = batch["video"].to(self.device, non_blocking=True)
         labels = batch["label"].to(self.device, non_blocking=True)
-        return normalize(video, **normalization(self.cfg)), labels
+        return channels_last(normalize(video, **normalization(self.cfg))), labels
 
     def _reset_meters(self) -> None:
         for meter in (self.meter, self.epoch_meter, self.clock, self.epoch_clock):
             meter.reset()
+        self.optimizer_step.scaler.skipped.zero_()
 
     def _clocks(self, event: str) -> None:
         for clock in (self.clock, self.epoch_clock):
@@ -359,7 +372,8 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
         }
         self._check_loss(stats["loss"])
-        stats["grad_norm"] = self._grad_norm()
+        stats["grad_norm"] = self.optimizer_step.grad_norm()
+        stats.update(self.optimizer_step.scaling())
         eta = readable_time(stats["dt"] * self._steps_left())
         bar.set_postfix_str(f"loss {stats['loss']:.3f}, eta {eta}")
         iteration = f"{self.step}/{self.steps_per_epoch}"
@@ -373,6 +387,7 @@ class Trainer:
             return
         stats = {**self.epoch_meter.read(), **self.epoch_clock.read()}
         stats["lr"] = self.optimizer.param_groups[0]["lr"]
+        stats.update(self.optimizer_step.scaling())
         self._check_loss(stats["loss"])
         logger.info(
             "Epoch %d: loss %.4f, top-1 error %.2f %%, %.3f s a step (%.3f s of it for data)",
@@ -382,14 +397,17 @@ class Trainer:
             stats["dt"],
             stats["dt_data"],
         )
+        if skipped := stats.get("skipped_steps"):
+            text = "Epoch %d: %d steps skipped, as gradients overflowed fp16; loss scale now %g"
+            logger.info(text, self.epoch + 1, skipped, stats["loss_scale"])
         eta = readable_time(stats["dt"] * self._steps_left())
         self._log("train_epoch", {**stats, "eta": eta})
 
     def _check_loss(self, loss: float) -> None:
         """Before a checkpoint is written, so that no run goes on from weights that are lost."""
-        if not math.isfinite(loss):
+        if failure := self.optimizer_step.failure(loss):
             raise UserError(
-                f"the loss is {loss} at epoch {self.epoch + 1}, step {self.step}: "
+                f"{failure} at epoch {self.epoch + 1}, step {self.step}: "
                 f"lower SOLVER.BASE_LR or set SOLVER.CLIP_GRAD_L2NORM"
             )
 
@@ -404,12 +422,6 @@ class Trainer:
         for key, name in names.items():
             if key in stats:
                 self.writer.add_scalar(f"{prefix}/{name}", stats[key], count)
-
-    def _grad_norm(self) -> float:
-        if self.grad_norm is not None:
-            return float(self.grad_norm)
-        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
-        return float(torch.linalg.vector_norm(torch.stack([g.norm() for g in grads])))
 
     def _steps_left(self) -> int:
         return (self.cfg.SOLVER.MAX_EPOCH - self.epoch) * self.steps_per_epoch - self.step

@@ -15,6 +15,7 @@ from octvideo.config import (
     global_batch_size,
     linear_rule_lr,
     load_cfg,
+    train_precision,
     validate,
 )
 from octvideo.config.scope import NOT_YET
@@ -123,6 +124,11 @@ def test_ranges(key: str, value: Any, text: str) -> None:
         ("AUG.ENABLE True AUG.AA_TYPE rand-m11", "AUG.AA_TYPE", "from 0 to 10"),
         ("AUG.ENABLE True AUG.RE_MODE blur", "AUG.RE_MODE", "set one of pixel, rand, const"),
         ("AUG.ENABLE True AUG.INTERPOLATION nearest", "AUG.INTERPOLATION", "set one of bicubic"),
+        (
+            "TRAIN.MIXED_PRECISION True TRAIN.PRECISION bf16",
+            "TRAIN.MIXED_PRECISION",
+            "set TRAIN.MIXED_PRECISION False, or TRAIN.PRECISION fp16",
+        ),
         ("MIXUP.ENABLE True", "MODEL.LOSS_FUNC", "set MODEL.LOSS_FUNC soft_cross_entropy"),
         (
             "MIXUP.ENABLE True MODEL.LOSS_FUNC bce_logit TRAIN.BATCH_SIZE 1",
@@ -169,6 +175,9 @@ def test_surplus_rates_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     [
         ("AUG.ENABLE=True AUG.AA_TYPE=", "AUG.COLOR_JITTER"),
         ("AUG.ENABLE=True AUG.RE_SPLIT=True", "AUG.RE_SPLIT"),
+        ("NUM_GPUS=0 TRAIN.PRECISION=fp16", "TRAIN.PRECISION fp16"),
+        ("NUM_GPUS=0 TEST.PRECISION=fp16", "TEST.PRECISION fp16"),
+        ("TRAIN.ENABLE=False MODEL.ACT_CHECKPOINT=True", "MODEL.ACT_CHECKPOINT"),
     ],
 )
 def test_recipes_without_effect_are_a_warning(
@@ -189,8 +198,6 @@ def test_a_batch_of_copies_can_be_mixed_and_is_told() -> None:
 WANTED: dict[str, Any] = {
     "BN.NORM_TYPE": "sync_batchnorm",
     "MODEL.ARCH": "2d",
-    "TEST.PRECISION": "bf16",
-    "TRAIN.PRECISION": "fp16",
 }
 
 
@@ -319,6 +326,19 @@ def test_advice_of_the_linear_rule_fulfils_it() -> None:
 def test_the_rule_is_of_sgd() -> None:
     cfg = load_cfg(opts=["SOLVER.OPTIMIZING_METHOD", "adamw", "SOLVER.BASE_LR", "1e-4"])
     assert describe_scaling(cfg)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("opts", "precision"),
+    [
+        ("", "fp32"),
+        ("TRAIN.PRECISION=bf16", "bf16"),
+        ("TRAIN.MIXED_PRECISION=True", "fp16"),
+        ("TRAIN.MIXED_PRECISION=True TRAIN.PRECISION=fp16", "fp16"),
+    ],
+)
+def test_precision_by_either_name(opts: str, precision: str) -> None:
+    assert train_precision(load_cfg(opts=opts.split())) == precision
 
 
 def test_test_batch_per_process() -> None:

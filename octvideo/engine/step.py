@@ -1,0 +1,118 @@
+"""One step of training: passes in parts and in a precision, clipping, the optimizer."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from octvideo.engine.losses import Loss
+from octvideo.engine.meters import TrainMeter, top_k_correct
+from octvideo.engine.mixup import scores_and_labels
+from octvideo.engine.precision import autocast
+
+# In fp16: a scale of 65536 that is halved so often is gone, and so is a network that gives no
+# finite loss for several batches in a row (the scale has no part in a loss).
+MAX_SKIPPED = 30
+MAX_LOST = 3
+
+
+class LossScaler(torch.amp.GradScaler):
+    """torch's loss scaler, which counts the steps that it skips without waiting for the device."""
+
+    def __init__(self, device: torch.device, enabled: bool) -> None:
+        super().__init__(device.type, enabled=enabled)
+        self._one = torch.ones((), device=device)
+        self.skipped = torch.zeros((), dtype=torch.long, device=device)  # since it was set to 0
+        self.in_a_row = torch.zeros_like(self.skipped)
+
+    def update(self, new_scale: float | Tensor | None = None) -> None:
+        """After each step. A step was skipped where the scale falls."""
+        if not self.is_enabled():
+            return
+        before = self.scale(self._one)
+        super().update(new_scale)
+        fell = self.scale(self._one) < before
+        self.skipped += fell
+        self.in_a_row.add_(1).mul_(fell)
+
+
+class OptimizerStep:
+    """A batch of this process -> one step of the optimizer, in ``parts`` equal parts.
+
+    The gradient is that of the mean over the batch, whatever the parts. In "fp16" the loss is
+    scaled, and a step whose gradients overflow is skipped; clipping and norms are of the true
+    gradients.
+
+    clip_value, clip_norm: limits of each gradient and of their norm, or None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss: Loss,
+        device: torch.device,
+        precision: str = "fp32",
+        parts: int = 1,
+        clip_value: float | None = None,
+        clip_norm: float | None = None,
+    ) -> None:
+        self.model, self.optimizer, self.loss, self.device = model, optimizer, loss, device
+        self.precision, self.parts = precision, parts
+        self.clip_value, self.clip_norm = clip_value, clip_norm
+        self.scaler = LossScaler(device, enabled=precision == "fp16")
+        self.lost = torch.zeros((), dtype=torch.long, device=device)  # steps in a row
+        self._norm: Tensor | None = None  # before clipping, where there is clipping
+
+    def __call__(self, video: Tensor, targets: Tensor, meters: Sequence[TrainMeter]) -> None:
+        """video (N, 3, T, H, W), targets as the loss takes them. Stays on the device."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for part, wanted in zip(video.chunk(self.parts), targets.chunk(self.parts), strict=True):
+            with autocast(self.device, self.precision):
+                logits = self.model(part)
+            loss = self.loss(logits, wanted)
+            share = len(wanted) / len(targets)
+            self.scaler.scale(loss * share).backward()
+            total += loss.detach()
+            correct = top_k_correct(*scores_and_labels(logits.detach(), wanted))
+            for meter in meters:
+                meter.add(loss, correct, len(wanted))
+        self.lost.add_(1).mul_(~total.isfinite())
+        self.scaler.unscale_(self.optimizer)
+        self._clip()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _clip(self) -> None:
+        parameters = list(self.model.parameters())
+        if self.clip_value:
+            torch.nn.utils.clip_grad_value_(parameters, self.clip_value)
+        if self.clip_norm:
+            self._norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+
+    def grad_norm(self) -> float | None:
+        """Of the last step, before clipping; None where it overflowed."""
+        norm = self._norm
+        if norm is None:
+            grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+            norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in grads]))
+        return float(norm) if norm.isfinite() else None
+
+    def failure(self, loss: float) -> str | None:
+        """Why training can not go on, where the mean loss has been ``loss`` lately."""
+        if not self.scaler.is_enabled():
+            return None if math.isfinite(loss) else f"the loss is {loss}"
+        if self.lost >= MAX_LOST:
+            return f"the loss is nan or inf for {int(self.lost)} steps in a row"
+        if self.scaler.in_a_row >= MAX_SKIPPED:
+            scale = self.scaler.get_scale()
+            return f"the gradients overflow fp16 even at a loss scale of {scale:g}"
+        return None
+
+    def scaling(self) -> dict[str, float]:
+        """For the log: ``skipped_steps`` of this epoch and ``loss_scale``; {} but for fp16."""
+        if not self.scaler.is_enabled():
+            return {}
+        return {"skipped_steps": int(self.scaler.skipped), "loss_scale": self.scaler.get_scale()}
