@@ -69,6 +69,7 @@ _DEFAULTS: dict[str, Any] = {
         "INV_UNIFORM_SAMPLE": False,  # 1 / short side is uniform, not the short side
         "RANDOM_FLIP": True,  # mirror half of the training clips
         "TRAIN_CROP_SIZE": 224,  # side of the square training crop
+        "TRAIN_PIXELS": "uint8",  # ours: of training clips; uint8 (fast) or float32 (not rounded)
         "TEST_CROP_SIZE": 256,  # short side in a test, and side of its crops
         "DECODING_BACKEND": "pyav",  # pyav, decord or torchcodec
         "MULTI_LABEL": False,  # several labels a video

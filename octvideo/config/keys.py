@@ -27,6 +27,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "BN.NORM_TYPE": ("batchnorm", "sync_batchnorm"),
     "DATA.DECODING_BACKEND": ("pyav", "decord", "torchcodec"),
     "DATA.ENSEMBLE_METHOD": ("sum", "max"),
+    "DATA.TRAIN_PIXELS": ("uint8", "float32"),
     "DIST_BACKEND": ("nccl", "gloo"),
     "MODEL.ARCH": ("c2d", "i3d", "slow", "slowfast", "2d"),
     "MODEL.HEAD_ACT": ("softmax", "sigmoid", "none"),

@@ -182,7 +182,7 @@ class Augmentation:
     """What PySlowFast's section AUG adds to crop and flip.
 
     copies: clips that one video gives, each drawn anew from the same frames. clean_first: the
-    first of several copies is not erased.
+    first of several copies is not erased. Erasing is for float32 pixels: noise goes beyond 0..255.
     """
 
     rand_augment: RandAugment | None = None

@@ -137,15 +137,17 @@ class TrainClips(Dataset):
     ) -> None:
         self.videos, self.sampling, self.transform = videos, sampling, transform
         self.augmentation = augmentation or Augmentation()
+        if self.augmentation.erasing and transform.pixels != "float32":
+            raise ValueError("random erasing needs pixels float32")
         self.seed, self.backend, self.max_tries = seed, backend, max_tries
 
     def __len__(self) -> int:
         return len(self.videos)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        """video: float32 (3, T, s, s), 0..255, or None after max_tries unreadable files, or a
-        list where there are several copies; label; index: of the video that was read; bad:
-        (path, reason) of each unreadable one."""
+        """video: (3, T, s, s), 0..255, of transform.pixels, or None after max_tries unreadable
+        files, or a list where there are several copies; label; index: of the video that was read;
+        bad: (path, reason) of each unreadable one."""
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
         bad: list[tuple[str, str]] = []
@@ -182,7 +184,7 @@ class CentreClips(Dataset):
         return len(self.videos)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """As TrainClips; the video of an unreadable file is None."""
+        """As TrainClips, the video float32; that of an unreadable file is None."""
         path, label = self.videos.path(index), int(self.videos.labels[index])
         try:
             with VideoReader(path, backend=self.backend) as reader:

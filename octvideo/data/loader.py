@@ -85,6 +85,7 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Data
             f"{_list_path(cfg, 'train')} lists {len(videos)} videos, fewer than one batch "
             f"({batch_size} clips in each of {world_size} processes): lower TRAIN.BATCH_SIZE"
         )
+    augmentation = _augmentation(cfg)
     transform = TrainTransform(
         jitter_scales=tuple(cfg.DATA.TRAIN_JITTER_SCALES),
         crop_size=cfg.DATA.TRAIN_CROP_SIZE,
@@ -92,6 +93,8 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Data
         inv_uniform=cfg.DATA.INV_UNIFORM_SAMPLE,
         relative_scales=tuple(cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE),
         relative_aspects=tuple(cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE),
+        # What erasing writes has no place in uint8.
+        pixels="float32" if augmentation.erasing else cfg.DATA.TRAIN_PIXELS,
     )
     clips = TrainClips(
         videos,
@@ -99,7 +102,7 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Data
         transform,
         seed=cfg.RNG_SEED,
         backend=cfg.DATA.DECODING_BACKEND,
-        augmentation=_augmentation(cfg),
+        augmentation=augmentation,
     )
     return _loader(cfg, clips, sampler, batch_size=batch_size, collate_fn=collate_clips)
 

@@ -1,8 +1,9 @@
-"""Pixels: uint8 frames (T, H, W, 3) in, float32 videos (3, T, h, w) with values 0..255 out.
+"""Pixels: uint8 frames (T, H, W, 3) in, videos (3, T, h, w) with values 0..255 out.
 
 The result is that of resizing whole frames and then cropping (bilinear, align_corners False, no
-antialias), but only the pixels of the crop are computed. Mean and deviation are taken off by
-`normalize`, on the device of the model.
+antialias), but only the pixels of the crop are computed: in float32 (`resize_crop`), or, much
+faster and a quarter of the bytes, as uint8 (`resize_crop_uint8`). Mean and deviation are taken off
+by `normalize`, on the device of the model.
 """
 
 import math
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+PIXELS = ("uint8", "float32")
 _CHUNK = 8  # frames resized at once: their float copy stays in the cache
 
 
@@ -23,7 +25,7 @@ class TrainTransform:
     jitter_scales: range of the short side before the crop; inv_uniform: uniform in 1 / side.
     relative_scales (range of the area) and relative_aspects (range of width / height), both or
     none: a crop of random area and shape, resized to the crop size, takes the place of the jitter.
-    flip: mirrored with probability 1/2.
+    flip: mirrored with probability 1/2. pixels: uint8, or float32 for values that are not rounded.
     """
 
     jitter_scales: tuple[int, int] = (256, 320)
@@ -32,8 +34,11 @@ class TrainTransform:
     inv_uniform: bool = False
     relative_scales: tuple[float, ...] = ()
     relative_aspects: tuple[float, ...] = ()
+    pixels: str = "uint8"
 
     def __post_init__(self) -> None:
+        if self.pixels not in PIXELS:
+            raise ValueError(f"DATA.TRAIN_PIXELS must be one of {PIXELS}, got {self.pixels!r}")
         if bool(self.relative_scales) != bool(self.relative_aspects):
             raise ValueError(
                 "DATA.TRAIN_JITTER_SCALES_RELATIVE and DATA.TRAIN_JITTER_ASPECT_RELATIVE go "
@@ -80,8 +85,57 @@ def resize_crop(
     y0, y1, x0, x1 = int(y[0]), math.ceil(y[-1]) + 1, int(x[0]), math.ceil(x[-1]) + 1
     source = frames[:, y0:y1, x0:x1]
     grid = _sampling_grid(y - y0, (x - x0)[::-1] if flip else x - x0, y1 - y0, x1 - x0)
-    parts = [_sample(source[t : t + _CHUNK], grid) for t in range(0, len(source), _CHUNK)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    video = torch.empty(3, len(frames), crop_h, crop_w)
+    for t in range(0, len(frames), _CHUNK):
+        part = torch.from_numpy(source[t : t + _CHUNK].astype(np.float32, order="C"))
+        for colour, out in zip(part.unbind(-1), video[:, t : t + _CHUNK], strict=True):
+            # The frames are channels of one picture: the weights of a position are computed once.
+            out.copy_(F.grid_sample(colour[None], grid, "bilinear", "border", False)[0])
+    return video
+
+
+def resize_crop_uint8(
+    frames: np.ndarray,
+    size: tuple[int, int],
+    top: int,
+    left: int,
+    crop_h: int,
+    crop_w: int,
+    flip: bool = False,
+) -> torch.Tensor:
+    """`resize_crop` in whole numbers: uint8 (3, T, crop_h, crop_w), at most 1 off its values.
+
+    Columns are rounded before rows are blended. Colours are the innermost in memory, as they
+    were: the batch that copies the video puts it in order.
+    """
+    _, height, width, _ = frames.shape
+    if size == (height, width):
+        crop = frames[:, top : top + crop_h, left : left + crop_w]
+        crop = np.ascontiguousarray(crop[:, :, ::-1] if flip else crop)
+        return torch.from_numpy(crop).permute(3, 0, 1, 2)
+    end_y, rows = _beginning(height, size[0], top + crop_h)
+    end_x, columns = _beginning(width, size[1], left + crop_w)
+    source = torch.from_numpy(np.ascontiguousarray(frames[:, :end_y, :end_x]))
+    resized = torch.ops.aten.upsample_bilinear2d(
+        source.permute(0, 3, 1, 2),
+        [rows, columns],
+        align_corners=False,
+        scales_h=size[0] / height,
+        scales_w=size[1] / width,
+    )
+    video = resized[:, :, top : top + crop_h, left : left + crop_w].transpose(0, 1)
+    return video.flip(-1) if flip else video
+
+
+def _beginning(source: int, target: int, count: int) -> tuple[int, int]:
+    """How much of a resize source -> target gives its first `count` pixels: how many are read,
+    and how many are to be computed.
+
+    torch counts positions from the first pixel on: only what lies beyond a crop can be left out.
+    """
+    read = min(source, math.ceil(count * source / target) + 1)
+    # Of as many pixels as were read torch makes a copy, whatever the scale.
+    return read, count + (read == count and source != target)
 
 
 def _source_positions(source: int, target: int, offset: int, count: int) -> np.ndarray:
@@ -96,15 +150,6 @@ def _sampling_grid(y: np.ndarray, x: np.ndarray, height: int, width: int) -> tor
     grid[..., 0] = (2 * x + 1) / width - 1
     grid[..., 1] = ((2 * y + 1) / height - 1)[:, None]
     return torch.from_numpy(grid)
-
-
-def _sample(frames: np.ndarray, grid: torch.Tensor) -> torch.Tensor:
-    """uint8 (T, H, W, 3), grid (1, h, w, 2) -> float32 (3, T, h, w)."""
-    planes = _planes(frames)
-    c, t, h, w = planes.shape
-    # All planes are channels of one picture: the weights of a position are computed once.
-    out = F.grid_sample(planes.view(1, c * t, h, w), grid, "bilinear", "border", False)
-    return out.view(c, t, *out.shape[2:])
 
 
 def _planes(frames: np.ndarray) -> torch.Tensor:
@@ -149,7 +194,7 @@ def random_region(
 def training_view(
     frames: np.ndarray, rng: np.random.Generator, spec: TrainTransform
 ) -> torch.Tensor:
-    """uint8 (T, H, W, 3) -> float32 (3, T, s, s), values 0..255, s = spec.crop_size."""
+    """uint8 (T, H, W, 3) -> spec.pixels (3, T, s, s), values 0..255, s = spec.crop_size."""
     _, height, width, _ = frames.shape
     s = spec.crop_size
     if spec.relative_scales:
@@ -158,7 +203,8 @@ def training_view(
     else:
         size, top, left = random_crop_params(height, width, rng, spec)
     flip = spec.flip and rng.random() < 0.5
-    return resize_crop(frames, size, top, left, s, s, flip=flip)
+    crop = resize_crop_uint8 if spec.pixels == "uint8" else resize_crop
+    return crop(frames, size, top, left, s, s, flip=flip)
 
 
 def normalize(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from octvideo.data import VideoReader, kinetics, view
-from octvideo.data.augment import Augmentation
+from octvideo.data.augment import Augmentation, RandomErasing
 from octvideo.data.kinetics import (
     CentreClips,
     TestViews,
@@ -147,7 +147,7 @@ def test_training_clip_repeats_for_its_key_and_differs_for_others(folder):
     clips = TrainClips(videos(folder, [0, 2, 4]), SAMPLING, TRANSFORM, seed=1)
     item = clips[0, 2]
     assert item["video"].shape == (3, 4, 32, 32)
-    assert item["video"].dtype == torch.float32
+    assert item["video"].dtype == torch.uint8
     assert 0 <= item["video"].min() < 40 < 200 < item["video"].max() <= 255
     assert (item["label"], item["index"], item["bad"]) == (4, 2, [])
     assert torch.equal(clips[0, 2]["video"], item["video"])
@@ -180,6 +180,12 @@ def test_training_clip_shows_the_right_frames(folder):
         assert end - start in (11, 12)
     assert len(starts) > 5
     assert max(starts) <= 70 - 12.8
+
+
+def test_erasing_needs_exact_pixels(folder):
+    erasing = Augmentation(erasing=RandomErasing(1.0))
+    with pytest.raises(ValueError, match="float32"):
+        TrainClips(videos(folder, [0]), SAMPLING, TRANSFORM, augmentation=erasing)
 
 
 def test_short_video_repeats_its_last_frame(folder):

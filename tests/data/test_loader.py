@@ -114,7 +114,8 @@ def read_epoch(loader: torch.utils.data.DataLoader, epoch: int) -> dict[int, tor
     videos = {}
     for batch in loader:
         assert batch["video"].shape == (2, 3, 4, 32, 32)
-        assert batch["video"].dtype == torch.float32
+        assert batch["video"].is_contiguous()
+        assert loader.dataset.transform.pixels in str(batch["video"].dtype)
         assert batch["label"].tolist() == batch["index"].tolist()
         assert batch["bad"] == []
         videos.update(zip(batch["index"].tolist(), batch["video"], strict=True))
@@ -217,6 +218,16 @@ def test_configuration_reaches_the_data(folder):
     assert normalization(cfg)["reverse_channels"]
 
 
+def test_pixels_may_stay_exact(folder, epochs):
+    videos = read_epoch(build_train_loader(config(folder, "DATA.TRAIN_PIXELS", "float32")), 0)
+    assert list(videos) == list(epochs[0])
+    for index, video in videos.items():
+        assert (video.dtype, epochs[0][index].dtype) == (torch.float32, torch.uint8)
+        torch.testing.assert_close(epochs[0][index].float(), video, rtol=0, atol=1.02)
+    with pytest.raises(UserError, match="set one of uint8, float32"):
+        load_cfg(None, ["DATA.TRAIN_PIXELS", "int8"])
+
+
 def test_augmentation_reaches_the_data(folder):
     cfg = config(
         folder,
@@ -232,6 +243,7 @@ def test_augmentation_reaches_the_data(folder):
     assert (erasing.probability, erasing.mode, erasing.max_count) == (0.5, "const", 3)
     assert erasing.mean == (0.4, 0.5, 0.6)
     assert spec.clean_first
+    assert loader.dataset.transform.pixels == "float32"  # for the noise of erasing
     batches = list(loader)
     assert len(batches) == 3  # a batch has the copies of two videos
     assert all(batch["video"].shape == (4, 3, 4, 32, 32) for batch in batches)

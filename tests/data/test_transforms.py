@@ -1,4 +1,6 @@
+import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,11 +15,13 @@ from octvideo.data.transforms import (
     random_crop_params,
     random_region,
     resize_crop,
+    resize_crop_uint8,
     short_side_size,
     training_view,
 )
 
 TOLERANCE = 0.02  # of 255: rounding of float32 positions
+ROUNDING = 1.02  # of 255: columns and rows are rounded
 
 
 def noise(t: int, h: int, w: int, seed: int = 0) -> np.ndarray:
@@ -64,6 +68,9 @@ def test_crop_equals_resize_then_crop(data):
     assert ours.dtype == torch.float32
     assert ours.is_contiguous()
     torch.testing.assert_close(ours, reference, rtol=0, atol=TOLERANCE)
+    whole = resize_crop_uint8(frames, size, top, left, crop_h, crop_w, flip=flip)
+    assert whole.dtype == torch.uint8
+    torch.testing.assert_close(whole.float(), reference, rtol=0, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("short", [256, 320, 224])
@@ -71,24 +78,31 @@ def test_crop_equals_resize_then_crop(data):
 def test_real_sizes(h, w, short):
     frames, size = noise(2, h, w), short_side_size(h, w, short)
     top, left = size[0] - 200, size[1] - 201
-    ours = resize_crop(frames, size, top, left, 200, 201)
     reference = resized(frames, size)[:, :, top:, left:]
+    ours = resize_crop(frames, size, top, left, 200, 201)
     torch.testing.assert_close(ours, reference, rtol=0, atol=TOLERANCE)
+    whole = resize_crop_uint8(frames, size, top, left, 200, 201).float()
+    torch.testing.assert_close(whole, reference, rtol=0, atol=ROUNDING)
+    assert abs((whole - reference).mean()) < 0.12  # halves are rounded up
+    assert (whole - reference).abs().mean() < 0.35  # where rounding once is 0.25
 
 
-def test_without_a_resize_pixels_are_exact():
+@pytest.mark.parametrize("resize", [resize_crop, resize_crop_uint8])
+def test_without_a_resize_pixels_are_exact(resize):
     frames = noise(3, 20, 30)
-    crop = torch.from_numpy(frames).float().permute(3, 0, 1, 2)[:, :, 2:12, 7:27]
-    assert torch.equal(resize_crop(frames, (20, 30), 2, 7, 10, 20), crop)
-    assert torch.equal(resize_crop(frames, (20, 30), 2, 7, 10, 20, flip=True), crop.flip(-1))
+    crop = torch.from_numpy(frames).permute(3, 0, 1, 2)[:, :, 2:12, 7:27]
+    ours = resize(frames, (20, 30), 2, 7, 10, 20)
+    assert torch.equal(ours, crop.to(ours.dtype))
+    assert torch.equal(resize(frames, (20, 30), 2, 7, 10, 20, flip=True), ours.flip(-1))
 
 
-def test_reversed_channels_and_other_views_of_memory():
+@pytest.mark.parametrize("resize", [resize_crop, resize_crop_uint8])
+def test_reversed_channels_and_other_views_of_memory(resize):
     frames = noise(3, 20, 30)
-    video = resize_crop(frames, (24, 36), 1, 2, 20, 30)
-    assert torch.equal(resize_crop(frames[..., ::-1], (24, 36), 1, 2, 20, 30), video.flip(0))
+    video = resize(frames, (24, 36), 1, 2, 20, 30)
+    assert torch.equal(resize(frames[..., ::-1], (24, 36), 1, 2, 20, 30), video.flip(0))
     part = frames[1:, 3:17, 5:]
-    ours, copy = (resize_crop(f, (21, 40), 0, 0, 21, 40) for f in (part, part.copy()))
+    ours, copy = (resize(f, (21, 40), 0, 0, 21, 40) for f in (part, part.copy()))
     assert torch.equal(ours, copy)
 
 
@@ -114,7 +128,8 @@ def test_inverse_uniform_jitter_prefers_small_sides():
 
 
 def test_training_view_is_one_of_the_crops_of_the_resized_video():
-    frames, spec = noise(2, 32, 48), TrainTransform(jitter_scales=(18, 18), crop_size=16)
+    frames = noise(2, 32, 48)
+    spec = TrainTransform(jitter_scales=(18, 18), crop_size=16, pixels="float32")
     whole = resized(frames, (18, 27))
     found = set()
     for seed in range(200):
@@ -139,10 +154,23 @@ def test_training_view_is_one_of_the_crops_of_the_resized_video():
     assert {left for _, left, _ in found} == set(range(12))
 
 
-def test_without_a_flip_a_frame_of_the_crop_size_is_as_it_was():
+def test_whole_numbers_are_of_the_same_crop():
+    frames, spec = noise(3, 32, 48), TrainTransform(jitter_scales=(18, 30), crop_size=16)
+    relative = replace(spec, relative_scales=(0.2, 0.8), relative_aspects=(0.75, 1.33))
+    for seed, draw in itertools.product(range(20), (spec, relative)):
+        whole, exact = (
+            training_view(frames, np.random.default_rng(seed), replace(draw, pixels=pixels))
+            for pixels in ("uint8", "float32")
+        )
+        assert (whole.dtype, whole.shape) == (torch.uint8, exact.shape)
+        torch.testing.assert_close(whole.float(), exact, rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("pixels", ["uint8", "float32"])
+def test_without_a_flip_a_frame_of_the_crop_size_is_as_it_was(pixels):
     frames = noise(2, 16, 16)
-    plain = TrainTransform(jitter_scales=(16, 16), crop_size=16, flip=False)
-    video = torch.from_numpy(frames).float().permute(3, 0, 1, 2)
+    plain = TrainTransform(jitter_scales=(16, 16), crop_size=16, flip=False, pixels=pixels)
+    video = torch.from_numpy(frames).to(getattr(torch, pixels)).permute(3, 0, 1, 2)
     for seed in range(8):
         assert torch.equal(training_view(frames, np.random.default_rng(seed), plain), video)
 
@@ -176,7 +204,11 @@ def test_region_that_never_fits_falls_back_to_the_centre(height, width, expected
 def test_relative_crop_is_resized_from_the_region_alone():
     frames = noise(2, 40, 50)
     spec = TrainTransform(
-        crop_size=24, flip=False, relative_scales=(0.2, 0.8), relative_aspects=(0.75, 1.33)
+        crop_size=24,
+        flip=False,
+        relative_scales=(0.2, 0.8),
+        relative_aspects=(0.75, 1.33),
+        pixels="float32",
     )
     view = training_view(frames, np.random.default_rng(5), spec)
     y, x, h, w = random_region(40, 50, np.random.default_rng(5), (0.2, 0.8), (0.75, 1.33))
@@ -187,6 +219,8 @@ def test_relative_crop_is_resized_from_the_region_alone():
 def test_impossible_transforms_are_refused():
     with pytest.raises(ValueError, match=r"TRAIN_JITTER_SCALES .*TRAIN_CROP_SIZE \(224\)"):
         TrainTransform(jitter_scales=(128, 160), crop_size=224)
+    with pytest.raises(ValueError, match="TRAIN_PIXELS"):
+        TrainTransform(pixels="int8")
     with pytest.raises(ValueError, match="go together"):
         TrainTransform(relative_scales=(0.08, 1.0))
 
