@@ -3,12 +3,17 @@
 
     python tools/benchmark.py complexity --cfg configs/Kinetics/OCT_I3D_8x8.yaml [--json]
     python tools/benchmark.py table6 [--json]
+    python tools/benchmark.py loader [--video FILE] [--json]
+    python tools/benchmark.py test [--video FILE] [--json]
 
 complexity: multiply-adds (convolutions and linear layers, 1 FLOP = 1 multiply-add), parameters
 and activations of one clip at DATA.TRAIN_CROP_SIZE, by section; nothing is run.
 
 table6: multiply-adds and parameters of every network of Table 6 of "Drop an Octave", beside the
 paper's GFLOPs, in Markdown; where a network is octave, for both placements of the octave.
+
+loader, test: CPU time of a training clip and of the 30 views of a video, beside the way of
+PySlowFast, in one interleaved run; for a film made for it, or FILE, and its re-encoding.
 """
 
 import argparse
@@ -38,7 +43,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     table6 = commands.add_parser("table6", help="our multiply-adds beside the paper's Table 6")
     table6.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     table6.set_defaults(run=run_table6)
+    _add_data_commands(commands)
     return parser.parse_args(argv)
+
+
+def _add_data_commands(commands: argparse._SubParsersAction) -> None:
+    data = argparse.ArgumentParser(add_help=False)
+    data.add_argument("--video", metavar="FILE", help="measure this video, not a synthetic one")
+    data.add_argument("--rounds", type=int, default=5, metavar="N", help="default: %(default)s")
+    data.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
+    loader = commands.add_parser("loader", parents=[data], help="CPU time of a training clip")
+    loader.add_argument("--clips", type=int, default=48, metavar="N", help="a round")
+    loader.add_argument("--workers", type=int, default=2, metavar="N", help="loader processes")
+    loader.set_defaults(run=run_loader)
+    test = commands.add_parser("test", parents=[data], help="CPU time of 30 views of a video")
+    test.set_defaults(run=run_test)
 
 
 def run_complexity(args: argparse.Namespace) -> None:
@@ -55,6 +74,20 @@ def run_table6(args: argparse.Namespace) -> None:
 
     rows = table6()
     print(json.dumps(rows) if args.json else format_table6(rows))
+
+
+def run_loader(args: argparse.Namespace) -> None:
+    from octvideo.apps.benchmark_data import benchmark_loader, format_data_rows
+
+    rows = benchmark_loader(args.video, args.clips, args.rounds, args.workers)
+    print(json.dumps(rows) if args.json else format_data_rows(rows))
+
+
+def run_test(args: argparse.Namespace) -> None:
+    from octvideo.apps.benchmark_data import benchmark_test, format_data_rows
+
+    rows = benchmark_test(args.video, args.rounds)
+    print(json.dumps(rows) if args.json else format_data_rows(rows))
 
 
 def main(argv: list[str] | None = None) -> int:

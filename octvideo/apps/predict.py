@@ -132,14 +132,15 @@ def run_views(
     """The model's output for the views of an item: float32 (views, classes)."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    first = next(model.parameters(), torch.empty(0))
-    if "video" in item:
-        batches: Iterator[Tensor] = iter([item["video"][None]])
-    else:
-        batches = view_batches(item, settings.crop_size, batch_size)
+    device = next(model.parameters(), torch.empty(0)).device
     pixels = (settings.mean, settings.std, settings.reverse_channels)
-    with _evaluating(model), autocast(first.device, settings.precision):
-        scores = [model(normalize(views.to(first.device), *pixels)) for views in batches]
+    frames = normalize(item["video" if "video" in item else "frames"].to(device), *pixels)
+    if "video" in item:
+        batches: Iterator[Tensor] = iter([frames[None]])
+    else:
+        batches = view_batches(item, frames, settings.crop_size, batch_size)
+    with _evaluating(model), autocast(device, settings.precision):
+        scores = [model(views) for views in batches]
     return torch.cat(scores).float().cpu().numpy()
 
 

@@ -293,4 +293,5 @@ def view(frames: torch.Tensor, clip: torch.Tensor, crop: torch.Tensor, size: int
     The view's index is clip * num_crops + crop, in the numbers of an item of TestViews.
     """
     top, left = crop.tolist()
-    return frames[:, :, top : top + size, left : left + size].index_select(1, clip)
+    # Not index_select, which is many times slower on the CPU where it reads a part of the frames.
+    return frames[:, :, top : top + size, left : left + size][:, clip]

@@ -110,9 +110,9 @@ def resize_crop_uint8(
     """
     _, height, width, _ = frames.shape
     if size == (height, width):
-        crop = frames[:, top : top + crop_h, left : left + crop_w]
-        crop = np.ascontiguousarray(crop[:, :, ::-1] if flip else crop)
-        return torch.from_numpy(crop).permute(3, 0, 1, 2)
+        part = frames[:, top : top + crop_h, left : left + crop_w]
+        part = np.ascontiguousarray(part[:, :, ::-1] if flip else part)
+        return torch.from_numpy(part).permute(3, 0, 1, 2)
     end_y, rows = _beginning(height, size[0], top + crop_h)
     end_x, columns = _beginning(width, size[1], left + crop_w)
     source = torch.from_numpy(np.ascontiguousarray(frames[:, :end_y, :end_x]))
@@ -123,8 +123,10 @@ def resize_crop_uint8(
         scales_h=size[0] / height,
         scales_w=size[1] / width,
     )
-    video = resized[:, :, top : top + crop_h, left : left + crop_w].transpose(0, 1)
-    return video.flip(-1) if flip else video
+    crop = resized[:, :, top : top + crop_h, left : left + crop_w]
+    if flip:  # torch is quick at it where pictures are whole and colours innermost
+        crop = crop.contiguous(memory_format=torch.channels_last).flip(-1)
+    return crop.transpose(0, 1)
 
 
 def _beginning(source: int, target: int, count: int) -> tuple[int, int]:
@@ -216,5 +218,5 @@ def normalize(
     """
     shape = (-1, 1, 1, 1)
     mean_, std_ = (video.new_tensor(v, dtype=torch.float32).view(shape) for v in (mean, std))
-    video = video.to(torch.float32).div(255.0).sub_(mean_).div_(std_)
+    video = video.div(255.0).sub_(mean_).div_(std_)
     return video.flip(-4) if reverse_channels else video

@@ -49,27 +49,65 @@ class TrainMeter:
 
 
 class Clock:
-    """Mean seconds a step (``dt``), of them waiting for data (``dt_data``) and the rest."""
+    """Seconds a step, and how much of them went by waiting for data.
 
-    def __init__(self) -> None:
+    A CUDA device still works while the loop waits: where one is given, its own clock tells for
+    how long it had nothing to do between two steps. Without, the loop's waiting counts.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.on_cuda = device is not None and device.type == "cuda"
         self.reset()
 
     def reset(self) -> None:
         self.start = self.mark = time.perf_counter()
-        self.waited = 0.0
+        self.waited = self.idle = 0.0
         self.steps = 0
+        self.gaps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self.ended = self._event()
 
     def data_arrived(self) -> None:
         self.waited += time.perf_counter() - self.mark
+        if self.ended and (begins := self._event()):
+            self.gaps.append((self.ended, begins))
+            self._count_idle()
 
     def step_done(self) -> None:
         self.mark = time.perf_counter()
+        self.ended = self._event()
         self.steps += 1
 
     def read(self) -> dict[str, float]:
+        """Means of seconds a step: ``dt``, of them waiting for data (``dt_data``) and the rest
+        (``dt_net``); ``loader_bound``: percent of the time in which the device waited for data.
+
+        To be read when the device has done its work, as after the loss has been read.
+        """
         steps = max(self.steps, 1)
-        dt, dt_data = (self.mark - self.start) / steps, self.waited / steps
-        return {"dt": dt, "dt_data": dt_data, "dt_net": dt - dt_data}
+        dt, dt_data = (time.perf_counter() - self.start) / steps, self.waited / steps
+        self._count_idle()
+        idle = self.idle / steps if self.on_cuda else dt_data
+        share = min(100 * idle / dt, 100.0) if dt else 0.0
+        return {"dt": dt, "dt_data": dt_data, "dt_net": dt - dt_data, "loader_bound": share}
+
+    def _event(self) -> torch.cuda.Event | None:
+        """The point that the device has reached when it has done all that was asked so far."""
+        if not self.on_cuda:
+            return None
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _count_idle(self) -> None:
+        """Adds up the gaps that the device has left behind."""
+        while self.gaps and self.gaps[0][1].query():
+            ended, begins = self.gaps.pop(0)
+            self.idle += ended.elapsed_time(begins) / 1000
+
+
+def loader_bound(stats: dict[str, float]) -> str:
+    """What ``Clock.read`` gave, as "loader-bound: 35 %"; empty where it is 10 % or less."""
+    return f"loader-bound: {share:.0f} %" if (share := stats["loader_bound"]) > 10 else ""
 
 
 def readable_time(seconds: float) -> str:

@@ -105,8 +105,9 @@ def score_videos(
         clock.data_arrived()
         bad_videos.add(item["bad"])
         if "frames" in item:
-            views = view_batches(item, cfg.DATA.TEST_CROP_SIZE, batch_size)
-            scores = [evaluate(normalize(v.to(device, non_blocking=True), **pixels)) for v in views]
+            frames = normalize(item["frames"].to(device, non_blocking=True), **pixels)
+            views = view_batches(item, frames, cfg.DATA.TEST_CROP_SIZE, batch_size)
+            scores = [evaluate(v) for v in views]
             table.put(item["index"], torch.cat(scores).cpu().numpy())
         clock.step_done()
         if done % cfg.LOG_PERIOD == 0:
@@ -115,12 +116,17 @@ def score_videos(
     return table
 
 
-def view_batches(item: dict[str, Any], crop_size: int, batch_size: int) -> Iterator[Tensor]:
-    """The views of a video in order, in batches of (at most) batch_size: (B, 3, T, S, S)."""
-    views = [(clip, crop) for clip in item["clips"] for crop in item["crops"]]
+def view_batches(
+    item: dict[str, Any], frames: Tensor, crop_size: int, batch_size: int
+) -> Iterator[Tensor]:
+    """The views of a video in order, in batches of (at most) batch_size: (B, 3, T, S, S).
+
+    They are cut from ``frames``, those of the item, once normalised for all views that share them.
+    """
+    views = [(clip, crop) for clip in item["clips"].to(frames.device) for crop in item["crops"]]
     for start in range(0, len(views), batch_size):
         part = views[start : start + batch_size]
-        yield torch.stack([view(item["frames"], clip, crop, crop_size) for clip, crop in part])
+        yield torch.stack([view(frames, clip, crop, crop_size) for clip, crop in part])
 
 
 def _log_progress(cfg: CfgNode, clock: Clock, done: int, count: int) -> None:

@@ -28,7 +28,13 @@ from octvideo.engine.checkpoint import (
 )
 from octvideo.engine.interrupt import Interrupted, StopRequest
 from octvideo.engine.losses import build_loss
-from octvideo.engine.meters import Clock, TrainMeter, readable_time, top_k_correct
+from octvideo.engine.meters import (
+    Clock,
+    TrainMeter,
+    loader_bound,
+    readable_time,
+    top_k_correct,
+)
 from octvideo.engine.mixup import build_mixup, mixing_generator
 from octvideo.engine.optim import build_optimizer, build_schedule, set_lr
 from octvideo.engine.precision import Evaluation, autocast, channels_last, compile_model
@@ -124,8 +130,8 @@ class Trainer:
         self.steps_per_epoch = len(self.train_loader)
         self.writer = build_writer(cfg)
         skip_lost = self.precision == "fp16"
-        self.meter, self.clock = TrainMeter(device, skip_lost), Clock()
-        self.epoch_meter, self.epoch_clock = TrainMeter(device, skip_lost), Clock()
+        self.meter, self.clock = TrainMeter(device, skip_lost), Clock(device)
+        self.epoch_meter, self.epoch_clock = TrainMeter(device, skip_lost), Clock(device)
         self.bad_videos = BadVideos()
         self.epoch = self.step = 0
         self.min_errors = {"min_top1_err": 100.0, "min_top5_err": 100.0}
@@ -375,7 +381,8 @@ class Trainer:
         stats["grad_norm"] = self.optimizer_step.grad_norm()
         stats.update(self.optimizer_step.scaling())
         eta = readable_time(stats["dt"] * self._steps_left())
-        bar.set_postfix_str(f"loss {stats['loss']:.3f}, eta {eta}")
+        waits = loader_bound(stats)
+        bar.set_postfix_str(f"loss {stats['loss']:.3f}, eta {eta}" + (waits and f", {waits}"))
         iteration = f"{self.step}/{self.steps_per_epoch}"
         self._log("train_iter", {**stats, "iter": iteration, "eta": eta})
         self._write_scalars("Train", stats)
@@ -400,6 +407,13 @@ class Trainer:
         if skipped := stats.get("skipped_steps"):
             text = "Epoch %d: %d steps skipped, as gradients overflowed fp16; loss scale now %g"
             logger.info(text, self.epoch + 1, skipped, stats["loss_scale"])
+        if waits := loader_bound(stats):
+            logger.info(
+                "%s of the time the device waited for data. Raise DATA_LOADER.NUM_WORKERS (%d "
+                "processes read), or make the videos quick to read by tools/prepare_dataset.py",
+                waits,
+                self.train_loader.num_workers,
+            )
         eta = readable_time(stats["dt"] * self._steps_left())
         self._log("train_epoch", {**stats, "eta": eta})
 

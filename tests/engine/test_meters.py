@@ -1,10 +1,11 @@
 import json
+import time
 
 import numpy as np
 import pytest
 import torch
 
-from octvideo.engine.meters import TrainMeter, top_k_correct
+from octvideo.engine.meters import Clock, TrainMeter, loader_bound, top_k_correct
 from octvideo.engine.results import (
     ScoreTable,
     confusion_matrix,
@@ -38,6 +39,52 @@ def test_train_meter_weights_batches_by_their_size():
     assert stats["loss"] == pytest.approx(2.0)
     assert stats["top1_err"] == pytest.approx(100 * 2 / 3)
     assert stats["top5_err"] == pytest.approx(0.0, abs=1e-4)
+
+
+def test_clock_on_the_cpu(monkeypatch):
+    times = iter([10.0, 13.0, 14.0, 15.0, 18.0, 18.0])
+    monkeypatch.setattr(time, "perf_counter", times.__next__)
+    clock = Clock(torch.device("cpu"))
+    for _ in range(2):  # 3 s of waiting and 1 of work, then 1 and 3
+        clock.data_arrived()
+        clock.step_done()
+    stats = clock.read()
+    assert stats == {"dt": 4.0, "dt_data": 2.0, "dt_net": 2.0, "loader_bound": 50.0}
+    assert loader_bound(stats) == "loader-bound: 50 %"
+    assert loader_bound({"loader_bound": 10.0}) == ""
+
+
+def test_clock_of_a_device_counts_what_the_device_waited(monkeypatch):
+    """Steps are handed over in no time and take 4 s each: only the first wait leaves a gap."""
+
+    class Event:
+        busy_until = 10.0
+
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            Event.busy_until = self.at = max(Event.busy_until, now[0])
+
+        def query(self) -> bool:
+            return now[0] >= self.at
+
+        def elapsed_time(self, end: "Event") -> float:
+            return 1000 * (end.at - self.at)
+
+    now = [10.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    clock = Clock(torch.device("cuda"))
+    for wait in (2.0, 3.0, 3.0):
+        now[0] += wait
+        clock.data_arrived()
+        Event.busy_until = max(Event.busy_until, now[0]) + 4.0
+        clock.step_done()
+    now[0] = Event.busy_until
+    stats = clock.read()
+    assert (stats["dt"], stats["dt_data"]) == pytest.approx((14 / 3, 8 / 3))
+    assert stats["loader_bound"] == pytest.approx(100 * 2 / 14)
 
 
 def test_score_table(tmp_path):

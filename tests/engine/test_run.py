@@ -62,7 +62,8 @@ def test_training_writes_what_users_expect(tiny_opts):
     assert [(s["epoch"], s["iter"]) for s in steps] == [
         *[("1/2", "2/4"), ("1/2", "4/4"), ("2/2", "2/4"), ("2/2", "4/4")],
     ]
-    wanted = {"dt", "dt_data", "dt_net", "eta", "loss", "lr", "grad_norm", "gpu_mem", "top1_err"}
+    wanted = {"dt", "dt_data", "dt_net", "loader_bound", "eta", "loss", "lr", "grad_norm"}
+    wanted |= {"gpu_mem", "top1_err"}
     assert all(wanted <= s.keys() and list(s) == sorted(s) for s in steps)
     assert [s["epoch"] for s in stats_of(folder, "train_epoch")] == ["1/2", "2/2"]
     last = stats_of(folder, "val_epoch")[-1]

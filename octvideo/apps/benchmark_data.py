@@ -1,0 +1,298 @@
+"""CPU time of the data path, beside that of PySlowFast's way (`naive_data`).
+
+Both make the same clips in turns, and CPU time is counted, of all processes: other work on the
+machine hardly changes it. Before anything is timed the pixels of the two are compared.
+"""
+
+import gc
+import resource
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from octvideo.apps import naive_data
+from octvideo.config import get_cfg
+from octvideo.data import VideoReader, build_test_loader, build_train_loader, normalize
+from octvideo.data.loader import EpochSampler
+from octvideo.data.reencode import reencode
+from octvideo.data.scenes import render_clip
+from octvideo.data.synthetic import write_video
+from octvideo.data.transforms import training_view
+from octvideo.engine.test import view_batches
+from octvideo.utils.errors import UserError
+
+Row = dict[str, Any]
+
+
+def benchmark_loader(
+    video: str | None = None, clips: int = 48, rounds: int = 5, workers: int = 2
+) -> list[Row]:
+    """Training: the transform of a clip of 8 frames, and the whole loader.
+
+    For a 10 s film of 340x256 with a keyframe every 250 frames, or `video`, and for what
+    tools/prepare_dataset.py makes of it.
+
+    Returns:
+        Rows of file, kind (transform or loader), variant (naive or ours; ours_float32 with
+        DATA.TRAIN_PIXELS float32), cpu_ms a clip (median of the rounds), spread_ms (between the
+        quartiles), clips_per_s_per_core, ratio (naive / this one, median of the rounds),
+        max_difference from naive (of 255). Of a prepared file also ratio_to_source: to the naive
+        path on the file it was made from.
+
+    Raises:
+        UserError: the two paths do not show the same pixels, or the video can not be read.
+    """
+    rows = []
+    with _one_thread(), _files(video) as files:
+        source: list[float] = []
+        for path in files:
+            cfg = _cfg(path, clips, workers)
+            if path == files[0]:
+                rows += _rows(path, "transform", _transforms(cfg, path), max(rounds, 20))
+            runs = {"naive": lambda c=cfg: _naive_epoch(c), "ours": lambda c=cfg: _epoch(c)}
+            difference = _clip_difference(cfg)
+            times = _interleaved(runs, rounds, clips)
+            found = _summaries(path, "loader", times, {"naive": 0.0, "ours": difference})
+            source = source or times["naive"]
+            if path != files[0]:
+                found[-1]["ratio_to_source"] = _ratio(source, times["ours"])
+            rows += found
+    return rows
+
+
+def benchmark_test(video: str | None = None, rounds: int = 3) -> list[Row]:
+    """30 views (10 clips x 3 crops) of a video, up to the batches that a network takes.
+
+    Rows as those of `benchmark_loader`, kind views, with videos_per_s_per_core.
+    """
+    rows = []
+    with _one_thread(), _files(video) as files:
+        for path in files:
+            cfg = _cfg(path, 1, 0)
+            runs = {"naive": lambda c=cfg: _naive_test(c), "ours": lambda c=cfg: _test(c)}
+            views = [torch.cat(run()) for run in runs.values()]
+            difference = _difference(path, views[1], views[0])
+            del views
+            times = _interleaved(runs, rounds, 1)
+            rows += _summaries(path, "views", times, {"naive": 0.0, "ours": difference})
+    return rows
+
+
+# ------------------------------------------------------------------------------- what is measured
+
+
+def _cfg(path: Path, clips: int, workers: int) -> CfgNode:
+    """The defaults, for lists beside the file that name it `clips` times."""
+    folder = path.parent / f"{path.name}.lists"
+    folder.mkdir(exist_ok=True)
+    for split, count in (("train", clips), ("test", 1)):
+        (folder / f"{split}.csv").write_text(f"{path} 0\n" * count)
+    cfg = get_cfg()
+    cfg.NUM_GPUS, cfg.TRAIN.BATCH_SIZE = 0, min(8, clips)
+    cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA_LOADER.NUM_WORKERS = str(folder), workers
+    return cfg
+
+
+def _transforms(cfg: CfgNode, path: Path) -> dict[str, Callable[[int], Tensor]]:
+    clips = build_train_loader(cfg).dataset
+    with VideoReader(path) as reader:
+        frames = reader.get_frames(clips.sampling.centre_indices(reader.num_frames, reader.fps))
+    exact = replace(clips.transform, pixels="float32")
+    tensor = torch.from_numpy(frames)
+    draw = np.random.default_rng
+    return {
+        "naive": lambda n: naive_data.training_clip(tensor, draw(n), exact),
+        "ours": lambda n: training_view(frames, draw(n), clips.transform),
+        "ours_float32": lambda n: training_view(frames, draw(n), exact),
+    }
+
+
+def _rows(
+    path: Path, kind: str, variants: dict[str, Callable[[int], Tensor]], rounds: int
+) -> list[Row]:
+    differences = dict.fromkeys(variants, 0.0)
+    for name in list(variants)[1:]:
+        for n in range(rounds):
+            ours = normalize(variants[name](n), naive_data.MEAN, naive_data.STD)
+            found = _difference(path, ours, variants["naive"](n), name != "ours_float32")
+            differences[name] = max(differences[name], found)
+    count = iter(range(10**9))
+    runs = {name: lambda f=run: f(next(count)) for name, run in variants.items()}
+    return _summaries(path, kind, _interleaved(runs, rounds, 1), differences)
+
+
+def _naive_clips(cfg: CfgNode) -> naive_data.NaiveClips:
+    ours = build_train_loader(cfg).dataset
+    return naive_data.NaiveClips(ours.videos.paths(), ours.sampling, ours.transform, ours.seed)
+
+
+def _naive_epoch(cfg: CfgNode) -> None:
+    clips, size = _naive_clips(cfg), cfg.TRAIN.BATCH_SIZE
+    for _ in DataLoader(
+        clips,
+        batch_size=size,
+        sampler=EpochSampler(len(clips.paths), size, cfg.RNG_SEED),
+        num_workers=cfg.DATA_LOADER.NUM_WORKERS,
+        worker_init_fn=lambda worker: torch.set_num_threads(1),
+    ):
+        pass
+
+
+def _epoch(cfg: CfgNode) -> None:
+    for _ in build_train_loader(cfg):
+        pass
+
+
+def _clip_difference(cfg: CfgNode) -> float:
+    naive, ours = _naive_clips(cfg), build_train_loader(cfg).dataset
+    keys = [(0, index) for index in range(min(4, len(ours)))]
+    return max(
+        _difference(
+            Path(naive.paths[0]),
+            normalize(ours[key]["video"], naive_data.MEAN, naive_data.STD),
+            naive[key][0],
+            rounded=True,
+        )
+        for key in keys
+    )
+
+
+def _naive_test(cfg: CfgNode) -> list[Tensor]:
+    views = build_test_loader(cfg).dataset
+    return [
+        torch.stack(
+            list(
+                naive_data.naive_views(
+                    *(views.videos.path(0), views.sampling),
+                    *(views.num_clips, views.num_crops, views.crop_size),
+                )
+            )
+        )
+    ]
+
+
+def _test(cfg: CfgNode) -> list[Tensor]:
+    item = build_test_loader(cfg).dataset[0]
+    frames = normalize(item["frames"], naive_data.MEAN, naive_data.STD)
+    return list(view_batches(item, frames, cfg.DATA.TEST_CROP_SIZE, cfg.TEST.BATCH_SIZE))
+
+
+def _difference(path: Path, ours: Tensor, naive: Tensor, rounded: bool = False) -> float:
+    """The largest difference of two normalised videos, of 255.
+
+    Raises:
+        UserError: it is more than rounding.
+    """
+    if ours.shape != naive.shape:
+        raise UserError(f"{path}: the two paths give {[*ours.shape]} and {[*naive.shape]}")
+    std = torch.tensor(naive_data.STD).view(3, 1, 1, 1)
+    found = float(((ours - naive) * std).abs().max()) * 255
+    if found > (1.02 if rounded else 0.255):  # 1e-3 of 255
+        raise UserError(
+            f"{path}: the two paths differ by {found:.3g} of 255; the naive one needs a video of "
+            "constant frame rate whose header tells its number of frames"
+        )
+    return round(found, 4)
+
+
+# ------------------------------------------------------------------------------------ measurement
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of all those that it has started and that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(use.ru_utime + use.ru_stime for use in used)
+
+
+def _interleaved(
+    runs: dict[str, Callable[[], Any]], rounds: int, clips: int
+) -> dict[str, list[float]]:
+    """CPU seconds a clip of each run in each round, after a round to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for n in range(rounds + 1):
+        for name, run in runs.items():
+            start = _cpu_seconds()
+            run()
+            gc.collect(0)  # loaders end their processes
+            if n:
+                times[name].append((_cpu_seconds() - start) / clips)
+    return times
+
+
+def _ratio(naive: Sequence[float], ours: Sequence[float]) -> float:
+    return round(float(np.median(np.divide(naive, ours))), 2)
+
+
+def _summaries(
+    path: Path, kind: str, times: dict[str, list[float]], differences: dict[str, float]
+) -> list[Row]:
+    unit = "videos" if kind == "views" else "clips"
+    rows = []
+    for name, seconds in times.items():
+        low, median, high = np.percentile(seconds, (25, 50, 75))
+        rows.append(
+            {
+                "file": path.name,
+                "kind": kind,
+                "variant": name,
+                "cpu_ms": round(1000 * median, 3),
+                "spread_ms": round(1000 * (high - low), 3),
+                f"{unit}_per_s_per_core": round(1 / median, 2),
+                "ratio": _ratio(times["naive"], seconds),
+                "max_difference": differences[name],
+            }
+        )
+    return rows
+
+
+@contextmanager
+def _one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _files(video: str | None) -> Any:
+    """The film, and what tools/prepare_dataset.py makes of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        if video is None:
+            source = Path(folder) / "synthetic_gop250.mp4"
+            frames = render_clip(0, "left", 300, 256, 340, 30)
+            write_video(source, frames, 30, gop=250, crf=23)
+        else:
+            source = Path(folder) / Path(video).name
+            source.symlink_to(Path(video).resolve())
+        prepared = source.with_name(f"{source.stem}_prepared.mp4")
+        reencode(source, prepared)
+        yield [source, prepared]
+
+
+def format_data_rows(rows: Sequence[Row]) -> str:
+    """The rows as a table in Markdown."""
+    lines = [
+        "| file | what | variant | CPU ms | spread | per s and core | naive / this | difference |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        rate = next(value for key, value in row.items() if key.endswith("per_s_per_core"))
+        ratio = f"{row['ratio']:.2f}"
+        if "ratio_to_source" in row:
+            ratio += f" ({row['ratio_to_source']:.2f} of the source)"
+        lines.append(
+            f"| {row['file']} | {row['kind']} | {row['variant']} | {row['cpu_ms']:.1f} "
+            f"| {row['spread_ms']:.1f} | {rate:.1f} | {ratio} | {row['max_difference']:.3f} |"
+        )
+    return "\n".join(lines)

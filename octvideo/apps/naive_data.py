@@ -1,0 +1,102 @@
+"""The data path as PySlowFast's is built, kept to be measured against; nothing else uses it.
+
+A file is opened for every clip, and for every view of a test. From the keyframe before the clip to
+its end all frames are decoded, all of the clip's span become RGB, and then some are chosen. Whole
+frames become float32, are normalised and resized, and then the crop is cut out.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import av
+import numpy as np
+import torch
+import torch.nn.functional as F
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from octvideo.data.sampling import ClipSampling, crop_offsets
+from octvideo.data.transforms import TrainTransform, random_crop_params, short_side_size
+
+MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
+
+
+def read_clip(path: str, choose: Callable[[int, float], np.ndarray]) -> Tensor:
+    """uint8 (T, H, W, 3): the frames that `choose` takes of their number and frames a second."""
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        indices = choose(stream.frames, float(stream.average_rate or 30))
+        frames = _decode_span(container, int(indices[0]), int(indices[-1]))
+        pictures = torch.from_numpy(np.stack([f.to_rgb().to_ndarray() for f in frames]))
+    return pictures[torch.from_numpy(indices - indices[0])]
+
+
+def _decode_span(container: InputContainer, first: int, last: int) -> list[VideoFrame]:
+    """Frames first..last of a file of constant rate."""
+    stream = container.streams.video[0]
+    tick = (stream.duration or 0) / stream.frames
+    begin = stream.start_time or 0
+    container.seek(begin + int(first * tick), stream=stream)
+    frames: list[VideoFrame] = []
+    for frame in container.decode(stream):
+        if frame.pts is not None and frame.pts >= begin + (first - 0.5) * tick:
+            frames.append(frame)
+            if len(frames) > last - first:
+                break
+    return frames
+
+
+def normalized(frames: Tensor) -> Tensor:
+    """uint8 (T, H, W, 3) -> float32 (3, T, H, W)."""
+    video = (frames.float() / 255.0 - torch.tensor(MEAN)) / torch.tensor(STD)
+    return video.permute(3, 0, 1, 2)
+
+
+def resized(video: Tensor, size: tuple[int, int]) -> Tensor:
+    if video.shape[2:] == size:
+        return video
+    return F.interpolate(video, size=size, mode="bilinear", align_corners=False)
+
+
+def training_clip(frames: Tensor, rng: np.random.Generator, spec: TrainTransform) -> Tensor:
+    """As `training_view`, normalised."""
+    size, top, left = random_crop_params(frames.shape[1], frames.shape[2], rng, spec)
+    video = resized(normalized(frames), size)
+    video = video[:, :, top : top + spec.crop_size, left : left + spec.crop_size]
+    return video.flip(-1) if spec.flip and rng.random() < 0.5 else video
+
+
+@dataclass
+class NaiveClips(Dataset):
+    """The clips of `TrainClips`, normalised, and their labels."""
+
+    paths: list[str]
+    sampling: ClipSampling
+    transform: TrainTransform
+    seed: int = 0
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        frames = read_clip(
+            self.paths[index], lambda count, fps: self.sampling.random_indices(count, fps, rng)
+        )
+        return training_clip(frames, rng, self.transform), 0
+
+
+def naive_views(
+    path: str, sampling: ClipSampling, num_clips: int, num_crops: int, crop_size: int
+) -> Iterator[Tensor]:
+    """Every view (3, T, S, S) of a video, normalised, in the order of a test."""
+    for clip in range(num_clips):
+        for crop in range(num_crops):
+            frames = read_clip(
+                path, lambda count, fps, n=clip: sampling.view_indices(count, fps, num_clips)[n]
+            )
+            size = short_side_size(frames.shape[1], frames.shape[2], crop_size)
+            top, left = crop_offsets(*size, crop_size, num_crops)[crop]
+            video = resized(normalized(frames), size)
+            yield video[:, :, top : top + crop_size, left : left + crop_size]
