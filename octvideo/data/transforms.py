@@ -111,14 +111,14 @@ def resize_crop_uint8(
     _, height, width, _ = frames.shape
     if size == (height, width):
         part = frames[:, top : top + crop_h, left : left + crop_w]
-        part = np.ascontiguousarray(part[:, :, ::-1] if flip else part)
-        return torch.from_numpy(part).permute(3, 0, 1, 2)
-    end_y, rows = _beginning(height, size[0], top + crop_h)
-    end_x, columns = _beginning(width, size[1], left + crop_w)
-    source = torch.from_numpy(np.ascontiguousarray(frames[:, :end_y, :end_x]))
+        part = part[:, :, ::-1] if flip else part
+        return torch.from_numpy(part.copy()).permute(3, 0, 1, 2)
+    # torch counts positions from the corner: what comes before the crop is computed as well.
+    rows, columns = top + crop_h, left + crop_w
     resized = torch.ops.aten.upsample_bilinear2d(
-        source.permute(0, 3, 1, 2),
-        [rows, columns],
+        torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2),
+        # To as many pixels as there are it makes a copy, whatever the scale: one more then.
+        [rows + (rows == height != size[0]), columns + (columns == width != size[1])],
         align_corners=False,
         scales_h=size[0] / height,
         scales_w=size[1] / width,
@@ -127,17 +127,6 @@ def resize_crop_uint8(
     if flip:  # torch is quick at it where pictures are whole and colours innermost
         crop = crop.contiguous(memory_format=torch.channels_last).flip(-1)
     return crop.transpose(0, 1)
-
-
-def _beginning(source: int, target: int, count: int) -> tuple[int, int]:
-    """How much of a resize source -> target gives its first `count` pixels: how many are read,
-    and how many are to be computed.
-
-    torch counts positions from the first pixel on: only what lies beyond a crop can be left out.
-    """
-    read = min(source, math.ceil(count * source / target) + 1)
-    # Of as many pixels as were read torch makes a copy, whatever the scale.
-    return read, count + (read == count and source != target)
 
 
 def _source_positions(source: int, target: int, offset: int, count: int) -> np.ndarray:
