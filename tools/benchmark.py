@@ -53,7 +53,7 @@ def _add_data_commands(commands: argparse._SubParsersAction) -> None:
     data.add_argument("--rounds", type=int, default=5, metavar="N", help="default: %(default)s")
     data.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     loader = commands.add_parser("loader", parents=[data], help="CPU time of a training clip")
-    loader.add_argument("--clips", type=int, default=48, metavar="N", help="a round")
+    loader.add_argument("--clips", type=int, default=96, metavar="N", help="a round")
     loader.add_argument("--workers", type=int, default=2, metavar="N", help="loader processes")
     loader.set_defaults(run=run_loader)
     test = commands.add_parser("test", parents=[data], help="CPU time of 30 views of a video")
