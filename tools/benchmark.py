@@ -3,6 +3,8 @@
 
     python tools/benchmark.py complexity --cfg configs/Kinetics/OCT_I3D_8x8.yaml [--json]
     python tools/benchmark.py table6 [--json]
+    python tools/benchmark.py model [MODEL ...] [--alphas .125 .25 .5] [--device cuda] [--json]
+    python tools/benchmark.py train [MODEL ...] [--batch 8] [--dtype bf16] [--json]
     python tools/benchmark.py loader [--video FILE] [--json]
     python tools/benchmark.py test [--video FILE] [--json]
 
@@ -11,6 +13,10 @@ and activations of one clip at DATA.TRAIN_CROP_SIZE, by section; nothing is run.
 
 table6: multiply-adds and parameters of every network of Table 6 of "Drop an Octave", beside the
 paper's GFLOPs, in Markdown; where a network is octave, for both placements of the octave.
+
+model, train: time of a forward pass and of a training step, throughput and peak memory of each
+network with each alpha and of its vanilla twin, in one interleaved run, and which part of the
+speed-up that its multiply-adds promise is real; beside the network in torch's 3D operations.
 
 loader, test: CPU time of a training clip and of the 30 views of a video, beside the way of
 PySlowFast, in one interleaved run; for a film made for it, or FILE, and its re-encoding.
@@ -43,8 +49,49 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     table6 = commands.add_parser("table6", help="our multiply-adds beside the paper's Table 6")
     table6.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     table6.set_defaults(run=run_table6)
+    _add_model_commands(commands)
     _add_data_commands(commands)
     return parser.parse_args(argv)
+
+
+def _add_model_commands(commands: argparse._SubParsersAction) -> None:
+    both = argparse.ArgumentParser(add_help=False)
+    add = both.add_argument
+    add("models", nargs="*", default=["i3d_r50"], metavar="MODEL", help="default: i3d_r50")
+    add("--alphas", nargs="*", type=float, default=[0.125, 0.25, 0.5], metavar="A")
+    add("--stages", nargs="+", type=int, default=[2, 3, 4], help="octave ones; default: 2 3 4")
+    add("--divisor", type=int, default=1, metavar="D", help="OCTAVE.CHANNEL_DIVISOR")
+    add("--variants", nargs="+", default=["conv3d_eager", "ours"], help="and ours_compiled")
+    add("--batch", type=int, default=None, metavar="N", help="clips; default: 1, train: 2")
+    add("--size", type=int, default=224, metavar="S", help="side of a clip; default: 224")
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32")
+    add("--threads", type=int, default=1, metavar="N", help="of the CPU; default: 1")
+    add("--rounds", type=int, default=15, metavar="N", help="default: 15")
+    add("--json", action="store_true", help="print JSON instead of Markdown")
+    for name, text in (("model", "a forward pass"), ("train", "a training step")):
+        command = commands.add_parser(name, parents=[both], help=f"time and memory of {text}")
+        command.set_defaults(run=run_models, training=name == "train")
+
+
+def run_models(args: argparse.Namespace) -> None:
+    from octvideo.apps.benchmark_model import benchmark_models, format_model_rows
+
+    rows = benchmark_models(
+        args.models,
+        args.alphas,
+        args.variants,
+        args.rounds,
+        training=args.training,
+        device=args.device,
+        dtype=args.dtype,
+        threads=args.threads,
+        batch=args.batch or (2 if args.training else 1),
+        size=args.size,
+        stages=tuple(args.stages),
+        channel_divisor=args.divisor,
+    )
+    print(json.dumps(rows) if args.json else format_model_rows(rows))
 
 
 def _add_data_commands(commands: argparse._SubParsersAction) -> None:

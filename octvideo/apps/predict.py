@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from octvideo.data import VideoError, normalize
 from octvideo.data.kinetics import CentreClips, TestViews, VideoList
 from octvideo.data.labels import class_names as read_class_names
 from octvideo.data.reader import check_backend
-from octvideo.engine.precision import autocast
+from octvideo.engine.precision import DTYPES, Evaluation
 from octvideo.engine.test import view_batches
+from octvideo.models import VideoResNet, optimize_for_inference
 from octvideo.utils.errors import UserError
 
 Video = str | os.PathLike[str]
@@ -89,6 +91,7 @@ def view_scores(
     video: Video, model: nn.Module, settings: ViewSettings, fast: bool = False, batch_size: int = 8
 ) -> np.ndarray:
     """What the model gives for each view: float32 (views, classes), as the table of a test."""
+    model = optimized(model, settings.precision)
     return run_views(model, load_views(video, settings, fast), settings, batch_size)
 
 
@@ -97,6 +100,7 @@ def features_of(
 ) -> np.ndarray:
     """What the last layer sees for each view of an item: float32 (views, C)."""
     seen: list[Tensor] = []
+    model = optimized(model, settings.precision)
     with _last_layer(model).register_forward_pre_hook(lambda _, args: seen.append(args[0])):
         run_views(model, item, settings, batch_size)
     return torch.cat([x.flatten(1, -2).mean(1) for x in seen]).float().cpu().numpy()
@@ -139,9 +143,10 @@ def run_views(
         batches: Iterator[Tensor] = iter([frames[None]])
     else:
         batches = view_batches(item, frames, settings.crop_size, batch_size)
-    with _evaluating(model), autocast(device, settings.precision):
-        scores = [model(views) for views in batches]
-    return torch.cat(scores).float().cpu().numpy()
+    with _evaluating(model):
+        evaluate = Evaluation(model, device, settings.precision)
+        scores = [evaluate(views) for views in batches]
+    return torch.cat(scores).cpu().numpy()
 
 
 @contextmanager
@@ -153,6 +158,25 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+# Of each model the one for inference that was made last, and what it was made from.
+_OPTIMIZED: WeakKeyDictionary[nn.Module, tuple[Any, nn.Module]] = WeakKeyDictionary()
+
+
+def optimized(model: nn.Module, precision: str) -> nn.Module:
+    """The model for inference, made once as long as its weights stay as they are.
+
+    Models that are not octvideo's are used as they are.
+    """
+    if not isinstance(model, VideoResNet):
+        return model
+    tensors = [*model.parameters(), *model.buffers()]
+    versions = [0 if t.is_inference() else t._version for t in tensors]
+    state = (precision, [t.data_ptr() for t in tensors], versions)
+    if model not in _OPTIMIZED or _OPTIMIZED[model][0] != state:
+        _OPTIMIZED[model] = (state, optimize_for_inference(model, DTYPES.get(precision)))
+    return _OPTIMIZED[model][1]
 
 
 def _ensemble(scores: np.ndarray, settings: ViewSettings) -> np.ndarray:

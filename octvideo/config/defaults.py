@@ -89,6 +89,7 @@ _DEFAULTS: dict[str, Any] = {
         "FC_INIT_STD": 0.01,  # standard deviation of the last layer's first weights
         "HEAD_ACT": "softmax",  # softmax, sigmoid or none; applied in eval() only
         "ACT_CHECKPOINT": False,  # recompute activations in the backward pass
+        "FOLD_CONV3D": True,  # ours: video convolutions as 2D ones where they can be
         "FROZEN_BN": False,  # batch norm keeps its statistics in training
     },
     "RESNET": {

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib.util import find_spec
 
 import torch
@@ -12,11 +13,13 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from octvideo.config import train_precision
+from octvideo.layers import fold
 from octvideo.utils.errors import UserError
+from octvideo.utils.memory import keep_freed_memory
 
 logger = logging.getLogger("octvideo")
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _COMPILERS = ("g++", "clang++", "c++", "cl")  # what torch.compile looks for on a CPU
 
 
@@ -25,7 +28,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 
     Weights, batch-norm statistics and what the head gives stay float32.
     """
-    dtype = _DTYPES.get(precision)
+    dtype = DTYPES.get(precision)
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
@@ -46,6 +49,9 @@ def compile_model(model: nn.Module) -> None:
 class Evaluation:
     """A model on batches of clips: float32 (N, 3, T, H, W) -> float32 (N, classes).
 
+    Float32 weights are used under ``autocast`` with ``precision``; weights in half, those of
+    ``optimize_for_inference``, get clips in half.
+
     A compiled model is compiled once: a batch smaller than one before it is filled up with empty
     clips, whose results are left out. In evaluation no clip sees another one.
     """
@@ -53,16 +59,18 @@ class Evaluation:
     def __init__(
         self, model: nn.Module, device: torch.device, precision: str, compiled: bool = False
     ) -> None:
-        self.model, self.device, self.precision, self.compiled = model, device, precision, compiled
-        self.largest = 0
+        self.model, self.compiled, self.largest = model, compiled, 0
+        self.dtype = next((p.dtype for p in model.parameters()), torch.float32)
+        is_half = self.dtype != torch.float32
+        self.context = partial(autocast, device, "fp32" if is_half else precision)
 
     def __call__(self, clips: Tensor) -> Tensor:
         count = len(clips)
         if self.compiled:
             self.largest = max(self.largest, count)
             clips = F.pad(clips, (0,) * 9 + (self.largest - count,))
-        with autocast(self.device, self.precision):
-            return self.model(channels_last(clips))[:count].float()
+        with self.context():
+            return self.model(channels_last(clips.to(self.dtype)))[:count].float()
 
 
 def precisions_of(cfg: CfgNode) -> dict[str, str]:
@@ -99,7 +107,10 @@ def check_device(cfg: CfgNode) -> None:
 
 
 def prepare_device(cfg: CfgNode, device: torch.device) -> None:
-    """Sets the switches of cuDNN and TF32, and warns of versions with known faults."""
+    """Sets the switches of cuDNN, TF32 and memory, and warns of versions with known faults."""
+    fold.enabled = cfg.MODEL.FOLD_CONV3D
+    if device.type == "cpu":
+        keep_freed_memory()
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
         torch.backends.cudnn.allow_tf32 = cfg.ALLOW_TF32

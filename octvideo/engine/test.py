@@ -27,7 +27,7 @@ from octvideo.engine.checkpoint import (
 )
 from octvideo.engine.interrupt import StopRequest
 from octvideo.engine.meters import Clock, readable_time, top_k_correct
-from octvideo.engine.precision import Evaluation, compile_model
+from octvideo.engine.precision import DTYPES, Evaluation, compile_model
 from octvideo.engine.results import (
     ScoreTable,
     confusion_matrix,
@@ -35,7 +35,7 @@ from octvideo.engine.results import (
     write_confusion_matrix,
 )
 from octvideo.engine.start import start_run
-from octvideo.models import build_model
+from octvideo.models import build_model, optimize_for_inference
 from octvideo.utils.dist import rank, world_size
 from octvideo.utils.errors import UserError
 from octvideo.utils.log import is_terminal, log_json_stats, memory_stats
@@ -62,7 +62,7 @@ def run_test(cfg: CfgNode, trained: Path | None = None) -> dict[str, Any]:
     warn_of_another_network(weights.path, weights.cfg, cfg)
     model = build_model(cfg)
     logger.info("Testing %s", load_into(model, weights))
-    model.to(device).eval()
+    model = optimize_for_inference(model.to(device), DTYPES.get(cfg.TEST.PRECISION))
     if cfg.TEST.COMPILE:
         compile_model(model)
     loader = build_test_loader(cfg, rank(), world_size())
