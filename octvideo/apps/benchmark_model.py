@@ -210,6 +210,8 @@ def _step(subject: Subject) -> Callable[[], Any]:
     elif ours:
         keep_freed_memory()
     model = subject.build().to(device)
+    if ours:
+        model.to(memory_format=torch.channels_last_3d)
     size = subject.size
     clips = torch.randn(subject.batch, 3, model.spec.num_frames, size, size, device=device)
     clips = channels_last(clips) if ours else clips

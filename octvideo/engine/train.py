@@ -102,7 +102,7 @@ class Trainer:
         self.model = build_model(cfg)
         if cfg.LOG_MODEL_INFO:
             log_model_info(self.model, cfg)
-        self.model.to(device)
+        self.model.to(device, memory_format=torch.channels_last_3d)
         self.optimizer = build_optimizer(self.model, cfg)
         self.schedule = build_schedule(cfg)
         self.mixup = build_mixup(cfg)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from octvideo.models import NonLocalPlacement, create_model, list_models
+from octvideo.models import NonLocalPlacement, create_model, list_models, optimize_for_inference
 
 SMALL = {"crop_size": 32, "width_per_group": 8, "num_classes": 5}
 # With one block a stage these have what the others have; vanilla networks less than octave ones.
@@ -56,6 +56,16 @@ def test_no_graph_breaks(name: str, alpha: float) -> None:
 @pytest.mark.parametrize("name", list_models())
 def test_no_graph_breaks_at_full_depth(name: str, alpha: float) -> None:
     assert_whole(create_model(name, octave_alpha=alpha, **SMALL))
+
+
+@pytest.mark.parametrize(("name", "alpha"), SHALLOW)
+def test_optimized_models(name: str, alpha: float) -> None:
+    model = optimize_for_inference(shallow(name, octave_alpha=alpha))
+    clip = torch.rand(2, 3, model.spec.num_frames, 32, 32)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(clip), model(clip))
 
 
 def test_a_break_would_be_found() -> None:
