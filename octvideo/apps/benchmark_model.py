@@ -134,7 +134,7 @@ def _process(subject: Subject) -> Iterator[Callable[[str], float]]:
         try:
             here.send(what)
             answer = here.recv()
-        except (EOFError, BrokenPipeError) as error:
+        except (EOFError, ConnectionError) as error:
             process.join()
             reason = f"the process of {subject} ended with status {process.exitcode}"
             raise UserError(f"{reason}: was there memory enough?") from error

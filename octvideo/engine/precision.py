@@ -151,9 +151,11 @@ def known_faults(torch_version: str, cudnn: int | None, precisions: set[str]) ->
 
 
 def _has_short_clips(cfg: CfgNode) -> bool:
-    """Whether a kernel in time may be longer than the map: 5 at the stem, 3 later on."""
+    """Whether a kernel in time may be longer than the map: 5 at the stem, 3 later on.
+
+    The later ones are 2D convolutions where MODEL.FOLD_CONV3D is on.
+    """
     frames, arch = cfg.DATA.NUM_FRAMES, cfg.MODEL.ARCH
-    slow = frames // cfg.SLOWFAST.ALPHA
-    return {"i3d": frames < 6, "slow": frames < 3, "slowfast": frames < 7 or slow < 3}.get(
-        arch, False
-    )
+    stem = arch in ("i3d", "slowfast") and frames < 6
+    fewest = frames // cfg.SLOWFAST.ALPHA if arch == "slowfast" else frames
+    return stem or (not cfg.MODEL.FOLD_CONV3D and arch != "c2d" and fewest < 3)

@@ -1,0 +1,73 @@
+"""tools/benchmark.py model and train: what the rows say, not how fast this machine is."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from octvideo import create_model
+from octvideo.apps.benchmark_model import Subject, benchmark_models, format_model_rows
+from octvideo.utils.complexity import count
+from octvideo.utils.errors import UserError
+from support import ROOT
+
+KEYS = {
+    *("model", "alpha", "variant", "device", "dtype", "threads", "batch", "macs", "median_ms"),
+    *("spread_ms", "peak_mb", "speedup", "theoretical", "realised", "mode", "size", "stages"),
+    *("channel_divisor", "clips_per_s"),
+}
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_rows(training: bool) -> None:
+    rows = benchmark_models(["i3d_r18"], [0.5], rounds=2, training=training, size=32, batch=2)
+    assert all(set(row) == KEYS for row in rows)
+    assert [(r["variant"], r["alpha"]) for r in rows] == [
+        *(("conv3d_eager", 0.0), ("ours", 0.0), ("ours", 0.5))
+    ]
+    eager, vanilla, octave = rows
+    model = create_model("i3d_r18", octave_alpha=0.5, octave_stages=(2, 3, 4))
+    assert octave["macs"] == count(model, (1, 3, 8, 32, 32)).macs < vanilla["macs"]
+    assert octave["theoretical"] == round(vanilla["macs"] / octave["macs"], 3)
+    assert eager["speedup"] == vanilla["realised"] == vanilla["theoretical"] == 1
+    assert all(row["median_ms"] > 0 and row["peak_mb"] > 0 for row in rows)
+    assert octave["clips_per_s"] == pytest.approx(2000 / octave["median_ms"], rel=0.01)
+    assert format_model_rows(rows).count("\n") == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variants": ["fast"]}, "unknown variant fast; known: conv3d_eager"),
+        ({"device": "cuda"}, "there is no CUDA device"),
+        ({"channel_divisor": 0}, "channel divisor must be at least 1"),
+    ],
+)
+def test_errors(options: dict, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match=message):
+        benchmark_models(["i3d_r18"], [0.5], rounds=1, size=32, **options)
+
+
+def test_a_process_that_is_killed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("octvideo.apps.benchmark_model._work", _die)
+    with pytest.raises(UserError, match=r"ended with status 3: was there memory enough\?"):
+        benchmark_models(["i3d_r18"], [], rounds=1, size=32)
+
+
+def _die(_pipe: object, _subject: Subject) -> None:
+    sys.exit(3)
+
+
+def test_command_line() -> None:
+    command = "model i3d_r18 --alphas --variants ours --size 32 --rounds 1 --json"
+    out = subprocess.run(
+        [sys.executable, ROOT / "tools" / "benchmark.py", *command.split()],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout
+    (row,) = json.loads(out)
+    assert (row["model"], row["speedup"], row["mode"]) == ("i3d_r18", None, "inference")
