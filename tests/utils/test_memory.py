@@ -15,7 +15,7 @@ from octvideo.utils.memory import keep_freed_memory
 if {keep}:
     assert keep_freed_memory()
 def use():
-    torch.zeros(16 * 2**20, dtype=torch.uint8)
+    torch.zeros(64 * 2**20, dtype=torch.uint8)
 for _ in range(20):  # the heap takes a while to find its size
     use()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
