@@ -88,6 +88,8 @@ def remarks(cfg: CfgNode) -> list[str]:
         found.append(
             f"SOLVER.LRS has more entries than SOLVER.STEPS: {lrs[len(steps) :]} are ignored"
         )
+    if cfg.SOLVER.CLIP_GRAD_VAL and cfg.SOLVER.CLIP_GRAD_L2NORM:
+        found.append("SOLVER.CLIP_GRAD_L2NORM is ignored: SOLVER.CLIP_GRAD_VAL clips already")
     if cfg.NUM_GPUS == 0:
         for key in ("TRAIN.PRECISION", "TEST.PRECISION"):
             if value_of(cfg, key) == "fp16" and value_of(cfg, key.replace("PRECISION", "ENABLE")):

@@ -44,7 +44,8 @@ class OptimizerStep:
     scaled, and a step whose gradients overflow is skipped; clipping and norms are of the true
     gradients.
 
-    clip_value, clip_norm: limits of each gradient and of their norm, or None.
+    clip_value, clip_norm: limits of each gradient and of their norm, or None. As in PySlowFast,
+    the norm is not clipped where there is a clip_value.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class OptimizerStep:
         parameters = list(self.model.parameters())
         if self.clip_value:
             torch.nn.utils.clip_grad_value_(parameters, self.clip_value)
-        if self.clip_norm:
+        elif self.clip_norm:
             self._norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
 
     def grad_norm(self) -> float | None:

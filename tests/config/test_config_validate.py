@@ -170,6 +170,13 @@ def test_surplus_rates_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert "[0.001] are ignored" in caplog.text
 
 
+@pytest.mark.parametrize(("value", "norm"), [(0.1, None), (None, 5.0), (0.1, 5.0)])
+def test_two_limits_of_the_gradients_are_a_warning(value, norm, caplog) -> None:
+    with caplog.at_level(logging.WARNING, logger="octvideo"):
+        load_cfg(opts=["SOLVER.CLIP_GRAD_VAL", value, "SOLVER.CLIP_GRAD_L2NORM", norm])
+    assert ("CLIP_GRAD_L2NORM is ignored" in caplog.text) == (None not in (value, norm))
+
+
 @pytest.mark.parametrize(
     ("opts", "key"),
     [

@@ -226,6 +226,22 @@ def test_clipping_is_of_the_whole_and_true_gradient(batch, monkeypatch, precisio
         assert step.grad_norm() == pytest.approx(norm, rel=1e-5 if precision == "fp32" else 1e-2)
 
 
+def test_a_limit_of_each_gradient_leaves_the_norm_alone(batch):
+    """With both limits PySlowFast applies this one: the step that it takes, by hand."""
+    network = linear()
+    nn.functional.cross_entropy(network(batch[0]), batch[1]).backward()
+    parameters = list(network.parameters())
+    norm = float(torch.cat([p.grad.flatten() for p in parameters]).norm())
+    wanted = [p - 0.1 * p.grad.clamp(-0.01, 0.01) for p in parameters]
+    own = linear()
+    step = make_step(own, clip_value=0.01, clip_norm=0.005)
+    step(*batch, [])
+    for p, w in zip(own.parameters(), wanted, strict=True):
+        torch.testing.assert_close(p, w)
+    clipped = float(torch.cat([p.grad.flatten() for p in own.parameters()]).norm())
+    assert 0.005 < clipped < norm  # both limits would have had an effect
+
+
 def test_a_skipped_step_changes_nothing_and_is_counted(batch):
     network = linear()
     before = [p.clone() for p in network.parameters()]

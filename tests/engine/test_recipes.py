@@ -91,7 +91,7 @@ def test_a_step_sees_mixed_clips_and_targets(tiny_opts):
     trainer = Trainer(cfg, torch.device("cpu"))
     seen = []
     trainer.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
-    trainer.loss = lambda logits, targets: seen.append(targets) or logits.sum()
+    trainer.optimizer_step.loss = lambda logits, targets: seen.append(targets) or logits.sum()
     batch = next(iter(trainer.train_loader))
     trainer.epoch, trainer.step = 1, 2
     trainer._train_step(batch)
