@@ -27,6 +27,7 @@ from octvideo.data.reader import check_backend
 from octvideo.data.sampling import ClipSampling
 from octvideo.data.transforms import TrainTransform
 from octvideo.utils.errors import UserError
+from octvideo.utils.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -222,6 +223,7 @@ def _num_workers(asked: int) -> int:
 
 def _init_worker(worker_id: int) -> None:
     torch.set_num_threads(1)
+    keep_freed_memory()  # each clip takes the memory of the last one
     # Ctrl-C, a lost terminal and signals to the job's group are for the main process: it ends its
     # step, saves, and then ends the workers by SIGTERM. They leave by themselves when it has gone.
     if hasattr(os, "setsid"):

@@ -268,7 +268,11 @@ class PyAVBackend:
         """Decode the first packet: the decoder's parameters may come with it and never again."""
         self._container.seek(self.index.keys[0][0], stream=self._stream)
         packet = next(p for p in self._container.demux(self._stream) if p.size)
-        self._stream.codec_context.decode(packet)
+        context = self._stream.codec_context
+        if context.name == "h264":  # takes the parameters also from frames that it leaves out
+            context.skip_frame = "ALL"
+        context.decode(packet)
+        context.skip_frame = "DEFAULT"
         self._primed = True
 
     def _read_in_order(self, indices: list[int]) -> np.ndarray:

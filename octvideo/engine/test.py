@@ -123,10 +123,14 @@ def view_batches(
 
     They are cut from ``frames``, those of the item, once normalised for all views that share them.
     """
-    views = [(clip, crop) for clip in item["clips"].to(frames.device) for crop in item["crops"]]
+    views = [(clip, crop) for clip in item["clips"] for crop in item["crops"]]
     for start in range(0, len(views), batch_size):
         part = views[start : start + batch_size]
-        yield torch.stack([view(frames, clip, crop, crop_size) for clip, crop in part])
+        shape = (len(part), frames.shape[0], item["clips"].shape[1], crop_size, crop_size)
+        batch = frames.new_empty(shape)
+        for (clip, crop), out in zip(part, batch, strict=True):
+            out.copy_(view(frames, clip, crop, crop_size))
+        yield batch
 
 
 def _log_progress(cfg: CfgNode, clock: Clock, done: int, count: int) -> None:
