@@ -1,15 +1,17 @@
 """CPU time of the data path, beside that of PySlowFast's way (`naive_data`).
 
-Both make the same clips in turns, and CPU time is counted, of all processes: other work on the
-machine hardly changes it. Before anything is timed the pixels of the two are compared.
+Both make the same clips in turns, each in a process of its own whose memory is as in the product:
+that of a loader's process or of a test on the CPU for ours, the C library's default for the naive
+one. CPU time is counted, of all processes: other work on the machine hardly changes it. Before
+anything is timed the pixels of the two are compared.
 """
 
 import gc
-import resource
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from octvideo.apps import naive_data
+from octvideo.apps.turns import Setup, in_turns
 from octvideo.config import get_cfg
 from octvideo.data import VideoReader, build_test_loader, build_train_loader, normalize
 from octvideo.data.loader import EpochSampler
@@ -29,9 +32,10 @@ from octvideo.data.synthetic import write_video
 from octvideo.data.transforms import training_view
 from octvideo.engine.test import view_batches
 from octvideo.utils.errors import UserError
+from octvideo.utils.memory import keep_freed_memory
 
 Row = dict[str, Any]
-_TURN = 8  # transforms of one variant before it is the turn of the next
+_TURN = 16  # transforms of one variant before it is the turn of the next
 
 
 def benchmark_loader(
@@ -58,10 +62,13 @@ def benchmark_loader(
         for path in files:
             cfg = _cfg(path, clips, workers)
             if path == files[0]:
-                rows += _rows(path, "transform", _transforms(cfg, path), max(rounds, 20))
-            runs = {"naive": lambda c=cfg: _naive_epoch(c), "ours": lambda c=cfg: _epoch(c)}
+                rows += _transform_rows(cfg, path, max(rounds, 20))
             difference = _clip_difference(cfg)
-            times = _interleaved(runs, rounds, clips)
+            setups = {
+                "naive": partial(_timed, _naive_epoch, cfg),
+                "ours": partial(_timed, _epoch, cfg),
+            }
+            times = in_turns(setups, rounds, clips)
             found = _summaries(path, "loader", times, {"naive": 0.0, "ours": difference})
             source = source or times["naive"]
             if path != files[0]:
@@ -81,14 +88,14 @@ def benchmark_test(video: str | None = None, rounds: int = 3) -> list[Row]:
     with _one_thread(), _files(video) as files:
         for path in files:
             cfg = _cfg(path, 1, 0)
-            runs: dict[str, Callable[[], Any]] = {
-                "naive": lambda c=cfg: _naive_test(c),
-                "ours": lambda c=cfg: build_test_loader(c).dataset[0],
-                "ours_to_batches": lambda c=cfg: _test(c),
+            setups: dict[str, Setup] = {
+                "naive": partial(_timed, _naive_test, cfg),
+                "ours": partial(_timed, _test_item, cfg, keep=True),
+                "ours_to_batches": partial(_timed, _test, cfg, keep=True),
             }
             difference = _difference(path, torch.cat(_test(cfg)), torch.stack(_naive_test(cfg)))
-            times = _interleaved(runs, rounds, 1)
-            found = dict.fromkeys(runs, difference) | {"naive": 0.0}
+            times = in_turns(setups, rounds, 1)
+            found = dict.fromkeys(setups, difference) | {"naive": 0.0}
             rows += _summaries(path, "views", times, found)
     return rows
 
@@ -122,18 +129,29 @@ def _transforms(cfg: CfgNode, path: Path) -> dict[str, Callable[[int], Tensor]]:
     }
 
 
-def _rows(
-    path: Path, kind: str, variants: dict[str, Callable[[int], Tensor]], rounds: int
-) -> list[Row]:
+def _transform_rows(cfg: CfgNode, path: Path, rounds: int) -> list[Row]:
+    variants = _transforms(cfg, path)
     differences = dict.fromkeys(variants, 0.0)
     for name in list(variants)[1:]:
         for n in range(rounds):
             ours = normalize(variants[name](n), naive_data.MEAN, naive_data.STD)
             found = _difference(path, ours, variants["naive"](n), name != "ours_float32")
             differences[name] = max(differences[name], found)
-    # Several at a time, as a loader does: the first after another variant finds cold memory.
-    runs = {name: lambda f=run: [f(n) for n in range(_TURN)] for name, run in variants.items()}
-    return _summaries(path, kind, _interleaved(runs, rounds, _TURN), differences)
+    setups = {name: partial(_timed_transform, cfg, path, name) for name in variants}
+    return _summaries(path, "transform", in_turns(setups, rounds, _TURN), differences)
+
+
+def _timed_transform(cfg: CfgNode, path: Path, name: str) -> Callable[[], Any]:
+    if name != "naive":
+        keep_freed_memory()  # as the processes of a loader
+    transform = _transforms(cfg, path)[name]
+    return lambda: [transform(n) for n in range(_TURN)]
+
+
+def _timed(run: Callable[[CfgNode], Any], cfg: CfgNode, keep: bool = False) -> Callable[[], Any]:
+    if keep:
+        keep_freed_memory()
+    return partial(run, cfg)
 
 
 def _naive_clips(cfg: CfgNode) -> naive_data.NaiveClips:
@@ -151,11 +169,13 @@ def _naive_epoch(cfg: CfgNode) -> None:
         worker_init_fn=lambda worker: torch.set_num_threads(1),
     ):
         pass
+    gc.collect(0)  # the loader's processes end
 
 
 def _epoch(cfg: CfgNode) -> None:
     for _ in build_train_loader(cfg):
         pass
+    gc.collect(0)
 
 
 def _clip_difference(cfg: CfgNode) -> float:
@@ -178,8 +198,12 @@ def _naive_test(cfg: CfgNode) -> list[Tensor]:
     return list(naive_data.naive_views(views.videos.path(0), views.sampling, *numbers))
 
 
+def _test_item(cfg: CfgNode) -> dict[str, Any]:
+    return build_test_loader(cfg).dataset[0]
+
+
 def _test(cfg: CfgNode) -> list[Tensor]:
-    item = build_test_loader(cfg).dataset[0]
+    item = _test_item(cfg)
     frames = normalize(item["frames"], naive_data.MEAN, naive_data.STD)
     return list(view_batches(item, frames, cfg.DATA.TEST_CROP_SIZE, cfg.TEST.BATCH_SIZE))
 
@@ -203,27 +227,6 @@ def _difference(path: Path, ours: Tensor, naive: Tensor, rounded: bool = False) 
 
 
 # ------------------------------------------------------------------------------------ measurement
-
-
-def _cpu_seconds() -> float:
-    """Of this process and of all those that it has started and that have ended."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(use.ru_utime + use.ru_stime for use in used)
-
-
-def _interleaved(
-    runs: dict[str, Callable[[], Any]], rounds: int, clips: int
-) -> dict[str, list[float]]:
-    """CPU seconds a clip of each run in each round, after a round to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for n in range(rounds + 1):
-        for name, run in runs.items():
-            start = _cpu_seconds()
-            run()
-            gc.collect(0)  # loaders end their processes
-            if n:
-                times[name].append((_cpu_seconds() - start) / clips)
-    return times
 
 
 def _ratio(naive: Sequence[float], ours: Sequence[float]) -> float:

@@ -85,12 +85,11 @@ def resize_crop(
     y0, y1, x0, x1 = int(y[0]), math.ceil(y[-1]) + 1, int(x[0]), math.ceil(x[-1]) + 1
     source = frames[:, y0:y1, x0:x1]
     grid = _sampling_grid(y - y0, (x - x0)[::-1] if flip else x - x0, y1 - y0, x1 - x0)
+    if len(frames) <= _CHUNK:
+        return _sampled(source, grid)
     video = torch.empty(3, len(frames), crop_h, crop_w)
     for t in range(0, len(frames), _CHUNK):
-        part = torch.from_numpy(source[t : t + _CHUNK].astype(np.float32, order="C"))
-        for colour, out in zip(part.unbind(-1), video[:, t : t + _CHUNK], strict=True):
-            # The frames are channels of one picture: the weights of a position are computed once.
-            out.copy_(F.grid_sample(colour[None], grid, "bilinear", "border", False)[0])
+        video[:, t : t + _CHUNK] = _sampled(source[t : t + _CHUNK], grid)
     return video
 
 
@@ -141,6 +140,13 @@ def _sampling_grid(y: np.ndarray, x: np.ndarray, height: int, width: int) -> tor
     grid[..., 0] = (2 * x + 1) / width - 1
     grid[..., 1] = ((2 * y + 1) / height - 1)[:, None]
     return torch.from_numpy(grid)
+
+
+def _sampled(frames: np.ndarray, grid: torch.Tensor) -> torch.Tensor:
+    """uint8 (T, H, W, 3), grid (1, h, w, 2) -> float32 (3, T, h, w)."""
+    colours = torch.from_numpy(frames.astype(np.float32, order="C")).permute(3, 0, 1, 2)
+    # The frames are channels of one picture: the weights of a position are computed once a colour.
+    return F.grid_sample(colours, grid.expand(3, -1, -1, -1), "bilinear", "border", False)
 
 
 def _planes(frames: np.ndarray) -> torch.Tensor:
