@@ -20,6 +20,7 @@ from octvideo.data.labels import class_names as read_class_names
 from octvideo.data.reader import check_backend
 from octvideo.engine.precision import DTYPES, Evaluation
 from octvideo.engine.test import view_batches
+from octvideo.layers import fold
 from octvideo.models import VideoResNet, optimize_for_inference
 from octvideo.utils.errors import UserError
 
@@ -167,13 +168,15 @@ _OPTIMIZED: WeakKeyDictionary[nn.Module, tuple[Any, nn.Module]] = WeakKeyDiction
 def optimized(model: nn.Module, precision: str) -> nn.Module:
     """The model for inference, made once as long as its weights stay as they are.
 
-    Models that are not octvideo's are used as they are.
+    Models that are not octvideo's, or that have hooks, are used as they are, and all of them where
+    ``fold.enabled`` is off.
     """
-    if not isinstance(model, VideoResNet):
+    hooks = (h for m in model.modules() for h in (m._forward_hooks, m._forward_pre_hooks))
+    if not isinstance(model, VideoResNet) or not fold.enabled or any(hooks):
         return model
-    tensors = [*model.parameters(), *model.buffers()]
-    versions = [0 if t.is_inference() else t._version for t in tensors]
-    state = (precision, [t.data_ptr() for t in tensors], versions)
+    with torch.no_grad():
+        sums = torch.stack([t.double().sum() for t in model.state_dict().values()])
+    state = (precision, tuple(sums.tolist()))
     if model not in _OPTIMIZED or _OPTIMIZED[model][0] != state:
         _OPTIMIZED[model] = (state, optimize_for_inference(model, DTYPES.get(precision)))
     return _OPTIMIZED[model][1]

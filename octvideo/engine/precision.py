@@ -26,7 +26,8 @@ _COMPILERS = ("g++", "clang++", "c++", "cl")  # what torch.compile looks for on 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     """Where convolutions and products are computed in "bf16" or "fp16"; "fp32" changes nothing.
 
-    Weights, batch-norm statistics and what the head gives stay float32.
+    Weights, batch-norm statistics and what the head gives stay float32. (Those of
+    ``optimize_for_inference`` do not: a test has its weights in half.)
     """
     dtype = DTYPES.get(precision)
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)

@@ -62,7 +62,9 @@ def run_test(cfg: CfgNode, trained: Path | None = None) -> dict[str, Any]:
     warn_of_another_network(weights.path, weights.cfg, cfg)
     model = build_model(cfg)
     logger.info("Testing %s", load_into(model, weights))
-    model = optimize_for_inference(model.to(device), DTYPES.get(cfg.TEST.PRECISION))
+    model.to(device).eval()
+    if cfg.MODEL.FOLD_CONV3D:
+        model = optimize_for_inference(model, DTYPES.get(cfg.TEST.PRECISION))
     if cfg.TEST.COMPILE:
         compile_model(model)
     loader = build_test_loader(cfg, rank(), world_size())

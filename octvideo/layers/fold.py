@@ -80,7 +80,7 @@ def conv3d(
     if is_in_space(weight, padding):
         x = x if stride[0] == 1 else x[:, :, :: stride[0]]
         kernel, options = weight.squeeze(2), (stride[1:], padding[1:], dilation[1:], groups)
-        return video(F.conv2d(frames(x), kernel, bias, *options), len(x))
+        return video(F.conv2d(frames(x), kernel, bias, *options), x.shape[0])
     if is_in_time(weight, padding):
         x = x if stride[1:] == (1, 1) else x[..., :: stride[1], :: stride[2]]
         kernel = weight.squeeze(-1)

@@ -6,6 +6,7 @@ likes best; these are the operations that torch.compile generates code with. Els
 are done in place.
 """
 
+import platform
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from octvideo.layers.octave import (
     pool,
     upsample,
 )
+
+_IS_X86 = platform.machine() in ("x86_64", "AMD64")  # on Arm torch has no such operations
 
 
 class FusedConv(nn.Module):
@@ -69,8 +72,8 @@ class FusedConv(nn.Module):
     ) -> Value:
         """Images (N, C, H, W), or the frames of videos (N * T, C, H, W) with T ``num_frames``.
 
-        ``shortcut``, of the output's shape, is overwritten; ``pooled`` is pool(x_h), from a caller
-        who has it already.
+        All are in channels-last memory. ``shortcut``, of the output's shape, is overwritten;
+        ``pooled`` is pool(x_h), from a caller who has it already.
         """
         x_h, x_l = x if isinstance(x, tuple) else (x, None)
         y_h, y_l = shortcut if isinstance(shortcut, tuple) else (shortcut, None)
@@ -156,10 +159,11 @@ class _Step(nn.Module):
         """(N * T, C_in, H, W) -> (N * T', C_out, H', W')."""
         if self.view == "images":
             return self._run(x, y)
+        batch = x.shape[0] // num_frames
         if self.view == "videos":
-            z = fold.frames(self._conv(fold.video(x, len(x) // num_frames)))
+            z = fold.frames(self._conv(fold.video(x, batch)))
             return self._finish(z, y)
-        z = self._run(_rows(x, num_frames), None if y is None else _rows(y, num_frames))
+        z = self._run(_rows(x, batch), None if y is None else _rows(y, batch))
         return z.permute(0, 2, 3, 1).reshape(-1, *x.shape[2:], z.shape[1]).permute(0, 3, 1, 2)
 
     def _run(self, x: Tensor, y: Tensor | None) -> Tensor:
@@ -186,26 +190,39 @@ class _Step(nn.Module):
     def _conv(self, x: Tensor) -> Tensor:
         conv = F.conv2d if x.ndim == 4 else F.conv3d
         options = (self.stride, self.padding, self.dilation, self.groups)
-        return conv(x, self.weight, self.bias, *options)
+        # The weight's type is that of the step, as it is for the operations of oneDNN.
+        with torch.autocast(x.device.type, enabled=False):
+            return conv(x, self.weight, self.bias, *options)
 
     def _finish(self, z: Tensor, y: Tensor | None) -> Tensor:
         y = z if y is None else y.add_(z)
         return y.relu_() if self.relu else y
 
+    # The packed weight is made anew after .to(), load_state_dict, copy.deepcopy and pickle.
+
     def _apply(self, fn: Any, recurse: bool = True) -> "_Step":
-        self._packed = (None, None)  # .to(device or dtype)
+        self._packed = (None, None)
         return super()._apply(fn, recurse)
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._packed = (None, None)
+        super()._load_from_state_dict(*args)
 
-def _rows(x: Tensor, num_frames: int) -> Tensor:
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": (None, None)}
+
+
+def _rows(x: Tensor, batch: int) -> Tensor:
     """(N * T, C, H, W) -> (N, C, T, H * W), both in channels-last memory."""
     _, c, h, w = x.shape
-    return x.permute(0, 2, 3, 1).reshape(-1, num_frames, h * w, c).permute(0, 3, 1, 2)
+    return x.permute(0, 2, 3, 1).reshape(batch, -1, h * w, c).permute(0, 3, 1, 2)
 
 
 def _has_onednn(x: Tensor) -> bool:
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or not _IS_X86 or torch.compiler.is_compiling():
+        return False
+    if not (torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()):
         return False
     if x.dtype == torch.bfloat16:
         return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    return x.dtype == torch.float32

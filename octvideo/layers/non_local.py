@@ -97,7 +97,8 @@ class NonLocal3d(nn.Module):
             q, k, v = (value.transpose(1, 2).unsqueeze(1) for value in (theta, phi, g))
             y = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2)
         else:  # the product is associative: (c, c) in the middle, never (Q, K)
-            y = (g @ phi.transpose(1, 2) / phi.shape[2]) @ theta
+            scale = phi.shape[2] ** -0.5  # on both, as the sum over K may overflow fp16
+            y = ((g * scale) @ (phi * scale).transpose(1, 2)) @ theta
         return y.unflatten(2, x.shape[2:])
 
     def _fold(self, x: Tensor) -> Tensor:

@@ -19,8 +19,9 @@ def optimize_for_inference(model: nn.Module, dtype: torch.dtype | None = None) -
 
     Batch norm is folded into the convolutions, the slices of an octave weight are stored apart,
     sums and ReLU are done with the convolutions or in place. The copy is in evaluation mode and
-    has no parameters to train; what the model learns afterwards does not reach it. Values between
-    its blocks are overwritten: a hook that keeps one has to clone it.
+    has no parameters to train; what the model learns afterwards does not reach it. Its blocks are
+    other modules, without the hooks that the model's may have, and overwrite what they are given:
+    a hook that keeps a value has to clone it.
 
     On a CPU it also asks glibc to keep freed memory for the process (see ``keep_freed_memory``).
 
@@ -118,6 +119,8 @@ class _FusedFuse(nn.Module):
 
 def _fused_non_local(block: Any) -> nn.Module:
     """The block itself, its batch norm folded into conv_out."""
+    if isinstance(block.bn, nn.Identity):  # optimised already
+        return block
     weight, bias = folded(block.conv_out, block.bn)
     block.conv_out.weight.copy_(weight)
     block.conv_out.bias.copy_(bias)

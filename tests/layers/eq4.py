@@ -63,6 +63,8 @@ CASES = {
     "temporal stride": Case((5, 3), (4, 6), frames=(5, 2)),
     "temporal and spatial stride": Case((5, 3), (4, 6), stride=2, frames=(3, 2)),
     "frames alone": Case((5, 3), (4, 6), kernel=1, frames=(3, 1)),
+    "frames alone, strided": Case((5, 3), (4, 6), kernel=1, frames=(5, 2)),
+    "frames alone, last, strided": Case((5, 3), (10, 0), kernel=1, frames=(3, 2)),
     "dilation": Case((5, 3), (4, 6), dilation=2),
     "dilation and stride": Case((5, 3), (4, 6), dilation=2, stride=2),
     "groups": Case((6, 2), (4, 8), groups=2),

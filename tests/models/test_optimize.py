@@ -1,5 +1,10 @@
 """Models made for inference give what the models give that they are made from."""
 
+import copy
+import platform
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -84,10 +89,12 @@ def test_groups(alpha: float) -> None:
 
 
 def test_depthwise_octave_blocks_stay_as_they_are() -> None:
-    spec = ResNetSpec(
-        num_classes=5, width_per_group=4, num_groups=4, crop_size=64, num_frames=4, depth=14
-    )
-    model = trained(VideoResNet(spec))
+    placement = OctavePlacement(0.25, stages=(2,))
+    model = trained(VideoResNet(ResNetSpec(
+        num_classes=5, width_per_group=1, num_groups=8, crop_size=64, num_frames=4, depth=14,
+        octave=placement,
+    )))  # fmt: skip
+    assert any(m.is_depthwise and not m.is_plain for m in model.modules() if hasattr(m, "is_plain"))
     x = clip_of(model, (64, 64))
     want, got = logits(model, x), logits(optimize_for_inference(model), x)
     assert (got - want).abs().max() <= 1e-4 * want.abs().max()
@@ -125,6 +132,71 @@ def test_folding_changes_a_network_by_rounding_alone() -> None:
         with fold.disabled():
             got = logits(model, x)
         assert (got - want).abs().max() <= 1e-5 * want.abs().max()
+
+
+def test_octave_in_the_fast_pathway() -> None:
+    """Its lateral convolution has a stride in time and two frequencies."""
+    for pathways in ((0, 1), (1,)):
+        options = {"num_classes": 7, "width_per_group": 32, "crop_size": 64, "num_frames": 8}
+        model = trained(
+            create_model("slowfast_r50", octave_alpha=0.25, octave_pathways=pathways, **options)
+        )
+        x = clip_of(model, (64, 64))
+        want, got = logits(model, x), logits(optimize_for_inference(model), x)
+        assert (got - want).abs().max() <= 1e-4 * want.abs().max()
+
+
+def test_after_use_it_can_be_copied_saved_loaded_and_optimised(tmp_path: Path) -> None:
+    model, other = (small("i3d_nln_r50", 0.25, (2, 3, 4)) for _ in range(2))
+    for parameter in other.parameters():
+        parameter.data.mul_(1.1)
+    x = clip_of(model, (64, 64))
+    optimized, of_other = map(optimize_for_inference, (model, other))
+    want, want_other = logits(optimized, x), logits(of_other, x)
+    assert not torch.allclose(want, want_other)
+    assert torch.equal(logits(copy.deepcopy(optimized), x), want)
+    assert torch.equal(logits(optimize_for_inference(optimized), x), want)
+    torch.save(optimized, tmp_path / "model.pt")
+    assert torch.equal(logits(torch.load(tmp_path / "model.pt", weights_only=False), x), want)
+    optimized.load_state_dict(of_other.state_dict())
+    assert torch.equal(logits(optimized, x), want_other)
+
+
+def test_under_autocast() -> None:
+    for name in ("i3d_nln_r50", "slowfast_r50"):
+        model = small(name, 0.25, (2, 3, 4))
+        x = clip_of(model, (64, 64))
+        optimized = optimize_for_inference(model)
+        with torch.autocast("cpu", torch.bfloat16):
+            got = logits(optimized, x)
+        want = logits(model, x)
+        assert torch.cosine_similarity(got.flatten(), want.flatten(), dim=0) > 0.99
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="not on this processor")
+def test_onednn_is_used_where_it_is_on() -> None:
+    optimized = optimize_for_inference(small("c2d_r50", 0.25, (2, 3, 4)))
+    x = clip_of(optimized, (64, 64))
+    with torch.backends.mkldnn.flags(enabled=False):
+        want = logits(optimized, x)
+        assert not any(s._packed[1] is not None for s in steps(optimized))
+    got = logits(optimized, x)
+    assert sum(s._packed[1] is not None for s in steps(optimized)) > 50
+    assert (got - want).abs().max() <= 1e-4 * want.abs().max()
+
+
+def steps(model: nn.Module) -> list[Any]:
+    return [m for m in model.modules() if hasattr(m, "_packed")]
+
+
+def test_export_with_any_batch_size() -> None:
+    model = small("i3d_r18", 0.25, (2, 3, 4))
+    x = clip_of(model, (64, 64))
+    batch = torch.export.Dim("batch", min=2, max=8)
+    exported = torch.export.export(model, (x,), dynamic_shapes={"x": {0: batch}}).module()
+    five = torch.cat([x, x, x[:1]])
+    with torch.no_grad():
+        torch.testing.assert_close(exported(five), model(five))
 
 
 def test_is_public() -> None:
