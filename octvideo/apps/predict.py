@@ -169,14 +169,14 @@ def optimized(model: nn.Module, precision: str) -> nn.Module:
     """The model for inference, made once as long as its weights stay as they are.
 
     Models that are not octvideo's, or that have hooks, are used as they are, and all of them where
-    ``fold.enabled`` is off.
+    ``fold.enabled`` is off. Weights are known by their sums and their device.
     """
     hooks = (h for m in model.modules() for h in (m._forward_hooks, m._forward_pre_hooks))
     if not isinstance(model, VideoResNet) or not fold.enabled or any(hooks):
         return model
     with torch.no_grad():
         sums = torch.stack([t.double().sum() for t in model.state_dict().values()])
-    state = (precision, tuple(sums.tolist()))
+    state = (precision, sums.device, tuple(sums.tolist()))
     if model not in _OPTIMIZED or _OPTIMIZED[model][0] != state:
         _OPTIMIZED[model] = (state, optimize_for_inference(model, DTYPES.get(precision)))
     return _OPTIMIZED[model][1]
