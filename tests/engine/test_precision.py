@@ -161,7 +161,7 @@ def test_a_checkpoint_of_pyslowfast_brings_its_scale(opts):
     trainer.start()
     assert trainer.optimizer_step.scaler.get_scale() == 512.0
     assert trainer.optimizer_step.scaler.state_dict()["_growth_tracker"] == 7
-    assert trainer.epoch == 1
+    assert trainer.state.epoch == 1
 
 
 @pytest.mark.slow  # tracing takes a minute

@@ -93,7 +93,7 @@ def test_a_step_sees_mixed_clips_and_targets(tiny_opts):
     trainer.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
     trainer.optimizer_step.loss = lambda logits, targets: seen.append(targets) or logits.sum()
     batch = next(iter(trainer.train_loader))
-    trainer.epoch, trainer.step = 1, 2
+    trainer.state.epoch, trainer.state.step = 1, 2
     trainer._train_step(batch)
     mixup = Mixup(cfg.MODEL.NUM_CLASSES, 0.8, 1.0, 1.0, 0.5, 0.1)
     video, labels = trainer._to_device(batch)
@@ -200,7 +200,7 @@ def test_a_run_without_an_average_can_begin_one(tiny_opts, tmp_path):
     cfg = with_opts(tiny_opts, EMA__ENABLE=True)
     trainer = Trainer(cfg, start_run(cfg))
     trainer.start()
-    assert trainer.epoch == 1
+    assert trainer.state.epoch == 1
     assert_same(trainer.average.model.state_dict(), trainer.model.state_dict())
     assert "no average of the weights" in (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
     path = list_checkpoints(Path(cfg.OUTPUT_DIR) / "checkpoints")[-1]

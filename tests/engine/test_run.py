@@ -145,11 +145,11 @@ def test_another_batch_size_goes_on_at_the_same_share_of_the_epoch(tiny_opts):
     trainer.start()
     with pytest.raises(Interrupted):
         trainer.run(StopAfter(1))
-    assert trainer.step == 2  # of 4, with 6 clips each
+    assert trainer.state.step == 2  # of 4, with 6 clips each
     again = with_opts(tiny_opts, "TRAIN.BATCH_SIZE", 3)
     trainer = Trainer(again, start_run(again))
     trainer.start()
-    assert (trainer.epoch, trainer.step, trainer.steps_per_epoch) == (0, 4, 8)
+    assert (trainer.state.epoch, trainer.state.step, trainer.steps_per_epoch) == (0, 4, 8)
     assert "TRAIN.BATCH_SIZE was 6, is 3" in (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
 
 
@@ -286,7 +286,7 @@ def test_weights_of_a_file_start_a_new_run(tiny_opts, tmp_path):
     more = ["TRAIN.CHECKPOINT_FILE_PATH", path, "OUTPUT_DIR", tmp_path / "second"]
     trainer = Trainer(with_opts(tiny_opts, *more), torch.device("cpu"))
     trainer.start()
-    assert (trainer.epoch, trainer.step) == (0, 0)
+    assert (trainer.state.epoch, trainer.state.step) == (0, 0)
     assert_same_weights(trainer.model.state_dict(), weights_of(first))
 
 

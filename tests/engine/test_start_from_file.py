@@ -55,7 +55,7 @@ def caffe2_file(shared, opts, tmp_path):
 def test_training_from_a_caffe2_file(opts, caffe2_file):
     path, state = caffe2_file
     trainer = start(opts("TRAIN.CHECKPOINT_FILE_PATH", path, "TRAIN.CHECKPOINT_TYPE", "caffe2"))
-    assert (trainer.epoch, trainer.step) == (0, 0)
+    assert (trainer.state.epoch, trainer.state.step) == (0, 0)
     assert_same(trainer.model, state)
     with pytest.raises(
         CheckpointError, match=r"I3D\.pkl is a file of kind caffe2.*CHECKPOINT_TYPE"
@@ -115,14 +115,14 @@ def test_starting_from_a_file_and_resuming_are_never_mixed(opts, tmp_path):
     torch.save({**content, "model_state": state, "epoch": 99}, other)
 
     resumed = start(opts("TRAIN.CHECKPOINT_FILE_PATH", other))
-    assert (resumed.epoch, resumed.step) == (1, 0)
+    assert (resumed.state.epoch, resumed.state.step) == (1, 0)
     assert_same(resumed.model, content["model_state"])
     assert resumed.optimizer.state_dict()["state"]
     assert f"{other} is not read" in (Path(opts().OUTPUT_DIR) / "stdout.log").read_text()
 
     new = start(opts("TRAIN.CHECKPOINT_FILE_PATH", other, "TRAIN.AUTO_RESUME", False))
     assert "checkpoints of an earlier run" in (Path(opts().OUTPUT_DIR) / "stdout.log").read_text()
-    assert (new.epoch, new.step) == (0, 0)
+    assert (new.state.epoch, new.state.step) == (0, 0)
     assert_same(new.model, state)
     assert not new.optimizer.state_dict()["state"]
 
