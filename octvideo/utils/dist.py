@@ -1,18 +1,110 @@
-"""Who am I among the processes of a run."""
+"""The processes of a run: which one is this, and what they tell each other.
 
+All of it works in a run of one process too, where nothing has to be sent.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+import torch
 import torch.distributed as dist
+from torch import Tensor
+
+from octvideo.utils.world import World
+
+_OPS = {"sum": dist.ReduceOp.SUM, "mean": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}
+
+_world = World()
+_control: dist.ProcessGroup | None = None  # gloo; the default group where that is gloo
+
+
+def start(world: World, store: dist.Store, backend: str, timeout: timedelta) -> None:
+    """Joins the process groups: ``backend`` for the tensors of its devices, gloo for the rest.
+
+    ``timeout`` is how long a collective waits for a process that does not come.
+    """
+    global _world, _control
+    settings = {"rank": world.rank, "world_size": world.size, "timeout": timeout}
+    device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else None
+    dist.init_process_group(backend, store=store, device_id=device, **settings)
+    _world = world
+    _control = None if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
+
+
+def stop() -> None:
+    """Leaves the process groups."""
+    global _world, _control
+    if _is_started():
+        dist.destroy_process_group()
+    _world, _control = World(), None
+
+
+def _is_started() -> bool:
+    return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
     """The number of this process, 0 in a run of one."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank() if _is_started() else 0
 
 
 def world_size() -> int:
     """How many processes the run has."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if _is_started() else 1
+
+
+def local_rank() -> int:
+    """The number of this process on its node."""
+    return _world.local_rank
+
+
+def local_world_size() -> int:
+    """How many processes each node has."""
+    return _world.local_size
 
 
 def is_main() -> bool:
     """Whether this process writes the files and logs of the run."""
     return rank() == 0
+
+
+def barrier() -> None:
+    """Waits until every process has come here; names those that do not."""
+    if world_size() > 1:
+        dist.monitored_barrier(_control, wait_all_ranks=True)
+
+
+def all_reduce(tensor: Tensor, op: str = "sum") -> Tensor:
+    """The sum, mean or max over all processes, written into ``tensor``; on CPU or GPU."""
+    if world_size() > 1:
+        dist.all_reduce(tensor, _OPS[op], group=_control if tensor.is_cpu else None)
+        if op == "mean":
+            tensor /= world_size()
+    return tensor
+
+
+def broadcast_object(obj: Any, source: int = 0) -> Any:
+    """The ``obj`` of process ``source``, on every process."""
+    if world_size() == 1:
+        return obj
+    values = [obj]
+    dist.broadcast_object_list(values, source, group=_control, device=torch.device("cpu"))
+    return values[0]
+
+
+def gather_objects(obj: Any) -> list[Any] | None:
+    """The ``obj`` of every process, in their order, on the main one; None on the others."""
+    if world_size() == 1:
+        return [obj]
+    values = [None] * world_size() if is_main() else None
+    dist.gather_object(obj, values, group=_control)
+    return values
+
+
+def all_gather_objects(obj: Any) -> list[Any]:
+    """The ``obj`` of every process, in their order, on all of them."""
+    if world_size() == 1:
+        return [obj]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, obj, group=_control)
+    return values
