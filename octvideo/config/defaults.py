@@ -132,7 +132,7 @@ _DEFAULTS: dict[str, Any] = {
         "USE_PRECISE_STATS": False,  # recompute the statistics before a validation
         "NUM_BATCHES_PRECISE": 200,  # batches that are used for it
         "WEIGHT_DECAY": 0.0,  # of batch-norm parameters
-        "NORM_TYPE": "batchnorm",  # or sync_batchnorm
+        "NORM_TYPE": "batchnorm",  # sync_batchnorm: statistics of the batches of all processes
     },
     "SOLVER": {
         "BASE_LR": 0.1,

@@ -70,7 +70,6 @@ FOREIGN_VALUES: dict[str, tuple[str, ...]] = {
 
 # Known keys whose feature is planned but missing: the values that work today, and the feature.
 NOT_YET: dict[str, tuple[tuple[Any, ...], str]] = {
-    "BN.NORM_TYPE": (("batchnorm",), "synchronised batch norm"),
     "DATA.DUMMY_LOAD": ((False,), "training on random clips"),
     "DATA.MULTI_LABEL": ((False,), "several labels a video"),
     "MODEL.ARCH": (("c2d", "i3d", "slow", "slowfast"), "this architecture"),

@@ -2,10 +2,9 @@
 
 from octvideo.layers import fold
 from octvideo.layers.non_local import NonLocal3d
+from octvideo.layers.norm import OctBatchNorm2d, OctBatchNorm3d, synchronize_batch_norm
 from octvideo.layers.octave import (
     Channels,
-    OctBatchNorm2d,
-    OctBatchNorm3d,
     OctConv2d,
     OctConv3d,
     Value,
@@ -33,5 +32,6 @@ __all__ = [
     "pool",
     "pool_high",
     "split_channels",
+    "synchronize_batch_norm",
     "upsample",
 ]

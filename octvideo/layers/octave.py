@@ -20,7 +20,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo.layers import fold
 
@@ -159,7 +158,8 @@ def _describe(x: object) -> str:
     return f"a {type(x).__name__}"
 
 
-def _as_channels(channels: int | tuple[int, int], alpha: float) -> Channels:
+def as_channels(channels: int | tuple[int, int], alpha: float) -> Channels:
+    """A count, split by alpha, or the pair (high, low) itself."""
     if not isinstance(channels, tuple):
         return split_channels(operator.index(channels), alpha)
     if len(channels) != 2:
@@ -220,8 +220,8 @@ class _OctConvNd(nn.Module):
         dilation: int | Iterable[int] = 1,
     ) -> None:
         super().__init__()
-        self.channels_in = _as_channels(in_channels, alpha_in)
-        self.channels_out = _as_channels(out_channels, alpha_out)
+        self.channels_in = as_channels(in_channels, alpha_in)
+        self.channels_out = as_channels(out_channels, alpha_out)
         self.kernel_size = _repeat(kernel_size, self.ndim, "kernel_size")
         self.stride = _repeat(stride, self.ndim, "stride")
         self.padding = _repeat(padding, self.ndim, "padding")
@@ -364,66 +364,4 @@ class OctConv2d(_OctConvNd):
 
 class OctConv3d(_OctConvNd):
     __doc__ = _OctConvNd.__doc__
-    ndim = 3
-
-
-class _OctBatchNorm(_BatchNorm):
-    """Batch norm of an octave value, each frequency with its own statistics.
-
-    One weight, bias, running mean and running variance of all channels, ordered [L | H], as the
-    vanilla layer has them. ``num_features`` is a count, split by alpha, or a pair (high, low).
-    """
-
-    ndim: int
-
-    def __init__(
-        self,
-        num_features: int | tuple[int, int],
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        *,
-        alpha: float = 0.0,
-    ) -> None:
-        channels = _as_channels(num_features, alpha)
-        super().__init__(channels.total, eps, momentum, affine, track_running_stats)
-        self.channels = channels
-
-    def forward(self, x: Value) -> Value:  # type: ignore[override]
-        """The shapes of the input."""
-        check_value(x, self.channels, self.ndim + 2, self)
-        momentum = self._count_batch()
-        if isinstance(x, Tensor):
-            return self._normalize(x, slice(None), momentum)
-        x_h, x_l = x
-        low = self.channels.low
-        y_l = self._normalize(x_l, slice(0, low), momentum)
-        return self._normalize(x_h, slice(low, None), momentum), y_l
-
-    def _count_batch(self) -> float:
-        """Counts this batch in training and returns the weight of its statistics."""
-        if not self.training or self.num_batches_tracked is None:
-            return 0.0
-        self.num_batches_tracked.add_(1)
-        if self.momentum is not None:
-            return self.momentum
-        return 1.0 / self.num_batches_tracked.item()
-
-    def _normalize(self, x: Tensor, part: slice, momentum: float) -> Tensor:
-        mean, var, weight, bias = (
-            None if t is None else t[part]
-            for t in (self.running_mean, self.running_var, self.weight, self.bias)
-        )
-        training = self.training or mean is None
-        return F.batch_norm(x, mean, var, weight, bias, training, momentum, self.eps)
-
-
-class OctBatchNorm2d(_OctBatchNorm):
-    __doc__ = _OctBatchNorm.__doc__
-    ndim = 2
-
-
-class OctBatchNorm3d(_OctBatchNorm):
-    __doc__ = _OctBatchNorm.__doc__
     ndim = 3

@@ -5,6 +5,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from octvideo.layers import synchronize_batch_norm
 from octvideo.models.slowfast import SlowFast, SlowFastSpec
 from octvideo.models.spec import NL5, NonLocalPlacement, OctavePlacement, ResNetSpec
 from octvideo.models.video_resnet import VideoResNet
@@ -95,9 +96,12 @@ def build_model(cfg: CfgNode) -> VideoResNet:
         UserError: the keys of MODEL, RESNET and OCTAVE do not make a network.
     """
     try:
-        return _build(_spec(cfg))
+        model = _build(_spec(cfg))
     except ValueError as error:
         raise UserError(f"the model of the configuration can not be built: {error}") from error
+    if cfg.BN.NORM_TYPE == "sync_batchnorm":
+        synchronize_batch_norm(model)
+    return model
 
 
 def _spec_type(arch: str) -> type[ResNetSpec]:

@@ -203,7 +203,6 @@ def test_a_batch_of_copies_can_be_mixed_and_is_told() -> None:
 
 # One value for each key of the table that is known but does not work yet.
 WANTED: dict[str, Any] = {
-    "BN.NORM_TYPE": "sync_batchnorm",
     "MODEL.ARCH": "2d",
 }
 

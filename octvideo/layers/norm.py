@@ -1,0 +1,218 @@
+"""Batch norm of octave values, of one process or of all processes of a run together."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from octvideo.layers.octave import Channels, Value, as_channels, check_value
+from octvideo.utils.dist import world_size
+
+
+class _OctBatchNorm(_BatchNorm):
+    """Batch norm of an octave value, each frequency with its own statistics.
+
+    One weight, bias, running mean and running variance of all channels, ordered [L | H], as the
+    vanilla layer has them. ``num_features`` is a count, split by alpha, or a pair (high, low).
+
+    ``synchronized`` (see ``synchronize_batch_norm``): in training the statistics are those of the
+    batches of all processes together, also where these differ in size.
+    """
+
+    ndim: int
+
+    def __init__(
+        self,
+        num_features: int | tuple[int, int],
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        alpha: float = 0.0,
+    ) -> None:
+        channels = as_channels(num_features, alpha)
+        super().__init__(channels.total, eps, momentum, affine, track_running_stats)
+        self.channels = channels
+        self.synchronized = False
+
+    def forward(self, x: Value) -> Value:  # type: ignore[override]
+        """The shapes of the input."""
+        check_value(x, self.channels, self.ndim + 2, self)
+        momentum = self._count_batch()
+        if self.synchronized and self.training and world_size() > 1:
+            return self._normalize_together(x, momentum)
+        if isinstance(x, Tensor):
+            return self._normalize(x, slice(None), momentum)
+        x_h, x_l = x
+        low = self.channels.low
+        y_l = self._normalize(x_l, slice(0, low), momentum)
+        return self._normalize(x_h, slice(low, None), momentum), y_l
+
+    def _count_batch(self) -> float:
+        """Counts this batch in training and returns the weight of its statistics."""
+        if not self.training or self.num_batches_tracked is None:
+            return 0.0
+        self.num_batches_tracked.add_(1)
+        if self.momentum is not None:
+            return self.momentum
+        return 1.0 / self.num_batches_tracked.item()
+
+    def _normalize(self, x: Tensor, part: slice, momentum: float) -> Tensor:
+        mean, var, weight, bias = (
+            None if t is None else t[part]
+            for t in (self.running_mean, self.running_var, self.weight, self.bias)
+        )
+        training = self.training or mean is None
+        return F.batch_norm(x, mean, var, weight, bias, training, momentum, self.eps)
+
+    def _normalize_together(self, x: Value, momentum: float) -> Value:
+        parts = (x,) if isinstance(x, Tensor) else (x[1], x[0])
+        *ys, mean, var = _SyncBatchNorm.apply(self.weight, self.bias, self.eps, *parts)
+        if self.running_mean is not None and self.running_var is not None:
+            self.running_mean.lerp_(mean.to(self.running_mean), momentum)
+            self.running_var.lerp_(var.to(self.running_var), momentum)
+        return ys[0] if isinstance(x, Tensor) else (ys[1], ys[0])
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (", synchronized" if self.synchronized else "")
+
+
+class OctBatchNorm2d(_OctBatchNorm):
+    __doc__ = _OctBatchNorm.__doc__
+    ndim = 2
+
+
+class OctBatchNorm3d(_OctBatchNorm):
+    __doc__ = _OctBatchNorm.__doc__
+    ndim = 3
+
+
+_PLAIN = {nn.BatchNorm2d: OctBatchNorm2d, nn.BatchNorm3d: OctBatchNorm3d}
+
+
+def synchronize_batch_norm(model: nn.Module) -> nn.Module:
+    """Makes every batch norm of the model, in place, one over all processes; returns the model.
+
+    Parameters, buffers and their names stay. It takes the place of torch's
+    ``SyncBatchNorm.convert_sync_batchnorm``, which knows no octave values and no CPU. To be called
+    before hooks are registered on batch-norm layers.
+
+    Raises:
+        TypeError: a kind of batch norm that can not be synchronised.
+    """
+    if isinstance(model, _BatchNorm):
+        return _synchronized(model)
+    for name, child in model.named_children():
+        setattr(model, name, synchronize_batch_norm(child))
+    return model
+
+
+def _synchronized(layer: _BatchNorm) -> _OctBatchNorm:
+    if not isinstance(layer, _OctBatchNorm):
+        if type(layer) not in _PLAIN:
+            raise TypeError(f"{type(layer).__name__} can not be synchronised by octvideo")
+        plain, channels = layer, Channels(layer.num_features)
+        layer = _PLAIN[type(plain)](
+            channels, plain.eps, plain.momentum, plain.affine, plain.track_running_stats
+        )
+        layer.train(plain.training)
+        for kind in ("_parameters", "_buffers"):
+            getattr(layer, kind).update(getattr(plain, kind))
+    layer.synchronized = True
+    return layer
+
+
+class _SyncBatchNorm(torch.autograd.Function):
+    """Batch norm over all processes: one collective in the forward and one in the backward pass,
+    whatever the number of frequencies.
+
+    weight, bias: (C,), or None; parts: (N, c, [T,] H, W), low before high, with C channels
+    together. Gives the normalised parts, then mean and (Bessel-corrected) variance of the joint
+    batch, both float64 (C,).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor | None, bias: Tensor | None, eps: float, *parts: Tensor
+    ) -> tuple[Tensor, ...]:
+        sizes = [part.shape[1] for part in parts]
+        counts = _per_channel(parts)
+        local = [_mean_and_variance(part) for part in parts]
+        mean, var = (torch.cat(kind).double() for kind in zip(*local, strict=True))
+        sums = torch.stack([counts, counts * mean, counts * (var + mean.square())])
+        dist.all_reduce(sums)
+        count, mean = sums[0], sums[1] / sums[0]
+        var = (sums[2] / count - mean.square()).clamp_(min=0)
+        tensors = (mean.to(local[0][0]), var.to(local[0][0]), weight, bias)
+        ys = [
+            F.batch_norm(x, m, v, w, b, training=False, eps=eps)
+            for x, m, v, w, b in zip(parts, *(_split(t, sizes) for t in tensors), strict=True)
+        ]
+        ctx.save_for_backward(weight, tensors[0], (var + eps).rsqrt(), count, *parts)
+        var = var * (count / (count - 1))
+        ctx.mark_non_differentiable(mean, var)
+        return *ys, mean, var
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        weight, mean, inv_std, count, *parts = ctx.saved_tensors
+        sizes = [part.shape[1] for part in parts]
+        centred = [x - _as(m, x) for x, m in zip(parts, mean.split(sizes), strict=True)]
+        pairs = list(zip(grads[: len(parts)], centred, strict=True))
+        # of dy, and of dy * (x - mean)
+        own = torch.stack(
+            [
+                torch.cat([dy.sum(_but_channels(dy), dtype=x.dtype) for dy, x in pairs]),
+                torch.cat([(dy * x).sum(_but_channels(x)) for dy, x in pairs]),
+            ]
+        )
+        sums = own.to(torch.float64, copy=True)
+        dist.all_reduce(sums)
+        scale = inv_std if weight is None else inv_std * weight
+        # dx = scale * (dy - mean(dy) - (x - mean) / std^2 * mean(dy * (x - mean)))
+        slope = -scale * inv_std.square() * sums[1] / count
+        shift = -scale * sums[0] / count
+        for (dy, x), *factors in zip(
+            pairs, *(t.to(mean).split(sizes) for t in (scale, slope, shift)), strict=True
+        ):
+            a, b, c = (_as(t, x) for t in factors)
+            x.mul_(b).add_(c).addcmul_(dy.to(x.dtype), a)
+        inputs = [x.to(part.dtype) for (_, x), part in zip(pairs, parts, strict=True)]
+        if weight is None:
+            return None, None, None, *inputs
+        return (own[1] * inv_std).to(weight), own[0].to(weight), None, *inputs
+
+
+def _mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each channel, in float32 at least, without Bessel's correction; 0 of no elements."""
+    zeros = x.new_zeros(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
+    if not x.numel():
+        return zeros, zeros
+    # The running statistics that it is given make the result float32, also of x in half.
+    return torch.ops.aten.batch_norm_update_stats(x, zeros, zeros.clone(), 0.0)
+
+
+def _per_channel(parts: tuple[Tensor, ...]) -> Tensor:
+    """How many elements each channel has, float64 (C,), made without waiting for the device."""
+    counts = [(x.shape[1], x.numel() // x.shape[1]) for x in parts]
+    device = parts[0].device
+    return torch.cat([torch.full((c,), n, dtype=torch.float64, device=device) for c, n in counts])
+
+
+def _split(t: Tensor | None, sizes: list[int]) -> tuple[Any, ...]:
+    return (None,) * len(sizes) if t is None else t.split(sizes)
+
+
+def _but_channels(x: Tensor) -> tuple[int, ...]:
+    return (0, *range(2, x.ndim))
+
+
+def _as(t: Tensor, x: Tensor) -> Tensor:
+    """(C,) in a shape that goes with x (N, C, ...)."""
+    return t.view(1, -1, *[1] * (x.ndim - 2))
