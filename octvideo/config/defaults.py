@@ -72,6 +72,7 @@ _DEFAULTS: dict[str, Any] = {
         "TRAIN_PIXELS": "uint8",  # ours: of training clips; uint8 (fast) or float32 (not rounded)
         "TEST_CROP_SIZE": 256,  # short side in a test, and side of its crops
         "DECODING_BACKEND": "pyav",  # pyav, decord or torchcodec
+        "DECODE_TIMEOUT": 120.0,  # ours: seconds a loader process may take for a video; 0: no limit
         "MULTI_LABEL": False,  # several labels a video
         "ENSEMBLE_METHOD": "sum",  # scores of a video's views: sum or max
         "DUMMY_LOAD": False,  # random clips instead of videos

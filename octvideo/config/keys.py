@@ -71,7 +71,12 @@ RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
         lambda x: x >= 0,
         (
             *("NUM_GPUS", "SHARD_ID", "RNG_SEED", "TRAIN.KEEP_CHECKPOINTS", "TRAIN.EVAL_PERIOD"),
-            *("DATA.TRAIN_JITTER_FPS", "DATA_LOADER.NUM_WORKERS", "MODEL.FC_INIT_STD"),
+            *(
+                "DATA.DECODE_TIMEOUT",
+                "DATA.TRAIN_JITTER_FPS",
+                "DATA_LOADER.NUM_WORKERS",
+                "MODEL.FC_INIT_STD",
+            ),
             *("RESNET.NUM_BLOCK_TEMP_KERNEL", "NONLOCAL.LOCATION", "BN.WEIGHT_DECAY"),
             *("SOLVER.COSINE_END_LR", "SOLVER.WARMUP_START_LR", "SOLVER.WARMUP_EPOCHS"),
             *("SOLVER.WEIGHT_DECAY", "SOLVER.DAMPENING", "SOLVER.LRS", "SOLVER.STEPS"),

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from octvideo.data.augment import Augmentation, augmented_views
+from octvideo.data.guarded import Watch
 from octvideo.data.reader import VideoError, VideoReader
 from octvideo.data.sampling import ClipSampling, crop_offsets
 from octvideo.data.transforms import TrainTransform, resize_crop, short_side_size
@@ -134,12 +135,14 @@ class TrainClips(Dataset):
         backend: str = "pyav",
         max_tries: int = 10,
         augmentation: Augmentation | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.videos, self.sampling, self.transform = videos, sampling, transform
         self.augmentation = augmentation or Augmentation()
         if self.augmentation.erasing and transform.pixels != "float32":
             raise ValueError("random erasing needs pixels float32")
         self.seed, self.backend, self.max_tries = seed, backend, max_tries
+        self.watch = watch or Watch()
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -154,7 +157,10 @@ class TrainClips(Dataset):
         for _ in range(self.max_tries):
             path = self.videos.path(index)
             try:
-                with VideoReader(path, backend=self.backend) as reader:
+                with (
+                    self.watch.reading(index, path),
+                    VideoReader(path, backend=self.backend) as reader,
+                ):
                     clip = self.sampling.random_indices(reader.num_frames, reader.fps, rng)
                     frames = reader.get_frames(clip)
             except VideoError as error:
@@ -176,9 +182,10 @@ class CentreClips(Dataset):
         sampling: ClipSampling,
         crop_size: int,
         backend: str = "pyav",
+        watch: Watch | None = None,
     ) -> None:
         self.videos, self.sampling, self.crop_size = videos, sampling, crop_size
-        self.backend = backend
+        self.backend, self.watch = backend, watch or Watch()
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -187,7 +194,10 @@ class CentreClips(Dataset):
         """As TrainClips, the video float32; that of an unreadable file is None."""
         path, label = self.videos.path(index), int(self.videos.labels[index])
         try:
-            with VideoReader(path, backend=self.backend) as reader:
+            with (
+                self.watch.reading(index, path),
+                VideoReader(path, backend=self.backend) as reader,
+            ):
                 clip = self.sampling.centre_indices(reader.num_frames, reader.fps)
                 frames = reader.get_frames(clip)
         except VideoError as error:
@@ -242,10 +252,11 @@ class TestViews(Dataset):
         num_crops: int,
         crop_size: int,
         backend: str = "pyav",
+        watch: Watch | None = None,
     ) -> None:
         self.videos, self.sampling = videos, sampling
         self.num_clips, self.num_crops, self.crop_size = num_clips, num_crops, crop_size
-        self.backend = backend
+        self.backend, self.watch = backend, watch or Watch()
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -260,7 +271,10 @@ class TestViews(Dataset):
         """
         path, label = self.videos.path(index), int(self.videos.labels[index])
         try:
-            with VideoReader(path, backend=self.backend) as reader:
+            with (
+                self.watch.reading(index, path),
+                VideoReader(path, backend=self.backend) as reader,
+            ):
                 clips = self.sampling.view_indices(reader.num_frames, reader.fps, self.num_clips)
                 wanted, positions = np.unique(clips, return_inverse=True)
                 frames = reader.get_frames(wanted)

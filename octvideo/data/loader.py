@@ -3,18 +3,19 @@
 import logging
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Sampler
 
 from octvideo.config import batch_per_process
 from octvideo.config.notation import parse_rand_augment
 from octvideo.data.augment import Augmentation, RandAugment, RandomErasing
+from octvideo.data.guarded import VideoLoader, Watch, take_alarms
 from octvideo.data.kinetics import (
     CentreClips,
     TestViews,
@@ -73,7 +74,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return self.num_batches * self.batch_size
 
 
-def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> DataLoader:
+def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoLoader:
     """Batches of random clips (see `collate_clips`); `loader.sampler` is an `EpochSampler`.
 
     A batch has AUG.NUM_SAMPLE clips for each of its videos.
@@ -104,11 +105,12 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Data
         seed=cfg.RNG_SEED,
         backend=cfg.DATA.DECODING_BACKEND,
         augmentation=augmentation,
+        watch=_watch(cfg),
     )
     return _loader(cfg, clips, sampler, batch_size=batch_size, collate_fn=collate_clips)
 
 
-def build_val_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> DataLoader:
+def build_val_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoLoader:
     """Batches of centre clips; over all ranks each video comes once, so ranks may differ by one."""
     videos = read_split(cfg, "val")
     clips = CentreClips(
@@ -116,12 +118,13 @@ def build_val_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> DataLo
         _sampling(cfg),
         cfg.DATA.TEST_CROP_SIZE,
         backend=cfg.DATA.DECODING_BACKEND,
+        watch=_watch(cfg),
     )
     mine = range(rank, len(videos), world_size)
     return _loader(cfg, clips, mine, batch_size=batch_per_process(cfg), collate_fn=collate_clips)
 
 
-def build_test_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> DataLoader:
+def build_test_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoLoader:
     """Items of `TestViews`, one video after another; over all ranks each video comes once."""
     videos = read_split(cfg, "test")
     views = TestViews(
@@ -131,6 +134,7 @@ def build_test_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> DataL
         num_crops=cfg.TEST.NUM_SPATIAL_CROPS,
         crop_size=cfg.DATA.TEST_CROP_SIZE,
         backend=cfg.DATA.DECODING_BACKEND,
+        watch=_watch(cfg),
     )
     mine = range(rank, len(videos), world_size)
     # An item holds all views of a video: one in advance is enough.
@@ -185,10 +189,18 @@ def read_split(cfg: CfgNode, split: str) -> VideoList:
     return videos
 
 
+def _watch(cfg: CfgNode) -> Watch:
+    return Watch(_num_workers(cfg.DATA_LOADER.NUM_WORKERS), cfg.DATA.DECODE_TIMEOUT)
+
+
 def _loader(
-    cfg: CfgNode, dataset: Dataset, sampler: Iterable[Any], prefetch_factor: int = 2, **kwargs: Any
-) -> DataLoader:
-    """A DataLoader whose workers live through all epochs.
+    cfg: CfgNode,
+    dataset: Any,
+    keys: Sampler | Sequence[int],
+    prefetch_factor: int = 2,
+    **options: Any,
+) -> VideoLoader:
+    """A loader whose workers live through all epochs.
 
     Workers start in the platform's default way: on Linux they are forked, at once and sharing
     the list of videos with the main process (they never touch CUDA, which a fork would break).
@@ -197,32 +209,31 @@ def _loader(
         check_backend(cfg.DATA.DECODING_BACKEND)
     except ImportError as error:
         raise UserError(f"DATA.DECODING_BACKEND: {error}") from error
-    workers = _num_workers(cfg.DATA_LOADER.NUM_WORKERS)
-    return DataLoader(
+    asked, workers = cfg.DATA_LOADER.NUM_WORKERS, _num_workers(cfg.DATA_LOADER.NUM_WORKERS)
+    if workers < asked:
+        logger.info("DATA_LOADER.NUM_WORKERS %d: %d used, one a core", asked, workers)
+    return VideoLoader(
         dataset,
-        sampler=sampler,
-        num_workers=workers,
-        persistent_workers=workers > 0,
+        keys,
+        workers,
         prefetch_factor=prefetch_factor if workers else None,
         worker_init_fn=_init_worker,
         pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.NUM_GPUS > 0 and torch.cuda.is_available(),
         # Workers are seeded from here; the global generator stays as a checkpoint has it.
         generator=torch.Generator().manual_seed(cfg.RNG_SEED),
-        **kwargs,
+        **options,
     )
 
 
 def _num_workers(asked: int) -> int:
     """As many as asked for, but not more than there are cores: they would only fight for them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = min(asked, max(1, cores or 1))
-    if workers < asked:
-        logger.info("DATA_LOADER.NUM_WORKERS %d: %d used, one a core", asked, workers)
-    return workers
+    return min(asked, max(1, cores or 1))
 
 
 def _init_worker(worker_id: int) -> None:
     torch.set_num_threads(1)
+    take_alarms()
     keep_freed_memory()  # each clip takes the memory of the last one
     # Ctrl-C, a lost terminal and signals to the job's group are for the main process: it ends its
     # step, saves, and then ends the workers by SIGTERM. They leave by themselves when it has gone.

@@ -34,6 +34,8 @@ def named_errors(path: str) -> Iterator[None]:
         yield
     except (av.FFmpegError, OSError) as error:
         raise VideoError(path, getattr(error, "strerror", None) or str(error)) from error
+    except MemoryError as error:
+        raise VideoError(path, "needs more memory than there is") from error
 
 
 def open_video(path: str, max_pixels: int) -> tuple[InputContainer, VideoStream]:

@@ -17,6 +17,13 @@ class Failure:
     reason: str
 
 
+def how_it_ended(exitcode: int | None) -> str:
+    """Of a process, in words: by which signal, or with which status."""
+    if exitcode is not None and exitcode < 0:
+        return f"the process ended by {signal.Signals(-exitcode).name}"
+    return f"the process ended with status {exitcode}"
+
+
 def run_guarded(
     function: Callable[[Any], Any],
     items: Sequence[Any],
@@ -92,10 +99,7 @@ class _Worker:
             return self.pipe.recv()
         except (EOFError, OSError):
             self.process.join(10)
-            code = self.process.exitcode
-            if code is not None and code < 0:
-                return _Ended(f"the process ended by {signal.Signals(-code).name}")
-            return _Ended(f"the process ended with status {code}")
+            return _Ended(how_it_ended(self.process.exitcode))
 
     def stop(self) -> None:
         self.process.kill()  # a decoder in an endless loop is deaf to anything less
