@@ -29,7 +29,7 @@ _DEFAULTS: dict[str, Any] = {
         "KEEP_CHECKPOINTS": 0,  # ours: epoch checkpoints that are kept; 0 keeps all
         "AUTO_RESUME": True,  # continue from the newest checkpoint in OUTPUT_DIR
         "CHECKPOINT_FILE_PATH": "",  # weights that a new run starts from
-        "CHECKPOINT_TYPE": "pytorch",  # format of that file: pytorch or caffe2
+        "CHECKPOINT_TYPE": "pytorch",  # format of that file: pytorch, caffe2, mxnet
         "CHECKPOINT_INFLATE": False,  # that file is a 2D network, to be inflated in time
         "CHECKPOINT_EPOCH_RESET": False,  # accepted; such a file always starts at epoch 0
         "CHECKPOINT_CLEAR_NAME_PATTERN": (),  # texts removed from its parameter names
@@ -43,7 +43,7 @@ _DEFAULTS: dict[str, Any] = {
         "DATASET": "kinetics",  # kind of data set
         "BATCH_SIZE": 8,  # clips a forward pass, on one node
         "CHECKPOINT_FILE_PATH": "",  # weights to test; empty takes the newest of OUTPUT_DIR
-        "CHECKPOINT_TYPE": "pytorch",  # format of that file: pytorch or caffe2
+        "CHECKPOINT_TYPE": "pytorch",  # format of that file: pytorch, caffe2, mxnet
         "NUM_ENSEMBLE_VIEWS": 10,  # clips in time, for each video
         "NUM_SPATIAL_CROPS": 3,  # crops of each clip: 1 (the centre) or 3
         "SAVE_RESULTS_PATH": "",  # file for the score table, under OUTPUT_DIR

@@ -38,11 +38,11 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "RESNET.TRANS_FUNC": ("bottleneck_transform", "basic_transform"),
     "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs"),
     "SOLVER.OPTIMIZING_METHOD": ("sgd", "adam", "adamw"),
-    "TEST.CHECKPOINT_TYPE": ("pytorch", "caffe2"),
+    "TEST.CHECKPOINT_TYPE": ("pytorch", "caffe2", "mxnet"),
     "TEST.DATASET": ("kinetics",),
     "TEST.NUM_SPATIAL_CROPS": (1, 3),
     "TEST.PRECISION": ("fp32", "bf16", "fp16"),
-    "TRAIN.CHECKPOINT_TYPE": ("pytorch", "caffe2"),
+    "TRAIN.CHECKPOINT_TYPE": ("pytorch", "caffe2", "mxnet"),
     "TRAIN.DATASET": ("kinetics",),
     "TRAIN.PRECISION": ("fp32", "bf16", "fp16"),
 }

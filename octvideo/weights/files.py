@@ -8,6 +8,7 @@ from octvideo.utils.errors import UserError
 _TORCH_ZIP = b"PK\x03\x04"
 # A file of torch.save before 1.6 begins with the pickle of this number.
 _TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_MXNET = bytes((0x12, 1)) + bytes(14)  # a list of arrays
 _PICKLE = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 
 
@@ -16,7 +17,7 @@ class CheckpointError(UserError):
 
 
 def file_format(path: Path) -> str:
-    """ "torch", "torch before 1.6", "safetensors" or "pickle" (of Caffe2).
+    """ "torch", "torch before 1.6", "safetensors", "pickle" (of Caffe2), "mxnet" or "tar".
 
     Raises:
         CheckpointError: no such file, an empty one, or one that is none of them.
@@ -25,7 +26,7 @@ def file_format(path: Path) -> str:
         raise CheckpointError(f"there is no checkpoint {path}")
     try:
         with open(path, "rb") as file:
-            head = file.read(40)
+            head = file.read(512)
     except OSError as error:
         raise CheckpointError(f"{path} can not be read: {error.strerror}") from error
     if not head:
@@ -38,9 +39,13 @@ def file_format(path: Path) -> str:
         return "safetensors"  # the length of a JSON header, and the header
     if head.startswith(_PICKLE):
         return "pickle"
+    if head.startswith(_MXNET):
+        return "mxnet"
+    if head[257:262] == b"ustar":
+        return "tar"
     raise CheckpointError(
         f"{path} is no checkpoint: it is neither a PyTorch file nor a Caffe2 pickle nor a "
-        f"safetensors file, and begins with {head[:20]!r}"
+        f"safetensors file nor one of MXNet, and begins with {head[:20]!r}"
     )
 
 

@@ -12,6 +12,7 @@ from torch import Size, Tensor, nn
 from octvideo.weights.files import CheckpointError, file_format
 from octvideo.weights.inflate import inflate as inflate_kernels
 from octvideo.weights.inflate import is_2d, is_resnet2d, resnet2d_names
+from octvideo.weights.mxnet_names import read_octconv
 from octvideo.weights.pyslowfast import read_caffe2
 from octvideo.weights.pytorchvideo import is_pytorchvideo, pytorchvideo_names
 from octvideo.weights.safetensors_file import read_safetensors
@@ -22,7 +23,12 @@ logger = logging.getLogger("octvideo")
 # Files of PyTorch and safetensors, told by the names in them; timm's are torchvision's.
 TORCH_KINDS = ("octvideo", "pyslowfast", "pytorchvideo", "torchvision")
 _OWN_KEYS = {"rng_state", "source"}  # of a run of ours, and of tools/convert_checkpoint.py
-KINDS = ("auto", "pytorch", "caffe2", *TORCH_KINDS)
+KINDS = ("auto", "pytorch", "caffe2", "mxnet", *TORCH_KINDS)
+_OTHER_READERS = {  # by file_format; the rest are PyTorch's
+    "pickle": ("caffe2", read_caffe2),
+    "mxnet": ("mxnet", read_octconv),
+    "tar": ("mxnet", read_octconv),
+}
 HEAD = "head.projection."
 _SHOWN = 10
 
@@ -31,7 +37,7 @@ _SHOWN = 10
 class Weights:
     """The parameters of a file, under our names.
 
-    ``kind``: "caffe2" or one of ``TORCH_KINDS``. ``epoch``: as the file has it, counted from 0.
+    ``kind``: "caffe2", "mxnet" or one of ``TORCH_KINDS``. ``epoch``: as the file has it, from 0.
     ``cfg``: the YAML text of the configuration that it was trained with. ``class_names``: in
     label order, where the file has them.
     """
@@ -99,9 +105,9 @@ def read_weights(
 
     Args:
         kind: one of ``KINDS``; "auto" recognises the file, another makes sure of it ("pytorch":
-            any file but a Caffe2 pickle).
+            any of ``TORCH_KINDS``).
         clear_names: texts that are removed, at their first occurrence, from the names in a file
-            that is no Caffe2 pickle.
+            of PyTorch or safetensors.
         average: take the running average of the weights (EMA) where the file has one.
 
     Raises:
@@ -111,11 +117,12 @@ def read_weights(
         raise ValueError(f"unknown kind of checkpoint {kind!r}; known: {', '.join(KINDS)}")
     path = Path(path)
     form = file_format(path)
-    if form == "pickle":
-        _check_kind(path, "caffe2", kind)
-        weights = Weights(path, "caffe2", read_caffe2(path))
+    if form in _OTHER_READERS:
+        found, read = _OTHER_READERS[form]
+        _check_kind(path, found, kind)
+        weights = Weights(path, found, read(path))
     else:
-        if kind == "caffe2":
+        if kind in ("caffe2", "mxnet"):
             _check_kind(path, "pytorch", kind)
         content = read_safetensors(path) if form == "safetensors" else read_torch(path)
         weights = _of_pytorch(path, content, kind, clear_names, average)
