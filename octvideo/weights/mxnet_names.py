@@ -151,5 +151,5 @@ _MOBILENET = _table(
 # The first whose test is passed by the set of keys.
 _FAMILIES: tuple[tuple[Callable[[set[str]], bool], Table], ...] = (
     (lambda keys: "L3_Trans_conv_bn.weight" in keys, _DENSENET),
-    (lambda keys: "L1_B1.conv2.weight" in keys, _MOBILENET),
+    (lambda keys: "L1_B1.conv2.weight" in keys and "L1_B0.conv2.weight" not in keys, _MOBILENET),
 )

@@ -10,8 +10,9 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from support import SHARED
 from torch import Tensor
+
+from support import SHARED
 
 FOLDER = SHARED / "data" / "mxnet"
 

