@@ -9,9 +9,13 @@ Several files run one after another; for each, TRAIN.ENABLE and TEST.ENABLE say 
 import argparse
 import logging
 import sys
+from functools import cache
+
+from fvcore.common.config import CfgNode
 
 from octvideo.config import load_cfg
 from octvideo.utils.errors import UserError
+from octvideo.utils.world import launched_world
 
 logger = logging.getLogger("octvideo")  # the log of a run; before there is one, the terminal
 
@@ -30,7 +34,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs, as in the files"
     )
-    parser.add_argument("--init_method", default="tcp://localhost:9999", help="as in PySlowFast")
+    parser.add_argument(
+        "--init_method",
+        metavar="tcp://HOST:PORT",
+        help="address of the first machine, if there are several without torchrun or SLURM",
+    )
     parser.add_argument("--shard_id", type=int, help="number of this machine; default SHARD_ID")
     parser.add_argument("--num_shards", type=int, help="machines; default NUM_SHARDS")
     args, rest = parser.parse_known_args(argv)
@@ -47,33 +55,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def read(args: argparse.Namespace) -> list[CfgNode]:
+    configurations = [load_cfg(path, args.opts) for path in args.cfg]
+    folders = [cfg.OUTPUT_DIR for cfg in configurations]
+    if len(set(folders)) < len(folders):
+        raise UserError(f"each file needs an OUTPUT_DIR of its own, got {', '.join(folders)}")
+    return configurations
+
+
 def main() -> int:
     args = parse_args()
+    load = cache(lambda: read(args))
     try:
-        configurations = [load_cfg(path, args.opts) for path in args.cfg]
-        folders = [cfg.OUTPUT_DIR for cfg in configurations]
-        if len(set(folders)) < len(folders):
-            raise UserError(f"each file needs an OUTPUT_DIR of its own, got {', '.join(folders)}")
-        # Imported when the configuration is known to be sound: a mistyped key is told at once.
-        from octvideo.engine import Interrupted, check_run, run_test, run_train
-
-        try:
-            for cfg in configurations:
-                check_run(cfg)
-            for cfg in configurations:
-                trained = run_train(cfg) if cfg.TRAIN.ENABLE else None
-                if cfg.TEST.ENABLE:
-                    run_test(cfg, trained)
-        except Interrupted as interruption:
-            text = "Stopped by %s; the same command goes on from the newest checkpoint"
-            logger.warning(text, interruption)
-            return 128 + interruption.signum
+        if launched_world() is None:
+            load()  # a mistyped key is told at once, before what takes seconds to import
     except UserError as error:
         logger.error("%s", error)
         return 2
-    except KeyboardInterrupt:  # while starting, or the second one
-        return 130
-    return 0
+    from octvideo.engine import launch
+
+    return launch(load, args.init_method)
 
 
 if __name__ == "__main__":

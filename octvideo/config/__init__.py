@@ -14,6 +14,7 @@ from octvideo.config.scaling import (
     global_batch_size,
     linear_rule_lr,
     lr_scale,
+    num_nodes,
     processes_per_node,
     train_precision,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "linear_rule_lr",
     "load_cfg",
     "lr_scale",
+    "num_nodes",
     "processes_per_node",
     "train_precision",
     "validate",

@@ -10,14 +10,15 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 _DEFAULTS: dict[str, Any] = {
-    "NUM_GPUS": 1,  # GPUs of one node; 0 runs on the CPU
-    "NUM_SHARDS": 1,  # nodes of the job
+    "NUM_GPUS": 1,  # GPUs of one node, a process each; 0 runs on the CPU
+    "NUM_SHARDS": 1,  # nodes of the job; torchrun and SLURM tell it themselves
     "SHARD_ID": 0,  # which of them this one is, from 0
     "OUTPUT_DIR": ".",  # checkpoints, logs and results go there
     "RNG_SEED": 1,  # seed of weights, order and augmentation
     "LOG_PERIOD": 10,  # optimiser steps between two log lines
     "LOG_MODEL_INFO": True,  # log parameters and multiply-adds at the start
-    "DIST_BACKEND": "nccl",  # nccl (GPUs) or gloo (CPU)
+    "DIST_BACKEND": "nccl",  # nccl or gloo; on the CPU it is always gloo
+    "DIST_TIMEOUT": 600,  # ours: seconds to wait for a process that does not come or answer
     "CUDNN_BENCHMARK": True,  # ours: cuDNN times its algorithms once for each size of a clip
     "ALLOW_TF32": True,  # ours: GPUs multiply fp32 with 10 bits of mantissa where they can
     "TRAIN": {
@@ -150,7 +151,7 @@ _DEFAULTS: dict[str, Any] = {
         "WARMUP_EPOCHS": 0.0,  # epochs of linear warm-up
         "WARMUP_START_LR": 0.01,  # rate at its start
         "OPTIMIZING_METHOD": "sgd",  # sgd, adam or adamw
-        "BASE_LR_SCALE_NUM_SHARDS": False,  # all rates are multiplied by NUM_SHARDS
+        "BASE_LR_SCALE_NUM_SHARDS": False,  # all rates are multiplied by the nodes
         "COSINE_AFTER_WARMUP": False,  # the cosine starts where the warm-up ends
         "ZERO_WD_1D_PARAM": False,  # no weight decay on biases and other vectors
         "CLIP_GRAD_VAL": None,  # limit of each gradient's absolute value

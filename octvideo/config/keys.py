@@ -53,7 +53,7 @@ RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
         "at least 1",
         lambda x: x >= 1,
         (
-            *("NUM_SHARDS", "LOG_PERIOD", "MODEL.NUM_CLASSES", "SOLVER.MAX_EPOCH"),
+            *("NUM_SHARDS", "DIST_TIMEOUT", "LOG_PERIOD", "MODEL.NUM_CLASSES", "SOLVER.MAX_EPOCH"),
             *("TRAIN.BATCH_SIZE", "TRAIN.CHECKPOINT_PERIOD"),
             *("TRAIN.ACCUMULATE_STEPS", "TEST.BATCH_SIZE", "TEST.NUM_ENSEMBLE_VIEWS"),
             *("DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS"),

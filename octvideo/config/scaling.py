@@ -4,14 +4,23 @@ import math
 
 from fvcore.common.config import CfgNode
 
+from octvideo.utils.world import launched_world
+
 # PySlowFast's Kinetics recipes: SGD, BASE_LR 0.1 for 64 clips a step.
 REFERENCE_BATCH = 64
 REFERENCE_LR = 0.1
 
 
 def processes_per_node(cfg: CfgNode) -> int:
-    """One a GPU; one on the CPU."""
-    return max(1, cfg.NUM_GPUS)
+    """As many as torchrun or SLURM has started; else one a GPU, or one on the CPU."""
+    world = launched_world()
+    return world.local_size if world else max(1, cfg.NUM_GPUS)
+
+
+def num_nodes(cfg: CfgNode) -> int:
+    """Those that torchrun or SLURM started processes on; else NUM_SHARDS."""
+    world = launched_world()
+    return world.nodes if world else int(cfg.NUM_SHARDS)
 
 
 def batch_per_process(cfg: CfgNode, split: str = "train") -> int:
@@ -22,12 +31,12 @@ def batch_per_process(cfg: CfgNode, split: str = "train") -> int:
 
 def global_batch_size(cfg: CfgNode) -> int:
     """Clips of one optimiser step over all nodes; TRAIN.BATCH_SIZE is the batch of one."""
-    return cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS
+    return cfg.TRAIN.BATCH_SIZE * num_nodes(cfg)
 
 
 def lr_scale(cfg: CfgNode) -> int:
     """Factor of BASE_LR, WARMUP_START_LR and COSINE_END_LR (PySlowFast scales all three)."""
-    return cfg.NUM_SHARDS if cfg.SOLVER.BASE_LR_SCALE_NUM_SHARDS else 1
+    return num_nodes(cfg) if cfg.SOLVER.BASE_LR_SCALE_NUM_SHARDS else 1
 
 
 def effective_base_lr(cfg: CfgNode) -> float:
@@ -50,7 +59,7 @@ def describe_scaling(cfg: CfgNode) -> tuple[str, str | None]:
     batch, lr, rule = global_batch_size(cfg), effective_base_lr(cfg), linear_rule_lr(cfg)
     copies = f" in {cfg.AUG.NUM_SAMPLE} copies" if cfg.AUG.NUM_SAMPLE > 1 else ""
     line = (
-        f"global batch {batch} ({cfg.NUM_SHARDS} x {processes_per_node(cfg)} processes with "
+        f"global batch {batch} ({num_nodes(cfg)} x {processes_per_node(cfg)} processes with "
         f"{batch_per_process(cfg)} clips each{copies}), base LR {lr:g}"
     )
     if cfg.SOLVER.OPTIMIZING_METHOD != "sgd" or math.isclose(lr, rule, rel_tol=1e-6):

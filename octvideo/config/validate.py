@@ -10,6 +10,7 @@ from octvideo.config.notation import parse_rand_augment
 from octvideo.config.scaling import batch_per_process, processes_per_node
 from octvideo.config.values import show
 from octvideo.utils.errors import UserError
+from octvideo.utils.world import launched_world
 
 
 class ConfigError(UserError):
@@ -54,30 +55,24 @@ def check_machine(cfg: CfgNode, num_cuda_devices: int) -> None:
     """Checks a configuration against the machine that is to run it.
 
     Raises:
-        ConfigError: it asks for more than is there, or for several processes.
+        ConfigError: it asks for more GPUs than are there.
     """
-    problems = []
-    if cfg.NUM_GPUS > num_cuda_devices == 0:
-        problems.append(
-            f"NUM_GPUS is {cfg.NUM_GPUS} but no CUDA device was found: "
-            "set NUM_GPUS 0 to run on the CPU"
-        )
-    elif num_cuda_devices < cfg.NUM_GPUS:
-        problems.append(
-            f"NUM_GPUS is {cfg.NUM_GPUS} but the machine has {num_cuda_devices} CUDA "
-            f"device{'s' if num_cuda_devices > 1 else ''}: "
-            f"set NUM_GPUS {1 if num_cuda_devices else 0}"
-        )
-    elif cfg.NUM_GPUS > 1:
-        problems.append(
-            f"NUM_GPUS is {cfg.NUM_GPUS}: several processes are not supported yet; set NUM_GPUS 1"
-        )
-    if cfg.NUM_SHARDS > 1:
-        problems.append(
-            f"NUM_SHARDS is {cfg.NUM_SHARDS}: several nodes are not supported yet; set NUM_SHARDS 1"
-        )
-    if problems:
-        raise ConfigError(problems)
+    if not cfg.NUM_GPUS:
+        return
+    world, needed = launched_world(), processes_per_node(cfg)
+    # SLURM may show each process the one GPU that is its own.
+    if needed <= num_cuda_devices or (num_cuda_devices == 1 and world and world.is_slurm):
+        return
+    asked = f"NUM_GPUS is {cfg.NUM_GPUS}"
+    advice = f"set NUM_GPUS {1 if num_cuda_devices else 0}"
+    if world:
+        asked = f"{world.launcher} started {needed} processes on each node"
+        advice = "start one process a GPU, or set NUM_GPUS 0 to run on the CPU"
+    if not num_cuda_devices:
+        advice = "set NUM_GPUS 0 to run on the CPU"
+    found = {0: "no CUDA device was found", 1: "the machine has 1 CUDA device"}
+    there = found.get(num_cuda_devices, f"the machine has {num_cuda_devices} CUDA devices")
+    raise ConfigError([f"{asked} but {there}: {advice}"])
 
 
 def remarks(cfg: CfgNode) -> list[str]:
@@ -90,6 +85,17 @@ def remarks(cfg: CfgNode) -> list[str]:
         )
     if cfg.SOLVER.CLIP_GRAD_VAL and cfg.SOLVER.CLIP_GRAD_L2NORM:
         found.append("SOLVER.CLIP_GRAD_L2NORM is ignored: SOLVER.CLIP_GRAD_VAL clips already")
+    world = launched_world()
+    if world and cfg.NUM_GPUS not in (0, world.local_size):
+        found.append(
+            f"NUM_GPUS {cfg.NUM_GPUS} is ignored: {world.launcher} started {world.local_size} "
+            f"process{'es' if world.local_size > 1 else ''} on each node, with a GPU each"
+        )
+    if world and cfg.NUM_SHARDS not in (1, world.nodes):
+        found.append(
+            f"NUM_SHARDS {cfg.NUM_SHARDS} is ignored: {world.launcher} started processes on "
+            f"{world.nodes} node{'s' if world.nodes > 1 else ''}"
+        )
     if cfg.NUM_GPUS == 0:
         for key in ("TRAIN.PRECISION", "TEST.PRECISION"):
             if value_of(cfg, key) == "fp16" and value_of(cfg, key.replace("PRECISION", "ENABLE")):
@@ -109,8 +115,8 @@ def _batches(cfg: CfgNode) -> Iterator[Problem]:
         if cfg[section].ENABLE and cfg[section].BATCH_SIZE % processes:
             yield Problem(
                 f"{section}.BATCH_SIZE",
-                f"{section}.BATCH_SIZE {cfg[section].BATCH_SIZE} can not be shared among NUM_GPUS "
-                f"{cfg.NUM_GPUS}: set a multiple of {processes}, or another NUM_GPUS",
+                f"{section}.BATCH_SIZE {cfg[section].BATCH_SIZE} can not be shared among "
+                f"{_sharers(cfg)}: set a multiple of {processes}, or another number of processes",
             )
     if cfg.TRAIN.ENABLE and parts > 0 and batch_per_process(cfg) % parts:
         yield Problem(
@@ -118,12 +124,19 @@ def _batches(cfg: CfgNode) -> Iterator[Problem]:
             f"TRAIN.ACCUMULATE_STEPS {parts} does not divide the {batch_per_process(cfg)} clips "
             "of a process (TRAIN.BATCH_SIZE / NUM_GPUS): set a divisor of them",
         )
-    if not cfg.SHARD_ID < cfg.NUM_SHARDS:
+    if not cfg.SHARD_ID < cfg.NUM_SHARDS and not launched_world():
         yield Problem(
             "SHARD_ID",
             f"SHARD_ID {cfg.SHARD_ID} must be below NUM_SHARDS {cfg.NUM_SHARDS}: "
             "nodes are counted from 0",
         )
+
+
+def _sharers(cfg: CfgNode) -> str:
+    world = launched_world()
+    if world is None:
+        return f"NUM_GPUS {cfg.NUM_GPUS}"
+    return f"the {world.local_size} processes that {world.launcher} started on each node"
 
 
 def _clips(cfg: CfgNode) -> Iterator[Problem]:

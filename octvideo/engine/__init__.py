@@ -2,6 +2,7 @@
 
 from octvideo.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from octvideo.engine.interrupt import Interrupted
+from octvideo.engine.launch import launch
 from octvideo.engine.start import check_run
 from octvideo.engine.test import run_test
 from octvideo.engine.train import run_train
@@ -10,6 +11,7 @@ __all__ = [
     "CheckpointError",
     "Interrupted",
     "check_run",
+    "launch",
     "load_checkpoint",
     "run_test",
     "run_train",

@@ -54,7 +54,7 @@ class LRSchedule:
 
 
 def build_schedule(cfg: CfgNode) -> LRSchedule:
-    """The schedule of cfg.SOLVER; BASE_LR_SCALE_NUM_SHARDS multiplies its rates by NUM_SHARDS."""
+    """The schedule of cfg.SOLVER; BASE_LR_SCALE_NUM_SHARDS multiplies its rates by the nodes."""
     solver = cfg.SOLVER
     scale = lr_scale(cfg)
     return LRSchedule(

@@ -1,7 +1,6 @@
 """What every run does first: the output folder, the log, the seed and the device."""
 
 import logging
-import os
 import random
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from octvideo.config import check_machine, dump
 from octvideo.data import read_split
 from octvideo.engine.precision import check_device, prepare_device
 from octvideo.models import build_model
-from octvideo.utils.dist import is_main, rank
+from octvideo.utils.dist import is_main, local_rank, rank
 from octvideo.utils.errors import UserError
 from octvideo.utils.log import environment_report, setup_logging
 
@@ -29,9 +28,6 @@ def check_run(cfg: CfgNode) -> None:
             there.
     """
     check_machine(cfg, torch.cuda.device_count())
-    for variable in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
-        if int(os.environ.get(variable, 1)) > 1:
-            raise UserError(f"{variable} is {os.environ[variable]}: start one process only")
     with torch.device("meta"):
         build_model(cfg)
     check_device(cfg)
@@ -49,13 +45,23 @@ def check_run(cfg: CfgNode) -> None:
         raise UserError(f"TEST.SAVE_RESULTS_PATH: {results} is a folder; name a file")
 
 
+def process_device(cfg: CfgNode, local_rank: int) -> torch.device:
+    """The device of the process with this number on its node.
+
+    SLURM may show a process no GPU but its own, which is the first one then.
+    """
+    if not cfg.NUM_GPUS:
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank if torch.cuda.device_count() > 1 else 0)
+
+
 def start_run(cfg: CfgNode) -> torch.device:
     """Checks the machine, opens the log, seeds, and returns the device of this process.
 
     The configuration is written to ``OUTPUT_DIR/config.yaml``.
 
     Raises:
-        ConfigError: the configuration asks for devices or worlds that are not there.
+        ConfigError: the configuration asks for devices that are not there.
         UserError: OUTPUT_DIR can not be written.
     """
     check_machine(cfg, torch.cuda.device_count())
@@ -71,7 +77,7 @@ def start_run(cfg: CfgNode) -> torch.device:
     random.seed(cfg.RNG_SEED)
     np.random.seed(cfg.RNG_SEED)
     torch.manual_seed(cfg.RNG_SEED + rank())  # dropout; the weights of rank 0 are everybody's
-    device = torch.device("cuda" if cfg.NUM_GPUS else "cpu")
+    device = process_device(cfg, local_rank())
     logger.info(environment_report(device))
     prepare_device(cfg, device)
     logger.info("Output goes to %s, the whole configuration to its config.yaml", output_dir)

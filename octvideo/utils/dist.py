@@ -16,6 +16,7 @@ _OPS = {"sum": dist.ReduceOp.SUM, "mean": dist.ReduceOp.SUM, "max": dist.ReduceO
 
 _world = World()
 _control: dist.ProcessGroup | None = None  # gloo; the default group where that is gloo
+_timeout: timedelta | None = None  # of the barrier; the other collectives have that of the group
 
 
 def start(world: World, store: dist.Store, backend: str, timeout: timedelta) -> None:
@@ -23,20 +24,20 @@ def start(world: World, store: dist.Store, backend: str, timeout: timedelta) -> 
 
     ``timeout`` is how long a collective waits for a process that does not come.
     """
-    global _world, _control
+    global _world, _control, _timeout
     settings = {"rank": world.rank, "world_size": world.size, "timeout": timeout}
     device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else None
     dist.init_process_group(backend, store=store, device_id=device, **settings)
-    _world = world
+    _world, _timeout = world, timeout
     _control = None if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
 
 
 def stop() -> None:
     """Leaves the process groups."""
-    global _world, _control
+    global _world, _control, _timeout
     if _is_started():
         dist.destroy_process_group()
-    _world, _control = World(), None
+    _world, _control, _timeout = World(), None, None
 
 
 def _is_started() -> bool:
@@ -71,7 +72,7 @@ def is_main() -> bool:
 def barrier() -> None:
     """Waits until every process has come here; names those that do not."""
     if world_size() > 1:
-        dist.monitored_barrier(_control, wait_all_ranks=True)
+        dist.monitored_barrier(_control, _timeout, wait_all_ranks=True)
 
 
 def all_reduce(tensor: Tensor, op: str = "sum") -> Tensor:

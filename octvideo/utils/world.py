@@ -27,6 +27,10 @@ class World:
     def nodes(self) -> int:
         return self.size // self.local_size
 
+    @property
+    def is_slurm(self) -> bool:
+        return self.launcher == "SLURM"
+
 
 def launched_world(environ: Mapping[str, str] = os.environ) -> World | None:
     """The world that torchrun or ``srun`` started this process in; None for a process alone.

@@ -274,24 +274,22 @@ def test_values_of_disabled_features_are_free(opts: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "shards", "devices", "message"),
+    ("gpus", "devices", "message"),
     [
-        (8, 1, 0, "NUM_GPUS is 8 but no CUDA device was found: set NUM_GPUS 0 to run on the CPU"),
-        (1, 1, 0, "NUM_GPUS is 1 but no CUDA device was found: set NUM_GPUS 0 to run on the CPU"),
-        (8, 1, 4, "NUM_GPUS is 8 but the machine has 4 CUDA devices: set NUM_GPUS 1"),
-        (2, 1, 1, "NUM_GPUS is 2 but the machine has 1 CUDA device: set NUM_GPUS 1"),
-        (2, 1, 2, "NUM_GPUS is 2: several processes are not supported yet; set NUM_GPUS 1"),
-        (0, 2, 0, "NUM_SHARDS is 2: several nodes are not supported yet; set NUM_SHARDS 1"),
+        (8, 0, "NUM_GPUS is 8 but no CUDA device was found: set NUM_GPUS 0 to run on the CPU"),
+        (1, 0, "NUM_GPUS is 1 but no CUDA device was found: set NUM_GPUS 0 to run on the CPU"),
+        (8, 4, "NUM_GPUS is 8 but the machine has 4 CUDA devices: set NUM_GPUS 1"),
+        (2, 1, "NUM_GPUS is 2 but the machine has 1 CUDA device: set NUM_GPUS 1"),
     ],
 )
-def test_machine_that_does_not_fit(gpus: int, shards: int, devices: int, message: str) -> None:
-    cfg = load_cfg(opts=["NUM_GPUS", gpus, "NUM_SHARDS", shards])
+def test_machine_that_does_not_fit(gpus: int, devices: int, message: str) -> None:
+    cfg = load_cfg(opts=["NUM_GPUS", gpus])
     with pytest.raises(ConfigError) as caught:
         check_machine(cfg, devices)
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize(("gpus", "devices"), [(0, 0), (0, 8), (1, 1), (1, 8)])
+@pytest.mark.parametrize(("gpus", "devices"), [(0, 0), (0, 8), (1, 1), (1, 8), (8, 8)])
 def test_machine_that_fits(gpus: int, devices: int) -> None:
     check_machine(load_cfg(opts=["NUM_GPUS", gpus]), devices)
 

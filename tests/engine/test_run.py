@@ -419,14 +419,6 @@ def test_mistakes_end_with_a_line_before_any_work(tiny_opts, tmp_path, opts, mes
     assert "Training starts" not in run.stdout
 
 
-def test_one_of_several_processes_is_refused_before_it_disturbs_the_others(tiny_opts):
-    environment = {**os.environ, "WORLD_SIZE": "2", "RANK": "1"}
-    command = [*COMMAND, CFG, *tiny_opts]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
-    assert run.returncode == 2
-    assert "WORLD_SIZE is 2" in run.stderr
-
-
 def test_two_files_need_two_folders(tiny_opts):
     command = [*COMMAND, CFG, str(ROOT / "configs/Synthetic/I3D.yaml"), *tiny_opts]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
