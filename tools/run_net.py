@@ -15,6 +15,7 @@ from fvcore.common.config import CfgNode
 
 from octvideo.config import load_cfg
 from octvideo.utils.errors import UserError
+from octvideo.utils.signals import leave_when_preempted
 from octvideo.utils.world import launched_world
 
 logger = logging.getLogger("octvideo")  # the log of a run; before there is one, the terminal
@@ -64,6 +65,7 @@ def read(args: argparse.Namespace) -> list[CfgNode]:
 
 
 def main() -> int:
+    leave_when_preempted()
     args = parse_args()
     load = cache(lambda: read(args))
     try:

@@ -27,7 +27,8 @@ _DEFAULTS: dict[str, Any] = {
         "BATCH_SIZE": 64,  # clips an optimiser step, on one node
         "EVAL_PERIOD": 10,  # epochs between two validations; 0: none
         "CHECKPOINT_PERIOD": 10,  # epochs between two checkpoints
-        "KEEP_CHECKPOINTS": 0,  # ours: epoch checkpoints that are kept; 0 keeps all
+        "CHECKPOINT_SECONDS": 1800.0,  # ours: between two checkpoints within an epoch; 0: none
+        "KEEP_CHECKPOINTS": 0,  # ours: epoch checkpoints that are kept, the best aside; 0: all
         "AUTO_RESUME": True,  # continue from the newest checkpoint in OUTPUT_DIR
         "CHECKPOINT_FILE_PATH": "",  # weights that a new run starts from
         "CHECKPOINT_TYPE": "pytorch",  # format of that file: pytorch, caffe2, mxnet

@@ -72,6 +72,7 @@ RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
         (
             *("NUM_GPUS", "SHARD_ID", "RNG_SEED", "TRAIN.KEEP_CHECKPOINTS", "TRAIN.EVAL_PERIOD"),
             *(
+                "TRAIN.CHECKPOINT_SECONDS",
                 "DATA.DECODE_TIMEOUT",
                 "DATA.TRAIN_JITTER_FPS",
                 "DATA_LOADER.NUM_WORKERS",

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from octvideo.data.sampling import ClipSampling
 from octvideo.data.transforms import TrainTransform
 from octvideo.utils.errors import UserError
 from octvideo.utils.memory import keep_freed_memory
+from octvideo.utils.signals import leave_signals_to_parent
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     Every rank gets the same number of whole batches; what is left over at the end of the epoch's
     order is dropped. Step s of all ranks together is a window of that order, so that a run can
-    go on at any step, also with another world size. As the epoch is part of the key, workers
+    go on at any sample, also with another world size. As the epoch is part of the key, workers
     that live through all epochs need not be told about it.
     """
 
@@ -53,20 +53,26 @@ class EpochSampler(Sampler[tuple[int, int]]):
     ) -> None:
         self.num_samples, self.batch_size = num_samples, batch_size
         self.seed, self.rank, self.world_size, self.shuffle = seed, rank, world_size, shuffle
-        self.num_batches = num_samples // (batch_size * world_size)
+        self.num_batches = num_samples // self.samples_per_step
         self.set_epoch(0)
 
-    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """The next iteration yields this epoch, without its first `start_batch` batches."""
-        self.epoch, self.start_batch = epoch, start_batch
+    @property
+    def samples_per_step(self) -> int:
+        """Of all ranks together."""
+        return self.batch_size * self.world_size
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """The next iteration yields this epoch, without the first `start` samples of all ranks."""
+        self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.arange(self.num_samples)
         if self.shuffle:
             # TrainClips draws from [seed, epoch, index]: num_samples is no video's index.
             np.random.default_rng([self.seed, self.epoch, self.num_samples]).shuffle(order)
-        mine = order[self.rank :: self.world_size]
-        for index in mine[self.start_batch * self.batch_size : len(self)]:
+        order = order[self.start :]
+        whole_steps = len(order) - len(order) % self.samples_per_step
+        for index in order[self.rank : whole_steps : self.world_size]:
             yield self.epoch, int(index)
 
     def __len__(self) -> int:
@@ -235,8 +241,4 @@ def _init_worker(worker_id: int) -> None:
     torch.set_num_threads(1)
     take_alarms()
     keep_freed_memory()  # each clip takes the memory of the last one
-    # Ctrl-C, a lost terminal and signals to the job's group are for the main process: it ends its
-    # step, saves, and then ends the workers by SIGTERM. They leave by themselves when it has gone.
-    if hasattr(os, "setsid"):
-        os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals_to_parent()

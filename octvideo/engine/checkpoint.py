@@ -1,12 +1,14 @@
 """Checkpoint files: written atomically, found again, read without running their code.
 
 ``checkpoint_epoch_00003.pyth`` is written after three epochs, as PySlowFast writes it;
-``checkpoint_epoch_00003_step_000120.pyth`` after 120 more steps, by a run that was told to stop.
+``checkpoint_epoch_00003_step_000120.pyth`` after 120 more steps, when TRAIN.CHECKPOINT_SECONDS have
+passed or the run was told to stop; ``checkpoint_best.pyth`` has the lowest validation error so far.
 """
 
 import logging
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,11 @@ def checkpoint_path(folder: Path, epochs: int, step: int = 0) -> Path:
     return folder / f"checkpoint_epoch_{epochs:05d}{suffix}.pyth"
 
 
+def best_path(folder: Path) -> Path:
+    """The file of the lowest validation error so far."""
+    return folder / "checkpoint_best.pyth"
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a folder, those of the least progress first."""
     found = [(_progress(path), path) for path in folder.glob("checkpoint_epoch_*.pyth")]
@@ -43,7 +50,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
     Whatever happens, ``path`` is either the old file or the complete new one.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -53,8 +60,42 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise CheckpointError(
+            f"can not write the checkpoint {path}: {_cause(error)}; what was saved before is whole"
+        ) from error
+    finally:
         temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"can not write the checkpoint {path}: {error}") from error
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _cause(error: BaseException) -> str:
+    """In the words of the system, where it is under what torch has raised."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error)
+
+
+def link_checkpoint(source: Path, path: Path, content: dict[str, Any]) -> None:
+    """Gives the file ``source``, which has ``content``, the name ``path`` as well, atomically.
+
+    Where the file system knows no second names, ``content`` is written once more.
+    """
+    temporary = _temporary(path)
+    try:
+        temporary.unlink(missing_ok=True)
+        os.link(source, temporary)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError:
+        save_checkpoint(path, content)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -81,14 +122,40 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint of the most progress that can be read; a broken one costs a warning."""
+class OtherRun(CheckpointError):  # noqa: N818 - the base says it
+    """The file is sound, and not of this run."""
+
+
+def newest_first(folder: Path, use: Callable[[Path, dict[str, Any]], None]) -> Path | None:
+    """The checkpoint of the most progress that can be read and that ``use`` takes.
+
+    One that fails costs a warning, and the one before it is tried. None: there are none.
+
+    Raises:
+        CheckpointError: that of the newest, where all fail. Of the files of another run, two are
+            tried.
+    """
+    failures: list[CheckpointError] = []
     for path in reversed(list_checkpoints(folder)):
         try:
-            return path, load_checkpoint(path)
+            use(path, load_checkpoint(path))
         except CheckpointError as error:
+            failures.append(error)
+            if sum(isinstance(failure, OtherRun) for failure in failures) > 1:
+                break
             logger.warning("%s; trying the one before it", error)
+        else:
+            return path
+    if failures:
+        raise failures[0]
     return None
+
+
+def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint of the most progress that can be read; see `newest_first`."""
+    found: dict[str, Any] = {}
+    path = newest_first(folder, lambda _, content: found.update(content))
+    return (path, found) if path else None
 
 
 def load_weights(model: torch.nn.Module, state: dict[str, Any], path: Path) -> None:
@@ -135,11 +202,11 @@ def _tell(changes: dict[str, tuple[Any, Any]]) -> str:
     return "; ".join(f"{key} was {old}, is {new}" for key, (old, new) in changes.items())
 
 
-def check_resume(path: Path, content: dict[str, Any], cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
-    """What has changed since the checkpoint was written; a warning names it.
+def check_resume(path: Path, content: dict[str, Any], cfg: CfgNode) -> str:
+    """What that counts has changed since the checkpoint was written: "KEY was A, is B; ...", or "".
 
     Raises:
-        CheckpointError: the file has no optimizer, or belongs to another network.
+        CheckpointError: the file has no optimizer, or belongs to another network (`OtherRun`).
     """
     if "optimizer_state" not in content or "epoch" not in content:
         raise CheckpointError(
@@ -148,13 +215,11 @@ def check_resume(path: Path, content: dict[str, Any], cfg: CfgNode) -> dict[str,
         )
     changes = changed_keys(content.get("cfg"), cfg)
     if fixed := {key: pair for key, pair in changes.items() if key.startswith(_FIXED)}:
-        raise CheckpointError(
+        raise OtherRun(
             f"{path} is of another run ({_tell(fixed)}): set another OUTPUT_DIR, or the values "
             f"of that run"
         )
-    if watched := {key: pair for key, pair in changes.items() if key.startswith(_WATCHED)}:
-        logger.warning("Changed since %s was written: %s", path.name, _tell(watched))
-    return changes
+    return _tell({key: pair for key, pair in changes.items() if key.startswith(_WATCHED)})
 
 
 def warn_of_another_network(path: Path, text: str | None, cfg: CfgNode) -> None:
@@ -167,19 +232,36 @@ def warn_of_another_network(path: Path, text: str | None, cfg: CfgNode) -> None:
         logger.warning("%s was trained as another network: %s", path, _tell(network))
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes what a killed run had begun to write."""
-    for path in folder.glob(".checkpoint_*.tmp"):
-        path.unlink(missing_ok=True)
+def prepare_folder(folder: Path) -> None:
+    """Makes the folder, removes what a killed run had begun to write, and tries to write.
+
+    Raises:
+        CheckpointError: checkpoints could not be written there.
+    """
+    probe = _temporary(folder / "checkpoint_probe")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        for path in folder.glob(".checkpoint_*.tmp"):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoints can not be written to {folder}: {error.strerror}; set another OUTPUT_DIR"
+        ) from error
 
 
-def remove_superseded(folder: Path, newest: Path, keep: int) -> None:
-    """Deletes step checkpoints older than ``newest``, and epoch ones but the ``keep`` last.
+def remove_superseded(folder: Path, newest: Path, keep: int, done: bool = False) -> None:
+    """Deletes epoch checkpoints but the ``keep`` last (0: none of them), and older step ones.
 
-    ``keep`` 0 keeps every epoch checkpoint.
+    The one before ``newest`` stays whatever it is, in case that the newest gets damaged, unless
+    the run is ``done`` and an epoch checkpoint does that duty.
     """
     older = [p for p in list_checkpoints(folder) if _progress(p) < _progress(newest)]
     epochs = [p for p in older if not _progress(p)[1]]
-    surplus = epochs[: len(epochs) - (keep - 1)] if keep else []
-    for path in [*(p for p in older if _progress(p)[1]), *surplus]:
-        path.unlink(missing_ok=True)
+    kept = keep - (not _progress(newest)[1]) if keep else len(epochs)
+    staying = set(epochs[len(epochs) - min(kept, len(epochs)) :])
+    if not (done and staying):
+        staying.update(older[-1:])
+    for path in older:
+        if path not in staying:
+            path.unlink(missing_ok=True)

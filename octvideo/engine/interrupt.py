@@ -1,10 +1,19 @@
-"""Stops a run between two steps when it is asked to end."""
+"""Stops a run between two steps when it is asked to end, all of its processes at the same one."""
 
 import os
 import signal
 import sys
 import threading
+from collections.abc import Collection, Iterator
 from types import FrameType
+from typing import TypeVar
+
+import torch
+
+from octvideo.utils.dist import all_reduce, world_size
+from octvideo.utils.signals import STOP_SIGNALS
+
+T = TypeVar("T")
 
 
 class Interrupted(Exception):  # noqa: N818 - no error
@@ -16,15 +25,11 @@ class Interrupted(Exception):  # noqa: N818 - no error
 
 
 class StopRequest:
-    """Within the context, Ctrl-C, SIGTERM and a lost terminal (SIGHUP) wait for ``check()``.
+    """Within the context, Ctrl-C, SIGTERM, SIGHUP (a lost terminal) and SIGUSR1 (preemption) wait
+    for ``check()``. A signal to any process of the run counts for all.
 
     A second Ctrl-C ends the process at once, as usual.
     """
-
-    # Windows has no SIGHUP
-    SIGNALS = tuple(
-        getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-    )
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -33,7 +38,7 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is not threading.main_thread():
             return self  # only the main thread may handle signals
-        for signum in self.SIGNALS:
+        for signum in STOP_SIGNALS:
             # nohup leaves SIGHUP ignored: then a lost terminal is no reason to stop
             if signal.getsignal(signum) != signal.SIG_IGN:
                 self._handlers[signum] = signal.signal(signum, self._remember)
@@ -46,16 +51,40 @@ class StopRequest:
     def _remember(self, signum: int, _frame: FrameType | None) -> None:
         if signum == signal.SIGINT and self.signum == signal.SIGINT:
             raise KeyboardInterrupt
-        if signum not in (signal.SIGINT, signal.SIGTERM):
+        if signum == getattr(signal, "SIGHUP", None):
             _leave_terminal()
         elif self.signum is None:
             os.write(2, b"\nStopping after this step; Ctrl-C again ends at once.\n")
+        if signum == signal.SIGTERM and self.signum is not None:
+            return  # the time is up that SIGUSR1 told of: it is still a preemption
         self.signum = signum
 
-    def check(self) -> None:
-        """Raises Interrupted if a signal has come."""
-        if self.signum is not None:
-            raise Interrupted(self.signum)
+    def check(self, save_is_due: bool = False) -> bool:
+        """Whether a checkpoint is due, to any process. All processes call it at the same points.
+
+        Raises:
+            Interrupted: on every process, where a signal has come to one.
+        """
+        wish = _largest(2 * (self.signum or 0) + save_is_due)
+        if wish > 1:
+            raise Interrupted(wish // 2)
+        return bool(wish)
+
+    def watch(self, batches: Collection[T]) -> Iterator[T]:
+        """The batches, with a check before each, also where processes differ in their number.
+
+        Those that the others do not have are passed on unchecked.
+        """
+        common = -_largest(-len(batches))
+        for number, batch in enumerate(batches):
+            if number < common:
+                self.check()
+            yield batch
+
+
+def _largest(number: int) -> int:
+    """Over all processes: a word on the wire, without the device."""
+    return number if world_size() == 1 else int(all_reduce(torch.tensor(number), "max"))
 
 
 def _leave_terminal() -> None:

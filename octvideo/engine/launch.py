@@ -12,7 +12,6 @@ Exit statuses, the same in every process of a run:
 import logging
 import os
 import re
-import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from octvideo.engine.train import run_train
 from octvideo.utils import dist
 from octvideo.utils.errors import UserError
 from octvideo.utils.roll_call import CalledOff, Sheet, WorldError, first_line, roll_call
+from octvideo.utils.signals import exit_status
 from octvideo.utils.world import World, launched_world
 
 logger = logging.getLogger("octvideo")
@@ -79,8 +79,7 @@ def _stopped(interruption: Interrupted) -> int:
     if dist.is_main():
         text = "Stopped by %s; the same command goes on from the newest checkpoint"
         logger.warning(text, interruption)
-    preempted = interruption.signum == getattr(signal, "SIGUSR1", None)
-    return 75 if preempted else 128 + interruption.signum
+    return exit_status(interruption.signum)
 
 
 # ---------------------------------------------------------------- without a launcher

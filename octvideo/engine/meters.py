@@ -34,6 +34,15 @@ class TrainMeter:
         self.sums.zero_()
         self.count = 0
 
+    def state(self) -> list[float]:
+        """What `restore` takes; the sum of several such lists is that of all their samples."""
+        return [*self.sums.tolist(), self.count]
+
+    def restore(self, state: Sequence[float]) -> None:
+        *sums, count = state
+        self.sums.copy_(torch.tensor(sums))
+        self.count = int(count)
+
     def add(self, loss: Tensor, correct: Tensor, num_samples: int) -> None:
         row = torch.cat([loss.detach()[None], correct / num_samples, torch.ones_like(loss)[None]])
         if self.skip_lost:

@@ -1,26 +1,41 @@
-"""What a training run has come to: where it starts, what a checkpoint of it holds, and resuming."""
+"""What a training run has come to: where it starts, what a checkpoint of it holds, and resuming.
+
+A run that goes on from a checkpoint is, on a CPU bit for bit, the one that was never stopped: what
+clips and mixtures are drawn from depends on seed, epoch and place alone, and all other random
+numbers are torch's, whose state is in the checkpoint for each process.
+"""
 
 import logging
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from octvideo.config import dump
+from octvideo.data.loader import EpochSampler
 from octvideo.engine.averaging import WeightAverage
 from octvideo.engine.checkpoint import (
+    CheckpointError,
+    OtherRun,
+    best_path,
     check_resume,
     checkpoint_path,
+    link_checkpoint,
     list_checkpoints,
-    load_newest,
+    load_checkpoint,
     load_weights,
-    remove_leftovers,
+    newest_first,
+    prepare_folder,
     remove_superseded,
     save_checkpoint,
 )
-from octvideo.utils.dist import is_main
+from octvideo.engine.meters import TrainMeter
+from octvideo.utils.dist import gather_objects, is_main, on_all, on_main, rank, world_size
 from octvideo.utils.errors import UserError
 from octvideo.weights import load_into, read_weights
 
@@ -30,8 +45,11 @@ logger = logging.getLogger("octvideo")
 class RunState:
     """Model, optimizer, and how far the run is.
 
-    ``epoch`` counts finished epochs, ``step`` the finished steps of the one under way; between
-    two steps they say exactly what ``save`` has to write and where a later run goes on.
+    ``epoch`` counts finished epochs; of the one under way, ``step`` counts the steps that were
+    made and ``samples`` the videos that were used, by all processes. Between two steps they say
+    exactly what ``save`` has to write and where a later run goes on.
+
+    All processes of a run call the same methods; the main one alone writes.
     """
 
     def __init__(
@@ -42,29 +60,66 @@ class RunState:
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
         average: WeightAverage | None,
-        steps_per_epoch: int,
+        sampler: EpochSampler,
+        meters: Mapping[str, TrainMeter],
         class_names: list[str] | None = None,
     ) -> None:
         self.cfg, self.device, self.model, self.optimizer = cfg, device, model, optimizer
-        self.scaler, self.average = scaler, average
-        self.steps_per_epoch, self.class_names = steps_per_epoch, class_names
+        self.scaler, self.average, self.sampler, self.meters = scaler, average, sampler, meters
+        self.class_names = class_names
         self.folder = Path(cfg.OUTPUT_DIR) / "checkpoints"
-        self.epoch = self.step = 0
+        self.epoch = self.step = self.samples = 0
         self.min_errors = {"min_top1_err": 100.0, "min_top5_err": 100.0}
+        self.best_epoch: int | None = None  # the number of epochs after which errors were lowest
         self.newest: Path | None = None
+        self.saved_at = time.monotonic()
+
+    # ---------------------------------------------------------------- how far
+
+    @property
+    def position(self) -> float:
+        """Epochs that are done, with the share of the one under way."""
+        return self.epoch + self.samples / (
+            self.sampler.num_batches * self.sampler.samples_per_step
+        )
+
+    def step_done(self) -> None:
+        self.step += 1
+        self.samples += self.sampler.samples_per_step
+
+    def epoch_done(self) -> None:
+        self.epoch, self.step, self.samples = self.epoch + 1, 0, 0
+
+    def record_errors(self, top1: float, top5: float) -> bool:
+        """Takes the errors of a validation (percent); whether its top-1 error is the lowest."""
+        is_best = self.best_epoch is None or top1 < self.min_errors["min_top1_err"]
+        if is_best:
+            self.best_epoch = self.epoch + 1
+        for key, error in (("min_top1_err", top1), ("min_top5_err", top5)):
+            self.min_errors[key] = min(self.min_errors[key], error)
+        return is_best
+
+    def save_is_due(self) -> bool:
+        """By the clock of the main process."""
+        seconds = self.cfg.TRAIN.CHECKPOINT_SECONDS
+        return bool(seconds) and is_main() and time.monotonic() - self.saved_at >= seconds
+
+    # ---------------------------------------------------------------- start
 
     def start(self) -> None:
         """Continues the newest checkpoint of OUTPUT_DIR, or begins from a file, or from scratch.
 
         A run from TRAIN.CHECKPOINT_FILE_PATH is a new one: epoch 0, new optimizer.
         """
-        remove_leftovers(self.folder)
-        newest = load_newest(self.folder) if self.cfg.TRAIN.AUTO_RESUME else None
-        if not self.cfg.TRAIN.AUTO_RESUME and list_checkpoints(self.folder):
+        on_main(lambda: prepare_folder(self.folder))
+        resumed = False
+        if self.cfg.TRAIN.AUTO_RESUME:
+            resumed = self._resume_newest()
+        elif list_checkpoints(self.folder):
             logger.warning("%s holds checkpoints of an earlier run", self.folder)
-        if newest is not None:
-            self._resume(*newest)
-        elif self.cfg.TRAIN.CHECKPOINT_FILE_PATH:
+        if resumed:
+            return
+        if self.cfg.TRAIN.CHECKPOINT_FILE_PATH:
             self._begin_from(self.cfg.TRAIN.CHECKPOINT_FILE_PATH)
         elif self.cfg.TRAIN.CHECKPOINT_INFLATE:
             raise UserError(
@@ -73,7 +128,7 @@ class RunState:
             )
         else:
             logger.info("Training starts from random weights")
-        if self.average and newest is None:
+        if self.average:
             self.average.restart()
 
     def _begin_from(self, path: str) -> None:
@@ -82,27 +137,51 @@ class RunState:
         report = load_into(self.model, weights, finetune=True, inflate=cfg.CHECKPOINT_INFLATE)
         logger.info("A new training starts from the weights of %s", report)
 
+    def _resume_newest(self) -> bool:
+        """The main process finds the file; all others read the same one."""
+        path, *progress = on_main(
+            lambda: (newest_first(self.folder, self._resume), self.epoch, self.step, self.samples)
+        )
+        if path is None:
+            return False
+
+        def follow() -> None:
+            self._resume(path, load_checkpoint(path))
+            if [self.epoch, self.step, self.samples] != progress:
+                raise CheckpointError(
+                    f"{path}: process {rank()} reads another file there than process 0; "
+                    "OUTPUT_DIR must be one folder that all nodes share"
+                )
+
+        on_all(lambda: None if is_main() else follow())
+        self.newest = path
+        text = "Resuming from %s: epoch %d, step %d"
+        logger.info(text, path, self.epoch + 1, self.step)
+        return True
+
     def _resume(self, path: Path, content: dict[str, Any]) -> None:
         changes = check_resume(path, content, self.cfg)
-        if other := self.cfg.TRAIN.CHECKPOINT_FILE_PATH:
-            logger.info("The training of OUTPUT_DIR goes on; %s is not read", other)
         load_weights(self.model, content["model_state"], path)
+        try:
+            self._restore(path, content)
+        except CheckpointError:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+            raise OtherRun(f"{path} is not of this run: {error}") from error
+        if is_main():
+            self._tell_changes(path, content, changes)
+
+    def _restore(self, path: Path, content: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(content["optimizer_state"])
         if state := content.get("scaler_state"):  # empty but for fp16
             self.scaler.load_state_dict(state)
         self._resume_average(path, content.get("ema_state"))
         self.step = content.get("step", 0)
         self.epoch = content["epoch"] + (0 if self.step else 1)  # PySlowFast's "epoch" is from 0
-        if "TRAIN.BATCH_SIZE" in changes:  # the same share of the epoch
-            old, new = changes["TRAIN.BATCH_SIZE"]
-            self.step = min(self.step * old // new, self.steps_per_epoch)
-        self.newest = path
+        self.samples = content.get("samples", self.step * self.sampler.samples_per_step)
         self.min_errors.update(content.get("min_errors", {}))
-        if "rng_state" in content:
-            torch.set_rng_state(content["rng_state"])
-            if self.device.type == "cuda" and "cuda_rng_state" in content:
-                torch.cuda.set_rng_state(content["cuda_rng_state"], self.device)
-        logger.info("Resuming from %s: epoch %d, step %d", path, self.epoch + 1, self.step)
+        self.best_epoch = content.get("best_epoch")
+        self._restore_ranks(content.get("rank_states", []))
 
     def _resume_average(self, path: Path, state: dict[str, Tensor] | None) -> None:
         if self.average and state:
@@ -111,29 +190,115 @@ class RunState:
             self.average.restart()
             logger.warning("%s has no average of the weights: EMA begins with its weights", path)
 
-    def save(self) -> Path:
-        """Writes the checkpoint of this moment, atomically, and removes those it supersedes."""
+    def _restore_ranks(self, states: list[dict[str, Any]]) -> None:
+        """Random numbers and meters of each process, where there are as many as there were."""
+        if len(states) == world_size():
+            mine = states[rank()]
+            torch.set_rng_state(mine["rng"])
+            if self.device.type == "cuda" and "cuda_rng" in mine:
+                torch.cuda.set_rng_state(mine["cuda_rng"], self.device)
+            meters = mine["meters"]
+        else:
+            key = [self.cfg.RNG_SEED, rank(), self.epoch, self.samples]
+            torch.manual_seed(int(np.random.default_rng(key).integers(2**63)))
+            meters = _sums(states) if is_main() else {}
+        for name, state in meters.items():
+            if name in self.meters:
+                self.meters[name].restore(state)
+
+    def _tell_changes(self, path: Path, content: dict[str, Any], changes: str) -> None:
+        if other := self.cfg.TRAIN.CHECKPOINT_FILE_PATH:
+            logger.info("The training of OUTPUT_DIR goes on; %s is not read", other)
+        if changes:
+            logger.warning("Changed since %s was written: %s", path.name, changes)
+        before = content.get("world", {})
+        differences = [
+            f"{count} {name}, there were {before[name]}"
+            for name, count in self._world().items()
+            if before.get(name, count) != count
+        ]
+        if differences:
+            logger.warning(
+                "There are %s: the run goes on at video %d of its epoch, but its weights will not "
+                "be bit for bit those that it would have had",
+                "; ".join(differences),
+                self.samples,
+            )
+
+    def _world(self) -> dict[str, int]:
+        """What must not change for a run to go on exactly."""
+        return {
+            "processes": world_size(),
+            "clips a step": self.sampler.samples_per_step,
+            "training videos": self.sampler.num_samples,
+        }
+
+    # ---------------------------------------------------------------- save
+
+    def save(self, best: bool = False, due: bool = True) -> Path:
+        """Writes the checkpoint of this moment, atomically, and removes those it supersedes.
+
+        best: as `checkpoint_best.pyth`; due: under the name of its progress, which is returned.
+
+        Raises:
+            CheckpointError: on all processes; the files from before are whole.
+        """
         path = checkpoint_path(self.folder, self.epoch, self.step)
-        if not is_main():
-            return path
+        states = gather_objects(self._rank_state())
+        on_main(lambda: self._write(path, self._content(states or []), best, due))
+        if due:
+            self.newest = path
+            logger.info("Saved %s", path)
+        self.saved_at = time.monotonic()
+        return path
+
+    def _write(self, path: Path, content: dict[str, Any], best: bool, due: bool) -> None:
+        # The best first: a run that ends between the two finds it again, and writes it anew.
+        if best:
+            save_checkpoint(best_path(self.folder), content)
+            logger.info("%s has the lowest error so far", best_path(self.folder))
+        if best and due:
+            link_checkpoint(best_path(self.folder), path, content)
+        elif due:
+            save_checkpoint(path, content)
+        if due:
+            done = self.epoch == self.cfg.SOLVER.MAX_EPOCH
+            remove_superseded(self.folder, path, self.cfg.TRAIN.KEEP_CHECKPOINTS, done)
+
+    def _content(self, rank_states: list[dict[str, Any]]) -> dict[str, Any]:
         content: dict[str, Any] = {
             "epoch": self.epoch if self.step else self.epoch - 1,
             "step": self.step,
+            "samples": self.samples,
+            "world": self._world(),
             "model_state": self.model.state_dict(),
             "optimizer_state": self.optimizer.state_dict(),
             "scaler_state": self.scaler.state_dict(),
-            "rng_state": torch.get_rng_state(),
+            "rank_states": rank_states,
             "min_errors": self.min_errors,
+            "best_epoch": self.best_epoch,
             "cfg": dump(self.cfg),
         }
         if self.average:
             content["ema_state"] = self.average.model.state_dict()
         if self.class_names:
             content["class_names"] = self.class_names
+        return content
+
+    def _rank_state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {
+            "rng": torch.get_rng_state(),
+            "meters": {name: meter.state() for name, meter in self.meters.items()},
+        }
         if self.device.type == "cuda":
-            content["cuda_rng_state"] = torch.cuda.get_rng_state(self.device)
-        save_checkpoint(path, content)
-        self.newest = path
-        remove_superseded(self.folder, path, self.cfg.TRAIN.KEEP_CHECKPOINTS)
-        logger.info("Saved %s", path)
-        return path
+            state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+
+def _sums(states: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """The meters of all processes in one."""
+    names = states[0]["meters"] if states else ()
+    return {
+        name: [sum(values) for values in zip(*(s["meters"][name] for s in states), strict=True)]
+        for name in names
+    }

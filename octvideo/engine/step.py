@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,15 @@ class LossScaler(torch.amp.GradScaler):
         fell = self.scale(self._one) < before
         self.skipped += fell
         self.in_a_row.add_(1).mul_(fell)
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()  # {} where it is off
+        return state and {**state, "skipped": int(self.skipped), "in_a_row": int(self.in_a_row)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.skipped.fill_(state_dict.get("skipped", 0))  # PySlowFast's has them not
+        self.in_a_row.fill_(state_dict.get("in_a_row", 0))
 
 
 class OptimizerStep:

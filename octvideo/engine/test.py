@@ -102,8 +102,7 @@ def score_videos(
     evaluate = Evaluation(model, device, cfg.TEST.PRECISION, cfg.TEST.COMPILE)
     batch_size, pixels = batch_per_process(cfg, "test"), normalization(cfg)
     bar = tqdm(loader, desc=f"test, {num_views} views", disable=not is_terminal())
-    for done, item in enumerate(bar, start=1):
-        stop.check()
+    for done, item in enumerate(stop.watch(bar), start=1):
         clock.data_arrived()
         bad_videos.add(item["bad"])
         if "frames" in item:

@@ -124,7 +124,8 @@ class Trainer:
             self.optimizer,
             self.optimizer_step.scaler,
             self.average,
-            self.steps_per_epoch,
+            self.train_loader.sampler,
+            {"steps": self.meter, "epoch": self.epoch_meter},
             class_names_beside(cfg.DATA.PATH_TO_DATA_DIR, cfg.MODEL.NUM_CLASSES),
         )
 
@@ -144,9 +145,8 @@ class Trainer:
                 self._train_epoch(stop)
                 self._finish_epoch(stop)
         except Interrupted:
-            self._check_loss(self.meter.read()["loss"])
             if self.state.epoch or self.state.step:
-                self.state.save()
+                self._save()
             raise
         finally:
             self.bad_videos.summarize()
@@ -157,8 +157,8 @@ class Trainer:
 
     def _train_epoch(self, stop: StopRequest) -> None:
         self.model.train()
-        self._reset_meters()
-        self.train_loader.sampler.set_epoch(self.state.epoch, self.state.step)
+        self._reset_clocks()
+        self.train_loader.sampler.set_epoch(self.state.epoch, self.state.samples)
         bar = self._progress(f"epoch {self.state.epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}")
         for batch in self.train_loader:
             self._clocks("data_arrived")
@@ -167,11 +167,12 @@ class Trainer:
                 raise UserError("no video of a batch could be read, nor any in their place")
             self._train_step(batch)
             self._clocks("step_done")
-            self.state.step += 1
+            self.state.step_done()
             bar.update()
             if self.state.step % self.cfg.LOG_PERIOD == 0:
                 self._log_steps(bar)
-            stop.check()
+            if stop.check(self.state.save_is_due()):
+                self._save()
         bar.close()
 
     def _train_step(self, batch: dict[str, Any]) -> None:
@@ -201,13 +202,14 @@ class Trainer:
             with autocast(self.device, self.precision):
                 count = update_bn_statistics(models, self._precise_bn_batches(stop))
             logger.info("Precise batch norm over %d batches", count)
+        is_best = False
         if validates:
             if saves:
                 self.state.save()
-            self._validate(stop)
-        self.state.epoch, self.state.step = done, 0
-        if saves:
-            self.state.save()
+            is_best = self._validate(stop)
+        self.state.epoch_done()
+        if saves or is_best:
+            self.state.save(best=is_best, due=saves)
 
     def _wants_statistics(self) -> bool:
         """Where asked for, and to mend what a batch that overflowed fp16 has done to them."""
@@ -229,14 +231,17 @@ class Trainer:
             yield self._to_device(batch)[0]
 
     @torch.no_grad()
-    def _validate(self, stop: StopRequest) -> None:
-        """One centre clip and centre crop of each video, with the average of the weights if any."""
+    def _validate(self, stop: StopRequest) -> bool:
+        """One centre clip and centre crop of each video, with the average of the weights if any.
+
+        Returns whether the error is the lowest so far.
+        """
         self.evaluated.eval()
         evaluate = Evaluation(self.evaluated, self.device, self.precision, self.cfg.TRAIN.COMPILE)
         correct, count = torch.zeros(2, dtype=torch.long, device=self.device), 0
         loader: Iterable[dict[str, Any]] = self.val_loader
-        for batch in tqdm(loader, desc="validation", leave=False, disable=not is_terminal()):
-            stop.check()
+        bar = tqdm(loader, desc="validation", leave=False, disable=not is_terminal())
+        for batch in stop.watch(bar):
             self.bad_videos.add(batch["bad"])
             if len(batch["label"]) == 0:
                 continue
@@ -245,28 +250,38 @@ class Trainer:
             count += len(labels)
         if not count:
             logger.warning("Validation: none of the videos of val.csv could be read")
-            return
+            return False
         top1, top5 = (100 * (1 - correct / count)).tolist()
-        self.state.min_errors["min_top1_err"] = min(self.state.min_errors["min_top1_err"], top1)
-        self.state.min_errors["min_top5_err"] = min(self.state.min_errors["min_top5_err"], top5)
+        is_best = self.state.record_errors(top1, top5)
         stats = {"top1_err": top1, "top5_err": top5}
         logger.info("Epoch %d: validation top-1 error %.2f %%", self.state.epoch + 1, top1)
         self._log("val_epoch", {**stats, **self.state.min_errors, "num_videos": count})
         self._write_scalars("Val", stats)
+        return is_best
 
     # ---------------------------------------------------------------- small parts
 
     def _lr(self) -> float:
-        return self.schedule(self.state.epoch + self.state.step / self.steps_per_epoch)
+        return self.schedule(self.state.position)
 
     def _to_device(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         video = batch["video"].to(self.device, non_blocking=True)
         labels = batch["label"].to(self.device, non_blocking=True)
         return channels_last(normalize(video, **normalization(self.cfg))), labels
 
+    def _save(self) -> None:
+        self._check_loss(self.meter.read()["loss"])
+        self.state.save()
+
+    def _reset_clocks(self) -> None:
+        """At the start of an epoch, or where a run goes on within one."""
+        self.clock.reset()
+        self.epoch_clock.reset()
+
     def _reset_meters(self) -> None:
-        for meter in (self.meter, self.epoch_meter, self.clock, self.epoch_clock):
-            meter.reset()
+        """When the log of an epoch is written."""
+        self.meter.reset()
+        self.epoch_meter.reset()
         self.optimizer_step.scaler.skipped.zero_()
 
     def _clocks(self, event: str) -> None:
@@ -276,7 +291,7 @@ class Trainer:
     def _progress(self, title: str) -> tqdm:
         return tqdm(
             total=self.steps_per_epoch,
-            initial=self.state.step,
+            initial=self._step_of_epoch(),
             desc=title,
             disable=not is_terminal(),
         )
@@ -294,14 +309,14 @@ class Trainer:
         eta = readable_time(stats["dt"] * self._steps_left())
         waits = loader_bound(stats)
         bar.set_postfix_str(f"loss {stats['loss']:.3f}, eta {eta}" + (waits and f", {waits}"))
-        iteration = f"{self.state.step}/{self.steps_per_epoch}"
+        iteration = f"{self._step_of_epoch()}/{self.steps_per_epoch}"
         self._log("train_iter", {**stats, "iter": iteration, "eta": eta})
         self._write_scalars("Train", stats)
         self.meter.reset()
         self.clock.reset()
 
     def _log_epoch(self) -> None:
-        if not self.epoch_meter.count:  # a run that was stopped after the last step
+        if not self.epoch_meter.count:  # it has been, by the run that goes on here
             return
         stats = {**self.epoch_meter.read(), **self.epoch_clock.read()}
         stats["lr"] = self.optimizer.param_groups[0]["lr"]
@@ -327,6 +342,7 @@ class Trainer:
             )
         eta = readable_time(stats["dt"] * self._steps_left())
         self._log("train_epoch", {**stats, "eta": eta})
+        self._reset_meters()
 
     def _check_loss(self, loss: float) -> None:
         """Before a checkpoint is written, so that no run goes on from weights that are lost."""
@@ -353,4 +369,8 @@ class Trainer:
         ) * self.steps_per_epoch - self.state.step
 
     def _steps_done(self) -> int:
-        return self.state.epoch * self.steps_per_epoch + self.state.step
+        return self.state.epoch * self.steps_per_epoch + self._step_of_epoch()
+
+    def _step_of_epoch(self) -> int:
+        """As if all steps had been of today's size."""
+        return self.state.samples // self.train_loader.sampler.samples_per_step

@@ -3,14 +3,18 @@
 All of it works in a run of one process too, where nothing has to be sent.
 """
 
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from octvideo.utils.errors import UserError
 from octvideo.utils.world import World
+
+T = TypeVar("T")
 
 _OPS = {"sum": dist.ReduceOp.SUM, "mean": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}
 
@@ -109,3 +113,30 @@ def all_gather_objects(obj: Any) -> list[Any]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, obj, group=_control)
     return values
+
+
+def on_main(function: Callable[[], T]) -> T:
+    """What ``function()`` of the main process gives, on every process, or its UserError."""
+    result, error = None, None
+    if is_main():
+        result, error = _attempt(function)
+    result, error = broadcast_object((result, error))
+    if error is not None:
+        raise error
+    return result
+
+
+def on_all(function: Callable[[], T]) -> T:
+    """``function()``; a UserError of one process is raised on every one."""
+    result, error = _attempt(function)
+    for failure in all_gather_objects(error):
+        if failure is not None:
+            raise failure
+    return result
+
+
+def _attempt(function: Callable[[], T]) -> tuple[T | None, UserError | None]:
+    try:
+        return function(), None
+    except UserError as error:
+        return None, error

@@ -22,7 +22,8 @@ logger = logging.getLogger("octvideo")
 
 # Files of PyTorch and safetensors, told by the names in them; timm's are torchvision's.
 TORCH_KINDS = ("octvideo", "pyslowfast", "pytorchvideo", "torchvision")
-_OWN_KEYS = {"rng_state", "source"}  # of a run of ours, and of tools/convert_checkpoint.py
+# Of a run of ours, of one of an earlier version, and of tools/convert_checkpoint.py.
+_OWN_KEYS = {"rank_states", "rng_state", "source"}
 KINDS = ("auto", "pytorch", "caffe2", "mxnet", *TORCH_KINDS)
 _OTHER_READERS = {  # by file_format; the rest are PyTorch's
     "pickle": ("caffe2", read_caffe2),

@@ -1,7 +1,7 @@
 import itertools
 import logging
 import os
-import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from fvcore.common.config import CfgNode
 from octvideo.config import get_cfg, load_cfg
 from octvideo.config.notation import RandAugmentSpec
 from octvideo.data import build_test_loader, build_train_loader, build_val_loader, normalization
-from octvideo.data.loader import EpochSampler, _init_worker
+from octvideo.data.loader import EpochSampler
 from octvideo.data.synthetic import write_video
 from octvideo.utils.errors import UserError
 
@@ -88,10 +88,24 @@ def test_epoch_continues_at_a_batch():
     sampler = EpochSampler(23, 3, rank=1, world_size=2)
     sampler.set_epoch(2)
     whole = list(sampler)
-    for start in range(4):
-        sampler.set_epoch(2, start)
-        assert list(sampler) == whole[3 * start :]
+    for step in range(4):
+        sampler.set_epoch(2, 6 * step)
+        assert list(sampler) == whole[3 * step :]
         assert len(sampler) == 9  # of the whole epoch
+
+
+@pytest.mark.parametrize(("start", "steps"), [(0, 3), (5, 3), (6, 2), (17, 1), (18, 0), (23, 0)])
+def test_ranks_continue_at_any_sample(start, steps):
+    """With whole steps of what is left, each sample at most once, in the order of the epoch."""
+    alone = EpochSampler(23, 1)
+    order = [index for _, index in alone]
+    ranks = [EpochSampler(23, 3, rank=r, world_size=2) for r in range(2)]
+    for sampler in ranks:
+        sampler.set_epoch(0, start)
+    keys = [[index for _, index in sampler] for sampler in ranks]
+    assert [len(k) for k in keys] == [3 * steps] * 2
+    together = [index for pair in zip(*keys, strict=True) for index in pair]
+    assert together == order[start : start + 6 * steps]
 
 
 def test_a_step_takes_the_same_samples_on_any_world_size():
@@ -155,7 +169,7 @@ def test_two_ranks_train_on_different_videos(folder):
 
 def test_a_run_continues_inside_an_epoch(folder, epochs):
     loader = build_train_loader(config(folder, workers=1))
-    loader.sampler.set_epoch(1, 2)
+    loader.sampler.set_epoch(1, 4)
     [batch] = list(loader)
     last = list(epochs[1].items())[-2:]
     assert batch["index"].tolist() == [index for index, _ in last]
@@ -292,18 +306,23 @@ def test_workers_are_not_more_than_cores(folder, caplog, monkeypatch):
     assert "DATA_LOADER.NUM_WORKERS 8: 3 used" in caplog.text
 
 
-def test_workers_leave_signals_to_the_main_process(monkeypatch):
-    calls = []
-    monkeypatch.setattr(signal, "signal", lambda *args: calls.append(args))
-    monkeypatch.setattr(os, "setsid", lambda: calls.append("a session of its own"))
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: calls.append(count))
-    _init_worker(0)
-    assert calls[0] == 1
-    assert calls[1:] == [
-        (signal.SIGALRM, signal.SIG_DFL),  # for the time limit
-        "a session of its own",
-        (signal.SIGINT, signal.SIG_IGN),
-    ]
+def test_workers_live_through_signals_of_others(folder):
+    """As a terminal and SLURM send them, to every process; the main one still needs its workers."""
+    loader = build_train_loader(config(folder, workers=2))
+    batches = iter(loader)
+    next(batches)
+    workers = loader._loader._iterator._workers
+    pids = [str(worker.pid) for worker in workers]
+    for name in ("INT", "TERM", "HUP", "USR1"):
+        subprocess.run(["/bin/kill", f"-{name}", *pids], check=True)
+    assert len(list(batches)) == 2
+    loader.sampler.set_epoch(1)
+    assert len(list(loader)) == 3
+    assert [str(worker.pid) for worker in loader._loader._iterator._workers] == pids
+    for worker in workers:
+        worker.terminate()  # their parent may
+        worker.join(10)
+        assert worker.exitcode == 0
 
 
 def test_a_backend_that_is_not_installed_is_told_before_any_worker_starts(tmp_path, monkeypatch):

@@ -90,13 +90,28 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == [path.name]
 
 
-@pytest.mark.parametrize(("keep", "left"), [(0, [1, 2, 3, 4]), (1, [4]), (3, [2, 3, 4])])
-def test_superseded_files_are_removed(tmp_path, keep, left):
-    for epochs in (1, 2, 3, 4):
-        ckpt.save_checkpoint(ckpt.checkpoint_path(tmp_path, epochs), CONTENT)
-    ckpt.save_checkpoint(ckpt.checkpoint_path(tmp_path, 3, step=5), CONTENT)
-    ckpt.remove_superseded(tmp_path, ckpt.checkpoint_path(tmp_path, 4), keep)
-    assert ckpt.list_checkpoints(tmp_path) == [ckpt.checkpoint_path(tmp_path, n) for n in left]
+FILES = [(1, 0), (2, 0), (3, 0), (3, 5), (3, 9), (4, 0)]
+
+
+@pytest.mark.parametrize(
+    ("newest", "keep", "done", "left"),
+    [
+        ((4, 0), 0, False, [(1, 0), (2, 0), (3, 0), (3, 9), (4, 0)]),
+        ((4, 0), 0, True, [(1, 0), (2, 0), (3, 0), (4, 0)]),
+        ((4, 0), 1, False, [(3, 9), (4, 0)]),
+        ((4, 0), 1, True, [(3, 9), (4, 0)]),  # never one file alone
+        ((4, 0), 3, False, [(2, 0), (3, 0), (3, 9), (4, 0)]),
+        ((3, 9), 1, False, [(3, 0), (3, 5), (3, 9), (4, 0)]),  # what is ahead is not ours
+        ((3, 9), 9, False, [(1, 0), (2, 0), (3, 0), (3, 5), (3, 9), (4, 0)]),
+    ],
+)
+def test_superseded_files_are_removed(tmp_path, newest, keep, done, left):
+    for progress in FILES:
+        ckpt.save_checkpoint(ckpt.checkpoint_path(tmp_path, *progress), CONTENT)
+    ckpt.save_checkpoint(ckpt.best_path(tmp_path), CONTENT)
+    ckpt.remove_superseded(tmp_path, ckpt.checkpoint_path(tmp_path, *newest), keep, done)
+    assert ckpt.list_checkpoints(tmp_path) == [ckpt.checkpoint_path(tmp_path, *p) for p in left]
+    assert ckpt.best_path(tmp_path).exists()
 
 
 def test_weights_that_do_not_fit_are_listed(tmp_path):

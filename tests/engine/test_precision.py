@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stopping import StopAfter
 from torch import nn
 
 from octvideo.config import load_cfg
@@ -51,16 +52,6 @@ def assert_same_run(a, b):
         other = b["optimizer_state"]["state"][i]
         assert torch.equal(state["momentum_buffer"], other["momentum_buffer"])
     assert a["scaler_state"] == b["scaler_state"]
-
-
-class StopAfter:
-    def __init__(self, checks):
-        self.checks = checks
-
-    def check(self):
-        self.checks -= 1
-        if self.checks < 0:
-            raise Interrupted(15)
 
 
 # ---------------------------------------------------------------------------- whole runs

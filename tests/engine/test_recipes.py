@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stopping import StopAfter
 
 from octvideo.config import load_cfg
 from octvideo.engine import Interrupted, load_checkpoint, run_test, run_train
@@ -50,18 +51,6 @@ def newest(cfg) -> dict:
 def assert_same(a: dict, b: dict) -> None:
     assert a.keys() == b.keys()
     assert all(torch.equal(a[key], b[key]) for key in a)
-
-
-class StopAfter:
-    """Asks to stop at the n-th time it is looked at."""
-
-    def __init__(self, checks: int) -> None:
-        self.checks = checks
-
-    def check(self) -> None:
-        self.checks -= 1
-        if self.checks < 0:
-            raise Interrupted(15)
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights_and_average(all_opts, tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from stopping import StopAfter
 
 from octvideo.config import load_cfg
 from octvideo.data import VideoReader
@@ -82,18 +83,6 @@ def test_loss_falls_on_a_set_that_is_learnt_by_heart(tiny_opts):
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
 
 
-class StopAfter:
-    """Asks to stop at the n-th time it is looked at."""
-
-    def __init__(self, checks: int) -> None:
-        self.checks = checks
-
-    def check(self) -> None:
-        self.checks -= 1
-        if self.checks < 0:
-            raise Interrupted(signal.SIGTERM)
-
-
 @pytest.mark.parametrize("checks", [0, 2, 3, 4, 5, 6, 9])
 def test_a_stopped_run_goes_on_to_the_same_weights(tiny_opts, tmp_path, checks):
     """Wherever it stops: in a step, in precise batch norm, in validation, in the second epoch."""
@@ -145,12 +134,15 @@ def test_another_batch_size_goes_on_at_the_same_share_of_the_epoch(tiny_opts):
     trainer.start()
     with pytest.raises(Interrupted):
         trainer.run(StopAfter(1))
-    assert trainer.state.step == 2  # of 4, with 6 clips each
+    assert (trainer.state.step, trainer.state.samples) == (2, 12)  # of 4, with 6 clips each
     again = with_opts(tiny_opts, "TRAIN.BATCH_SIZE", 3)
     trainer = Trainer(again, start_run(again))
     trainer.start()
-    assert (trainer.state.epoch, trainer.state.step, trainer.steps_per_epoch) == (0, 4, 8)
-    assert "TRAIN.BATCH_SIZE was 6, is 3" in (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
+    assert (trainer.state.epoch, trainer.state.samples, trainer.steps_per_epoch) == (0, 12, 8)
+    assert trainer._lr() == trainer.schedule(0.5)
+    log = (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
+    assert "TRAIN.BATCH_SIZE was 6, is 3" in log
+    assert "3 clips a step, there were 6: the run goes on at video 12" in log
 
 
 def test_weights_without_a_run_are_not_continued(tiny_opts):

@@ -1,0 +1,57 @@
+"""What signals mean to the processes of a run.
+
+A training process ends its step, saves and leaves (see ``engine.interrupt``): with status 75
+(EX_TEMPFAIL) after SIGUSR1, by which SLURM tells of a preemption or a time limit and after which
+the run should be started again; with 128 + n after Ctrl-C, SIGTERM and SIGHUP, by which somebody
+has ended it. Loader processes leave signals to their parent.
+"""
+
+import os
+import signal
+import sys
+import threading
+
+PREEMPTED = 75
+
+# Windows has neither of the last two.
+STOP_SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    if hasattr(signal, name)
+)
+
+
+def exit_status(signum: int) -> int:
+    """The status with which a run leaves that was stopped by a signal and has saved its state."""
+    if signum == getattr(signal, "SIGUSR1", None):
+        return PREEMPTED
+    return 128 + signum
+
+
+def leave_when_preempted() -> None:
+    """From now on SIGUSR1 ends the process with status 75: it has nothing to save yet."""
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, lambda *_: sys.exit(PREEMPTED))
+
+
+def leave_signals_to_parent() -> None:
+    """For a helper process: it lives as long as its parent wants, whoever sends signals.
+
+    Terminals signal the group, SLURM every process of a job, while the parent still needs its
+    helpers to end the step. SIGTERM counts where it comes from the parent (``terminate()``).
+    """
+    if hasattr(os, "setsid"):
+        os.setsid()
+    for signum in STOP_SIGNALS:
+        if signum != signal.SIGTERM:
+            signal.signal(signum, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # Linux: tells who has sent it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    while True:
+        sender = signal.sigwaitinfo({signal.SIGTERM}).si_pid
+        if sender == os.getppid():
+            os._exit(0)

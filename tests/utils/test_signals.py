@@ -1,0 +1,37 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from octvideo.utils.signals import exit_status
+
+HELPER = """
+import os, sys, time
+from octvideo.utils.signals import leave_signals_to_parent
+leave_signals_to_parent()
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.timeout(60)
+def test_a_helper_ends_when_its_parent_says_so_and_not_before():
+    helper = subprocess.Popen([sys.executable, "-c", HELPER], stdout=subprocess.PIPE)
+    assert helper.stdout.readline() == b"ready\n"
+    assert os.getpgid(helper.pid) != os.getpgid(0)  # signals to our group do not reach it
+    for name in ("HUP", "INT", "USR1", "TERM"):
+        subprocess.run(["/bin/kill", f"-{name}", str(helper.pid)], check=True)
+    os.kill(helper.pid, signal.SIGINT)
+    time.sleep(0.2)
+    assert helper.poll() is None
+    helper.terminate()
+    assert helper.wait(10) == 0
+
+
+def test_preemption_has_a_status_of_its_own():
+    assert exit_status(signal.SIGUSR1) == os.EX_TEMPFAIL == 75
+    assert exit_status(signal.SIGINT) == 130
+    assert exit_status(signal.SIGTERM) == 143
