@@ -6,6 +6,7 @@ is told in words.
 
 import json
 import os
+import socket
 import time
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -16,7 +17,6 @@ from torch.distributed import DistError, TCPStore
 from octvideo.utils.errors import UserError
 from octvideo.utils.world import World
 
-_SLICE = 5.0  # seconds that one call may block: a signal waits for its end
 _AGENT_KEY = "octvideo/port"
 
 
@@ -105,12 +105,9 @@ def _beside_agent(world: World, deadline: float) -> TCPStore:
         return store
     while True:
         port = int(_wait(agent, _AGENT_KEY, deadline))
-        try:
-            return TCPStore(world.address, port, None, False, timedelta(seconds=1))
-        except DistError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
+        if _answers(world.address, port) or time.monotonic() > deadline:
+            return _client(world.address, port)
+        time.sleep(0.2)
 
 
 def _listen(port: int, world: World) -> TCPStore:
@@ -127,20 +124,30 @@ def _listen(port: int, world: World) -> TCPStore:
 
 
 def _connect(world: World, deadline: float) -> TCPStore:
-    waited = time.monotonic()
-    while True:
-        left = max(1.0, min(_SLICE, deadline - time.monotonic()))
-        try:
-            return TCPStore(world.address, world.port, None, False, timedelta(seconds=left))
-        except DistError:
-            if time.monotonic() < deadline:
-                continue
+    begin = time.monotonic()
+    while not _answers(world.address, world.port):
+        if time.monotonic() > deadline:
             raise WorldError(
                 f"rank {world.rank} of {world.size}: rank 0 did not answer at {world.address}:"
-                f"{world.port} within {time.monotonic() - waited:.0f} s (DIST_TIMEOUT): is it "
+                f"{world.port} within {time.monotonic() - begin:.0f} s (DIST_TIMEOUT): is it "
                 "running, and is this the address of its node? If not, set "
                 f"{_port_option(world)}"
-            ) from None
+            )
+        time.sleep(0.2)
+    return _client(world.address, world.port)
+
+
+def _client(address: str, port: int) -> TCPStore:
+    return TCPStore(address, port, None, False, timedelta(seconds=60))
+
+
+def _answers(address: str, port: int) -> bool:
+    """Whether somebody listens: a TCPStore that finds nobody prints pages."""
+    try:
+        with socket.create_connection((address, port), timeout=5.0):
+            return True
+    except OSError:  # also a name that is not known (yet)
+        return False
 
 
 def _port_option(world: World) -> str:
