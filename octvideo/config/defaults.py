@@ -75,6 +75,7 @@ _DEFAULTS: dict[str, Any] = {
         "TEST_CROP_SIZE": 256,  # short side in a test, and side of its crops
         "DECODING_BACKEND": "pyav",  # pyav, decord or torchcodec
         "DECODE_TIMEOUT": 120.0,  # ours: seconds a loader process may take for a video; 0: no limit
+        "MAX_BAD_FRACTION": 0.1,  # ours: a run stops where more videos of a list are unreadable
         "MULTI_LABEL": False,  # several labels a video
         "ENSEMBLE_METHOD": "sum",  # scores of a video's views: sum or max
         "DUMMY_LOAD": False,  # random clips instead of videos

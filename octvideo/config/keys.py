@@ -102,7 +102,13 @@ RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     (
         "in [0, 1]",
         lambda x: 0 <= x <= 1,
-        ("AUG.RE_PROB", "MIXUP.PROB", "MIXUP.SWITCH_PROB", "MIXUP.LABEL_SMOOTH_VALUE"),
+        (
+            "DATA.MAX_BAD_FRACTION",
+            "AUG.RE_PROB",
+            "MIXUP.PROB",
+            "MIXUP.SWITCH_PROB",
+            "MIXUP.LABEL_SMOOTH_VALUE",
+        ),
     ),
     ("among 2, 3, 4, 5", lambda x: x in (2, 3, 4, 5), ("OCTAVE.STAGES",)),
     ("3, as videos are RGB", lambda x: x == 3, ("DATA.INPUT_CHANNEL_NUM",)),

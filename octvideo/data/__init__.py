@@ -1,5 +1,6 @@
 """Videos in: readers, sampling, transforms, data sets and loaders."""
 
+from octvideo.data.guarded import VideoLoader
 from octvideo.data.kinetics import view
 from octvideo.data.loader import (
     build_test_loader,
@@ -13,6 +14,7 @@ from octvideo.data.transforms import normalize
 
 __all__ = [
     "VideoError",
+    "VideoLoader",
     "VideoReader",
     "build_test_loader",
     "build_train_loader",

@@ -219,7 +219,8 @@ def _item(
 
 
 def collate_clips(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Batch of items: video (N, 3, T, s, s), label and index int64 (N,), bad: all of the items'.
+    """Batch of items: video (N, 3, T, s, s), label and index int64 (N,), bad: all of the items',
+    num_bad: how many of the videos that were due could not be read.
 
     Items without a video are left out; where no item has one, N is 0 and video has no shape.
     Copies of a clip follow one another, each with the label and index of its video.
@@ -232,6 +233,7 @@ def collate_clips(items: list[dict[str, Any]]) -> dict[str, Any]:
         "label": torch.tensor([item["label"] for item in kept], dtype=torch.int64),
         "index": torch.tensor([item["index"] for item in kept], dtype=torch.int64),
         "bad": [entry for item in items for entry in item["bad"]],
+        "num_bad": sum(bool(item["bad"]) for item in items),
     }
 
 

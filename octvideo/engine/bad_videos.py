@@ -1,24 +1,123 @@
-"""Keeps count of videos that could not be read, and names each once."""
+"""Keeps count of videos that could not be read, names each once, and stops where they are many."""
 
+import csv
+import io
 import logging
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from octvideo.utils.dist import all_gather_objects, all_reduce, is_main, world_size
+from octvideo.utils.errors import UserError
+from octvideo.utils.files import write_whole
 
 logger = logging.getLogger("octvideo")
 
+HEADER = ("path", "reason", "split", "epoch")
+
 
 class BadVideos:
-    """The unreadable videos of a run."""
+    """The unreadable videos of a run, in the log and in ``OUTPUT_DIR/bad_videos.csv``.
 
-    def __init__(self) -> None:
-        self.reasons: dict[str, str] = {}
+    Each is named once: with several processes, over passes and splits, and when a run is
+    continued. The file has path, reason, and the split and epoch that it was first met in.
 
-    def add(self, messages: Iterable[tuple[str, str]]) -> None:
-        """Takes (path, reason) pairs, as the loaders deliver them; warns of new ones."""
-        for path, reason in messages:
-            if path not in self.reasons:
-                self.reasons[path] = reason
-                logger.warning("Unreadable video %s: %s", path, reason)
+    max_fraction: of the videos of a pass, those that may be unreadable.
+    """
 
-    def summarize(self) -> None:
-        if self.reasons:
-            logger.warning("%d videos could not be read", len(self.reasons))
+    def __init__(self, folder: Path, max_fraction: float = 1.0) -> None:
+        self.path = folder / "bad_videos.csv"
+        self.max_fraction = max_fraction
+        self._known = set(self._read()) if is_main() else set()  # they are in the file
+        self._met: set[str] = set()  # in this run
+        self._new: list[tuple[str, str, str, int]] = []
+        self.begin("", 0, 0)
+
+    def begin(self, split: str, epoch: int, num_videos: int) -> None:
+        """A pass through a list of ``num_videos`` begins, in an epoch that counts from 1."""
+        self.split, self.epoch, self.num_videos = split, epoch, num_videos
+        self._failed = 0  # of this process, not told to the others yet
+        self.failed = 0  # videos of this pass, of all processes
+
+    def add(self, batch: dict[str, Any]) -> None:
+        """What a batch, or a video of a test, brought: ``bad``, (path, reason) pairs."""
+        self._failed += batch.get("num_bad", len(batch["bad"]))
+        for path, reason in batch["bad"]:
+            if path not in self._met:
+                self._met.add(path)
+                self._new.append((path, " ".join(reason.split()), self.split, self.epoch))
+        if world_size() == 1:
+            self._name(self._take())
+
+    def share(self) -> None:
+        """Tells all processes, which have to come here together.
+
+        Raises:
+            UserError: more than ``max_fraction`` of the videos of this pass can not be read; on
+                all processes alike.
+        """
+        failed, new = all_reduce(torch.tensor([self._failed, len(self._new)])).tolist()
+        self.failed += failed
+        self._failed = 0
+        if new:
+            self._name(row for rows in all_gather_objects(self._take()) for row in rows)
+        if self.failed > self.max_fraction * self.num_videos:
+            raise UserError(
+                f"{self.failed} of the {self.num_videos} videos of {self.split}.csv can not be "
+                f"read, more than DATA.MAX_BAD_FRACTION ({self.max_fraction:g}) allows; they are "
+                f"in {self.path}. Mend DATA.PATH_PREFIX or the files, write lists without them by "
+                "tools/prepare_dataset.py, or raise DATA.MAX_BAD_FRACTION"
+            )
+
+    def close(self) -> None:
+        """At the end of a run, by an error too: names what has not been told yet."""
+        self._name(self._take())
+        if self._met and is_main():
+            logger.warning("%d videos could not be read: see %s", len(self._met), self.path)
+
+    def _take(self) -> list[tuple[str, str, str, int]]:
+        new, self._new = self._new, []
+        return new
+
+    def _name(self, rows: Iterable[tuple[str, str, str, int]]) -> None:
+        if not is_main():
+            return
+        # Several processes may have met the same one.
+        found = {row[0]: row for row in rows}
+        self._met |= found.keys()
+        fresh = [row for path, row in found.items() if path not in self._known]
+        for path, reason, *_ in fresh:
+            logger.warning("Unreadable video %s: %s", path, reason)
+        self._known |= found.keys()
+        if fresh:
+            self._append(fresh)
+
+    def _append(self, rows: Iterable[tuple[str, str, str, int]]) -> None:
+        head = [] if self.path.exists() else [HEADER]
+        try:
+            with open(self.path, "a", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(_csv([*head, *rows]))
+        except OSError as error:
+            raise UserError(f"can not write {self.path}: {error.strerror}") from error
+
+    def _read(self) -> list[str]:
+        """The paths of an earlier run; a last line that was cut off is removed from the file."""
+        try:
+            with open(self.path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+                text = file.read()
+            if text and not text.endswith("\n"):
+                text = text[: text.rfind("\n") + 1]
+                write_whole(self.path, text or _csv([HEADER]))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise UserError(f"{self.path}: {error.strerror}") from error
+        return [row[0] for row in csv.reader(io.StringIO(text)) if row][1:]
+
+
+def _csv(rows: Iterable[Iterable[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from octvideo.config import batch_per_process
-from octvideo.data import build_test_loader, normalization, normalize, view
+from octvideo.data import VideoLoader, build_test_loader, normalization, normalize, view
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.checkpoint import (
     CheckpointError,
@@ -93,18 +92,19 @@ def find_checkpoint(cfg: CfgNode, trained: Path | None = None) -> Weights:
 
 @torch.inference_mode()
 def score_videos(
-    model: nn.Module, loader: DataLoader, cfg: CfgNode, device: torch.device, stop: StopRequest
+    model: nn.Module, loader: VideoLoader, cfg: CfgNode, device: torch.device, stop: StopRequest
 ) -> ScoreTable:
     """Runs every view of every video of the loader through the model."""
     num_views = cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS
     table = ScoreTable(loader.dataset.videos.labels, num_views, cfg.MODEL.NUM_CLASSES)
-    bad_videos, clock = BadVideos(), Clock()
+    bad_videos, clock = BadVideos(Path(cfg.OUTPUT_DIR), cfg.DATA.MAX_BAD_FRACTION), Clock()
+    bad_videos.begin("test", 0, len(loader.dataset.videos))
     evaluate = Evaluation(model, device, cfg.TEST.PRECISION, cfg.TEST.COMPILE)
     batch_size, pixels = batch_per_process(cfg, "test"), normalization(cfg)
     bar = tqdm(loader, desc=f"test, {num_views} views", disable=not is_terminal())
     for done, item in enumerate(stop.watch(bar), start=1):
         clock.data_arrived()
-        bad_videos.add(item["bad"])
+        bad_videos.add(item)
         if "frames" in item:
             frames = normalize(item["frames"].to(device, non_blocking=True), **pixels)
             views = view_batches(item, frames, cfg.DATA.TEST_CROP_SIZE, batch_size)
@@ -113,7 +113,8 @@ def score_videos(
         clock.step_done()
         if done % cfg.LOG_PERIOD == 0:
             _log_progress(cfg, clock, done, len(loader))
-    bad_videos.summarize()
+    bad_videos.close()
+    bad_videos.share()
     return table
 
 

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from octvideo.config import describe_scaling, train_precision
-from octvideo.data import build_train_loader, build_val_loader, normalization, normalize
+from octvideo.data import (
+    VideoLoader,
+    build_train_loader,
+    build_val_loader,
+    normalization,
+    normalize,
+)
 from octvideo.data.labels import class_names_beside
 from octvideo.engine.averaging import WeightAverage, has_finite_statistics, update_bn_statistics
 from octvideo.engine.bad_videos import BadVideos
@@ -116,7 +122,7 @@ class Trainer:
         skip_lost = self.precision == "fp16"
         self.meter, self.clock = TrainMeter(device, skip_lost), Clock(device)
         self.epoch_meter, self.epoch_clock = TrainMeter(device, skip_lost), Clock(device)
-        self.bad_videos = BadVideos()
+        self.bad_videos = BadVideos(self.output_dir, cfg.DATA.MAX_BAD_FRACTION)
         self.state = RunState(
             cfg,
             device,
@@ -149,7 +155,7 @@ class Trainer:
                 self._save()
             raise
         finally:
-            self.bad_videos.summarize()
+            self.bad_videos.close()
             self.writer.close()
         logger.info("Training done: %d epochs", self.state.epoch)
         assert self.state.newest is not None
@@ -159,10 +165,11 @@ class Trainer:
         self.model.train()
         self._reset_clocks()
         self.train_loader.sampler.set_epoch(self.state.epoch, self.state.samples)
+        self._begin_pass("train", self.train_loader)
         bar = self._progress(f"epoch {self.state.epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}")
         for batch in self.train_loader:
             self._clocks("data_arrived")
-            self.bad_videos.add(batch["bad"])
+            self.bad_videos.add(batch)
             if len(batch["label"]) == 0:
                 raise UserError("no video of a batch could be read, nor any in their place")
             self._train_step(batch)
@@ -237,17 +244,19 @@ class Trainer:
         Returns whether the error is the lowest so far.
         """
         self.evaluated.eval()
+        self._begin_pass("val", self.val_loader)
         evaluate = Evaluation(self.evaluated, self.device, self.precision, self.cfg.TRAIN.COMPILE)
         correct, count = torch.zeros(2, dtype=torch.long, device=self.device), 0
         loader: Iterable[dict[str, Any]] = self.val_loader
         bar = tqdm(loader, desc="validation", leave=False, disable=not is_terminal())
         for batch in stop.watch(bar):
-            self.bad_videos.add(batch["bad"])
+            self.bad_videos.add(batch)
             if len(batch["label"]) == 0:
                 continue
             video, labels = self._to_device(batch)
             correct += top_k_correct(evaluate(video), labels)
             count += len(labels)
+        self.bad_videos.share()
         if not count:
             logger.warning("Validation: none of the videos of val.csv could be read")
             return False
@@ -260,6 +269,9 @@ class Trainer:
         return is_best
 
     # ---------------------------------------------------------------- small parts
+
+    def _begin_pass(self, split: str, loader: VideoLoader) -> None:
+        self.bad_videos.begin(split, self.state.epoch + 1, len(loader.dataset.videos))
 
     def _lr(self) -> float:
         return self.schedule(self.state.position)
@@ -298,6 +310,7 @@ class Trainer:
 
     def _log_steps(self, bar: tqdm) -> None:
         """The one place of the loop that waits for the device."""
+        self.bad_videos.share()
         stats = {
             **self.meter.read(),
             **self.clock.read(),
@@ -322,6 +335,7 @@ class Trainer:
         stats["lr"] = self.optimizer.param_groups[0]["lr"]
         stats.update(self.optimizer_step.scaling())
         self._check_loss(stats["loss"])
+        self.bad_videos.share()
         logger.info(
             "Epoch %d: loss %.4f, top-1 error %.2f %%, %.3f s a step (%.3f s of it for data)",
             self.state.epoch + 1,

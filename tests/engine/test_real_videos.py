@@ -30,6 +30,7 @@ def test_oct_i3d_trains_an_epoch_and_tests_30_crops(shared, tmp_path):
         "SOLVER.BASE_LR": 0.003,
         "BN.NUM_BATCHES_PRECISE": 2,
         "DATA.PATH_TO_DATA_DIR": tmp_path,
+        "DATA.MAX_BAD_FRACTION": 0.75,
         "DATA_LOADER.NUM_WORKERS": 2,
         "OUTPUT_DIR": run,
         "TEST.BATCH_SIZE": 3,

@@ -1,5 +1,6 @@
 """Training and testing on real mp4 files, in this process and as the command that users type."""
 
+import csv
 import json
 import os
 import pty
@@ -251,13 +252,19 @@ def test_broken_videos_are_named_and_survived(tiny_opts, tiny_set, tmp_path, cap
         rows = [f"{tiny_set}/{row}" for row in rows]
         (data / f"{split}.csv").write_text("\n".join([*rows, f"{broken} 0", f"{broken} 1"]))
     more = ["DATA.PATH_TO_DATA_DIR", data, "SOLVER.MAX_EPOCH", 2, "TRAIN.BATCH_SIZE", 5]
-    cfg = with_opts(tiny_opts, *more)
+    cfg = with_opts(tiny_opts, *more, "DATA.MAX_BAD_FRACTION", 0.2)
     run_train(cfg)
     result = run_test(cfg)
     assert (result["num_videos"], result["num_missing"]) == (8, 2)
     assert stats_of(Path(cfg.OUTPUT_DIR), "val_epoch")[0]["num_videos"] == 8
     log = (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
-    assert log.count(f"Unreadable video {broken}") == 2  # once in training, once in the test
+    assert log.count(f"Unreadable video {broken}") == 1
+    with open(Path(cfg.OUTPUT_DIR) / "bad_videos.csv", newline="") as file:
+        [row] = csv.DictReader(file)
+    assert (row["path"], row["split"], row["epoch"]) == (str(broken), "train", "1")
+    assert "Invalid data" in row["reason"]
+    with pytest.raises(UserError, match=r"2 of the 10 videos of test\.csv .*MAX_BAD_FRACTION"):
+        run_test(with_opts(tiny_opts, *more, "DATA.MAX_BAD_FRACTION", 0.19))
 
 
 def test_a_test_needs_a_checkpoint(tiny_cfg):

@@ -1,0 +1,271 @@
+"""Unreadable videos: named once, counted, and reason to stop where they are many."""
+
+import csv
+import logging
+import os
+import stat
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from octvideo.config import load_cfg
+from octvideo.data import kinetics
+from octvideo.data.synthetic import write_video
+from octvideo.engine import run_train
+from octvideo.engine.bad_videos import BadVideos
+from octvideo.engine.checkpoint import list_checkpoints, load_checkpoint
+from octvideo.utils.errors import UserError
+from support import ROOT
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    path = folder / "bad_videos.csv"
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
+def batch(*names: str, num_bad: int | None = None) -> dict:
+    bad = [(name, 'is\nbroken, "really"') for name in names]
+    return {"bad": bad, "num_bad": len(names) if num_bad is None else num_bad}
+
+
+def test_each_is_named_once_also_by_a_run_that_goes_on(tmp_path, caplog):
+    odd = os.fsdecode(b"a, b\xff.mp4")  # a name that is not UTF-8
+    first = BadVideos(tmp_path)
+    first.begin("train", 3, 10)
+    first.add(batch("x.mp4", odd))
+    first.begin("val", 4, 10)
+    first.add(batch("x.mp4", "y.mp4"))
+    first.close()
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "octvideo"):
+        second = BadVideos(tmp_path)
+        second.begin("test", 0, 10)
+        second.add(batch("y.mp4", odd, "z.mp4"))
+        second.close()
+    assert caplog.text.count("Unreadable video") == 1
+    assert f"3 videos could not be read: see {tmp_path / 'bad_videos.csv'}" in caplog.text
+    rows = rows_of(tmp_path)
+    assert [row["path"] for row in rows] == ["x.mp4", odd, "y.mp4", "z.mp4"]
+    assert [row["split"] for row in rows] == ["train", "train", "val", "test"]
+    assert [row["epoch"] for row in rows] == ["3", "3", "4", "0"]
+    assert {row["reason"] for row in rows} == {'is broken, "really"'}
+
+
+@pytest.mark.parametrize("cut", [1, 5, 30, 60])
+def test_a_file_that_was_cut_off_is_mended(tmp_path, cut):
+    first = BadVideos(tmp_path)
+    first.add(batch("x.mp4", "y.mp4"))
+    path = tmp_path / "bad_videos.csv"
+    path.write_bytes(path.read_bytes()[:-cut])
+    BadVideos(tmp_path).add(batch("x.mp4", "y.mp4"))
+    assert [row["path"] for row in rows_of(tmp_path)] == ["x.mp4", "y.mp4"]
+
+
+def test_too_many_stop_the_run(tmp_path):
+    videos = BadVideos(tmp_path, 0.1)
+    videos.begin("train", 1, 100)
+    for n in range(10):
+        videos.add(batch(f"{n}.mp4", "again.mp4", num_bad=1))  # a replacement was bad, too
+        videos.share()
+    videos.begin("train", 2, 100)
+    for n in range(11):
+        videos.add(batch(f"{n}.mp4"))
+    with pytest.raises(UserError, match=r"11 of the 100 videos of train\.csv.*MAX_BAD_FRACTION"):
+        videos.share()
+
+
+def test_a_file_that_can_not_be_written_is_told(tmp_path):
+    (tmp_path / "bad_videos.csv").mkdir()
+    with pytest.raises(UserError, match=r"bad_videos\.csv"):
+        BadVideos(tmp_path)
+    videos = BadVideos(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"can not write .*bad_videos\.csv"):
+        videos.add(batch("x.mp4"))
+
+
+# ---------------------------------------------------------------------- several processes
+
+
+def _process(rank: int, folder: Path) -> None:
+    store = torch.distributed.FileStore(str(folder / "store"), 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    videos = BadVideos(folder, 0.4)
+    videos.begin("train", 1, 10)
+    videos.add(batch("both.mp4", f"of {rank}.mp4"))
+    videos.share()
+    videos.add(batch("both.mp4") if rank else batch())
+    try:
+        videos.share()
+    except UserError as error:
+        (folder / f"stopped {rank}").write_text(str(error))
+
+
+def test_processes_have_one_file_and_stop_together(tmp_path):
+    mp.spawn(_process, (tmp_path,), nprocs=2)
+    rows = [row["path"] for row in rows_of(tmp_path)]
+    assert sorted(rows) == ["both.mp4", "of 0.mp4", "of 1.mp4"]
+    for rank in range(2):
+        assert (tmp_path / f"stopped {rank}").read_text().startswith("5 of the 10 videos")
+
+
+# ---------------------------------------------------------------------- every kind of file
+
+
+def make_bad_files(folder: Path) -> dict[str, Path]:
+    """More than twenty kinds of files that are no videos, by what is wrong with them."""
+    frames = np.random.default_rng(0).integers(0, 256, (24, 48, 64, 3), dtype=np.uint8)
+    write_video(folder / "good.mp4", frames, fps=24)
+    good = (folder / "good.mp4").read_bytes()
+    with av.open(str(folder / "matroska.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width, stream.height = 64, 48
+        for picture in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    matroska = (folder / "matroska.mkv").read_bytes()
+    tone = np.zeros((1, 4800), np.int16)
+    for name, form, codec in (("audio", "mp4", "aac"), ("wave", "wav", "pcm_s16le")):
+        with av.open(str(folder / f"{name}.{form}"), "w", format=form) as container:
+            stream = container.add_stream(codec, rate=48000)
+            sound = av.AudioFrame.from_ndarray(tone, format="s16", layout="mono")
+            sound.sample_rate = 48000
+            container.mux(stream.encode(sound))
+            container.mux(stream.encode(None))
+    half = len(good) // 2
+    noise = np.random.default_rng(1).bytes
+    data = good.index(b"mdat") + 4
+    contents = {
+        "empty": b"",
+        "one byte": b"x",
+        "text": b"no video, but some words " * 50,
+        "noise": noise(5000),
+        "zeros": bytes(5000),
+        "a page of errors": b"<!DOCTYPE html><html><title>404 Not Found</title></html>",
+        "a zip": b"PK\x03\x04" + noise(3000),
+        "gzip": b"\x1f\x8b\x08\x00" + noise(3000),
+        "a pickle": b"\x80\x04cos\nsystem\n\x8c\x09echo oops\x85R.",
+        "cut in the middle": good[:half],
+        "header only": good[:40],
+        "second half": good[half:],
+        "without its index": good.replace(b"moov", b"abcd"),
+        "data of noise": good[:data] + noise(len(good) - data),
+        "data of zeros": good[:data]
+        + bytes(good.index(b"moov", data) - 4 - data)
+        + good[good.index(b"moov", data) - 4 :],
+        "matroska, cut early": matroska[:300],
+        "matroska, noise after its header": matroska[:600] + noise(4000),
+        "an avi header": b"RIFF\xff\xff\xff\x7fAVI LIST",
+        "subtitles": b"1\n00:00:00,000 --> 00:00:02,000\nHello\n\n",
+        "sound only": (folder / "audio.mp4").read_bytes(),
+        "sound only, wav": (folder / "wave.wav").read_bytes(),
+    }
+    found = {}
+    for name, content in contents.items():
+        found[name] = folder / f"{name}.mp4"
+        found[name].write_bytes(content)
+    found["missing"] = folder / "missing.mp4"
+    found["a folder"] = folder / "folder.mp4"
+    found["a folder"].mkdir()
+    found["a pipe"] = folder / "pipe.mp4"
+    os.mkfifo(found["a pipe"])
+    found["a link to nothing"] = folder / "dangling.mp4"
+    found["a link to nothing"].symlink_to(folder / "nothing.mp4")
+    found["a link to itself"] = folder / "loop.mp4"
+    found["a link to itself"].symlink_to(found["a link to itself"])
+    found["a device"] = Path("/dev/zero")
+    found["a name that is too long"] = folder / f"{'x' * 300}.mp4"
+    found["below a file"] = folder / "text.mp4" / "x.mp4"
+    if os.geteuid():  # root may read it
+        found["no permission"] = folder / "closed.mp4"
+        found["no permission"].write_bytes(good)
+        found["no permission"].chmod(stat.S_IWUSR)
+    return found
+
+
+def lists(folder: Path, train: list[Path], others: list[Path]) -> list[str]:
+    for split, paths in (("train", train), ("val", others), ("test", others)):
+        rows = [f"{path} {number % 4}" for number, path in enumerate(paths)]
+        (folder / f"{split}.csv").write_text("\n".join(rows))
+    return ["DATA.PATH_TO_DATA_DIR", str(folder)]
+
+
+def videos_of(tiny_set: Path, split: str) -> list[Path]:
+    rows = (tiny_set / f"{split}.csv").read_text().splitlines()
+    return [tiny_set / row.rsplit(" ", 1)[0] for row in rows]
+
+
+def test_every_kind_is_survived_named_and_counted(tiny_set, tiny_opts, tmp_path):
+    folder = tmp_path / "bad files"
+    folder.mkdir()
+    bad = make_bad_files(folder)
+    assert len(bad) >= 20
+    good = videos_of(tiny_set, "train")
+    opts = lists(tmp_path, [*good[:12], *bad.values()], good[12:16])
+    limit = len(bad) / (len(bad) + 12)
+    base = [*tiny_opts, *opts, "SOLVER.MAX_EPOCH", "1", "BN.USE_PRECISE_STATS", "False"]
+    base += ["TRAIN.BATCH_SIZE", "6", "DATA.MAX_BAD_FRACTION"]
+    cfg = load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", [*base, str(limit)])
+    run_train(cfg)
+    rows = rows_of(Path(cfg.OUTPUT_DIR))
+    named = [row["path"] for row in rows]
+    in_last_batch = (len(bad) + 12) % 6  # what is left over of an epoch is not read
+    assert len(set(named)) == len(named) >= len(bad) - in_last_batch
+    assert set(named) <= set(map(str, bad.values()))
+    assert all(row["reason"] and row["epoch"] == "1" for row in rows)
+    log = (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
+    assert log.count("Unreadable video") == len(named)
+    assert f"{len(named)} videos could not be read" in log
+
+
+def test_a_run_stops_where_too_many_are_bad(tiny_set, tiny_opts, tmp_path):
+    good = videos_of(tiny_set, "train")
+    missing = [tmp_path / f"missing {n}.mp4" for n in range(6)]
+    opts = lists(tmp_path, [*good[:18], *missing], good[:4])
+    cfg = load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", [*tiny_opts, *opts])
+    with pytest.raises(UserError, match=r"of the 24 videos of train\.csv .*bad_videos\.csv"):
+        run_train(cfg)
+    assert {row["reason"] for row in rows_of(Path(cfg.OUTPUT_DIR))} == {"no such file"}
+
+
+@pytest.mark.slow
+def test_training_goes_on_as_if_what_crashes_were_unreadable(
+    tiny_set, tiny_opts, tmp_path, monkeypatch
+):
+    get = _MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(get, "__defaults__", (0.5,))  # seconds between looks for dead workers
+    good = videos_of(tiny_set, "train")
+    opts = [*tiny_opts, *lists(tmp_path, good[:12], good[12:16]), "DATA.MAX_BAD_FRACTION", "0.3"]
+    doomed = {str(good[3]), str(good[13])}
+
+    class Crashing(kinetics.VideoReader):
+        def __init__(self, path, **kwargs):
+            if path in doomed:
+                os.abort()
+            super().__init__(path, **kwargs)
+
+    class Broken(kinetics.VideoReader):
+        def __init__(self, path, **kwargs):
+            if path in doomed:
+                raise kinetics.VideoError(path, "the process ended by SIGABRT")
+            super().__init__(path, **kwargs)
+
+    results = []
+    for reader, workers in ((Crashing, 2), (Broken, 0)):
+        monkeypatch.setattr(kinetics, "VideoReader", reader)
+        more = ["DATA_LOADER.NUM_WORKERS", str(workers), "OUTPUT_DIR", str(tmp_path / str(workers))]
+        cfg = load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", [*opts, *more])
+        run_train(cfg)
+        newest = list_checkpoints(Path(cfg.OUTPUT_DIR) / "checkpoints")[-1]
+        results.append((load_checkpoint(newest)["model_state"], rows_of(Path(cfg.OUTPUT_DIR))))
+    (ours, our_rows), (theirs, their_rows) = results
+    assert our_rows == their_rows
+    assert {row["path"] for row in our_rows} == doomed
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
