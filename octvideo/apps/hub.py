@@ -41,8 +41,9 @@ def create_model(
 
     Args:
         name: one of ``list_models()``, for example "i3d_r50".
-        num_classes: width of the last layer; None: that of the weights, or 400 without. For
-            another number than theirs, the last layer starts from random weights, with a warning.
+        num_classes: width of the last layer; None: that of the weights, or 400 without, of image
+            networks 1000. For another number than theirs, the last layer starts from random
+            weights, with a warning.
         octave_alpha: share of low-frequency channels in [0, 1); None: that of the zoo's entry,
             or 0. An octave network takes the weights of the vanilla one (its non-local blocks
             excepted).
@@ -58,7 +59,7 @@ def create_model(
     if octave_alpha is not None:
         options["octave_alpha"] = octave_alpha
     if pretrained is None:
-        return create_bare_model(name, 400 if num_classes is None else num_classes, **options)
+        return create_bare_model(name, num_classes, **options)
     pretrained = str(pretrained)
     if os.path.isfile(pretrained) or os.sep in pretrained:  # not a name of the zoo
         weights, known = read_weights(pretrained, average=True), None

@@ -86,7 +86,7 @@ _DEFAULTS: dict[str, Any] = {
     },
     "MODEL": {
         "ARCH": "i3d",  # c2d, i3d, slow, slowfast or 2d
-        "MODEL_NAME": "ResNet",  # ResNet, or SlowFast for the two pathways
+        "MODEL_NAME": "ResNet",  # ResNet, or SlowFast for the two pathways; 2d: see list_models()
         "NUM_CLASSES": 400,  # width of the last layer
         "LOSS_FUNC": "cross_entropy",  # cross_entropy, soft_cross_entropy or bce_logit
         "DROPOUT_RATE": 0.5,  # before the last layer

@@ -131,8 +131,8 @@ def choices(cfg: CfgNode) -> Iterator[Problem]:
     """Values that are not among the choices of their key, or that do not work yet."""
     for key, options in CHOICES.items():
         value = value_of(cfg, key)
-        if value in options:
-            continue
+        if value in options or (key == "MODEL.MODEL_NAME" and cfg.MODEL.ARCH == "2d"):
+            continue  # the names of image networks are those of list_models()
         known = ", ".join(map(str, NOT_YET.get(key, (options,))[0]))
         if str(value).lower() in FOREIGN_VALUES.get(key, ()):
             yield Problem(key, f"{key} {value!r} is outside octvideo's scope: set one of {known}")

@@ -72,7 +72,6 @@ FOREIGN_VALUES: dict[str, tuple[str, ...]] = {
 NOT_YET: dict[str, tuple[tuple[Any, ...], str]] = {
     "DATA.DUMMY_LOAD": ((False,), "training on random clips"),
     "DATA.MULTI_LABEL": ((False,), "several labels a video"),
-    "MODEL.ARCH": (("c2d", "i3d", "slow", "slowfast"), "this architecture"),
     "MODEL.FROZEN_BN": ((False,), "frozen batch norm"),
     "MULTIGRID.LONG_CYCLE": ((False,), "multigrid training"),
     "MULTIGRID.SHORT_CYCLE": ((False,), "multigrid training"),

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from fvcore.common.config import CfgNode
 
+from octvideo.config.defaults import get_cfg
 from octvideo.config.keys import CHOICES, Problem, choices, ranges, value_of
 from octvideo.config.notation import parse_rand_augment
 from octvideo.config.scaling import batch_per_process, processes_per_node
@@ -102,11 +103,23 @@ def remarks(cfg: CfgNode) -> list[str]:
                 found.append(f"{key} fp16 is many times slower than fp32 on a CPU: try bf16")
     if cfg.MODEL.ACT_CHECKPOINT and not cfg.TRAIN.ENABLE:
         found.append("MODEL.ACT_CHECKPOINT is for training: a test does not keep activations")
+    if cfg.MODEL.ARCH == "2d":
+        found += _fixed_by_name(cfg)
     if aug.ENABLE and not aug.AA_TYPE and aug.COLOR_JITTER:
         found.append("AUG.COLOR_JITTER is for still pictures: videos are not changed by it")
     if aug.ENABLE and aug.RE_SPLIT and aug.NUM_SAMPLE == 1:
         found.append("AUG.RE_SPLIT spares the first of several copies: AUG.NUM_SAMPLE is 1")
     return found
+
+
+def _fixed_by_name(cfg: CfgNode) -> Iterator[str]:
+    """Settings of video networks in the configuration of an image network."""
+    defaults = get_cfg()
+    for section in ("RESNET", "NONLOCAL", "SLOWFAST"):
+        for name, value in cfg[section].items():
+            key = f"{section}.{name}"
+            if key != "RESNET.ZERO_INIT_FINAL_BN" and value != defaults[section][name]:
+                yield f"{key} is ignored: MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME} fixes the network"
 
 
 def _batches(cfg: CfgNode) -> Iterator[Problem]:
@@ -207,6 +220,17 @@ def _network(cfg: CfgNode) -> Iterator[Problem]:
             "DATA.NUM_FRAMES",
             f"DATA.NUM_FRAMES is 1, but MODEL.ARCH {arch} halves the frames after res2: "
             "set 2 or more",
+        )
+    if arch == "2d" and frames != 1:
+        yield Problem(
+            "DATA.NUM_FRAMES",
+            f"DATA.NUM_FRAMES is {frames}, but MODEL.ARCH 2d takes images: set DATA.NUM_FRAMES 1",
+        )
+    if arch == "2d" and cfg.MODEL.MODEL_NAME in CHOICES["MODEL.MODEL_NAME"]:
+        yield Problem(
+            "MODEL.MODEL_NAME",
+            f"MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME} is for videos: with MODEL.ARCH 2d set the "
+            "name of an image network, for example resnet50_v2 (octvideo.list_models() has all)",
         )
     if arch == "slowfast" and frames < cfg.SLOWFAST.ALPHA:
         yield Problem(

@@ -40,13 +40,15 @@ class FusedConv(nn.Module):
         weight, bias = folded(conv, norm)
         options = (conv.padding, conv.dilation, conv.groups)
         self.groups = conv.groups
-        is_octave = isinstance(conv, (OctConv2d, OctConv3d)) and not conv.is_plain
+        is_octave = isinstance(conv, (OctConv2d, OctConv3d)) and (
+            not conv.is_plain or conv.pools_plain
+        )
         self.low = self.l2h = None
         self.pools_first = is_octave and conv.stride[-1] == 2
         if not is_octave:
             self.high = _Step(weight, bias, conv.stride, *options, relu)
             return
-        if conv.is_depthwise:
+        if conv.is_depthwise and not conv.is_plain:
             raise ValueError("a depthwise octave convolution can not be fused")
         stride = (*conv.stride[:-2], 1, 1)
         low_in, split = conv.channels_in.low // conv.groups, [*reversed(conv.channels_out)]

@@ -190,7 +190,8 @@ class _OctConvNd(nn.Module):
     paths are one: y_l = f(u; [W_ll | W_hl]), and with stride 2 y_h = f(u; [W_lh | W_hh]) and
     y_l = f(pool(u, 2); [W_ll | W_hl]).
 
-    Without low channels on both sides it is exactly the plain convolution, stride included.
+    Without low channels on both sides it is exactly the plain convolution, stride included
+    (``pool_stride``: with the stride as above, as the authors' code has it in every layer).
 
     Args:
         in_channels, out_channels: a count, split by alpha_in / alpha_out, or the pair
@@ -201,6 +202,7 @@ class _OctConvNd(nn.Module):
         groups: used by all four paths.
         bias: added once to y_h and once to y_l.
         alpha_in, alpha_out: share of low channels, in [0, 1); 0 means a plain tensor there.
+        pool_stride: a plain convolution with spatial stride 2 pools, too, and has stride 1.
     """
 
     ndim: int
@@ -218,6 +220,7 @@ class _OctConvNd(nn.Module):
         alpha_in: float = 0.0,
         alpha_out: float = 0.0,
         dilation: int | Iterable[int] = 1,
+        pool_stride: bool = False,
     ) -> None:
         super().__init__()
         self.channels_in = as_channels(in_channels, alpha_in)
@@ -229,6 +232,7 @@ class _OctConvNd(nn.Module):
         self.groups = groups
         self.is_plain = not (self.channels_in.low or self.channels_out.low)
         self.is_depthwise = groups > 1 and groups == self.channels_in.total
+        self.pools_plain = pool_stride and self.is_plain and self.stride[-2:] == (2, 2)
         self._check_arguments()
         shape = (self.channels_out.total, self.channels_in.total // groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape))
@@ -272,7 +276,7 @@ class _OctConvNd(nn.Module):
     def needs_pooled(self) -> bool:
         """Whether pool(x_h) is computed, for y_l or for the stride, and ``pooled`` helps."""
         if self.is_plain or self.is_depthwise:
-            return False
+            return self.pools_plain
         return self.channels_out.low > 0 or self.stride[-1] == 2
 
     def kernels(self) -> dict[str, Tensor]:
@@ -305,6 +309,8 @@ class _OctConvNd(nn.Module):
         """
         check_value(x, self.channels_in, self.ndim + 2, self)
         if isinstance(x, Tensor) and self.is_plain:
+            if self.pools_plain:
+                return self._path(pool(x) if pooled is None else pooled, self.weight, self.bias)
             return self._conv(x, self.weight, self.bias, self.stride, self.groups)
         x_h, x_l = (x, None) if isinstance(x, Tensor) else x
         if self.is_depthwise:

@@ -1,7 +1,8 @@
-"""Models: video ResNets and SlowFast networks, plain and octave."""
+"""Models: networks of videos (C2D, I3D, Slow, SlowFast) and of images, plain and octave."""
 
 from octvideo.models.build import build_model, create_model, list_models
 from octvideo.models.optimize import optimize_for_inference
+from octvideo.models.resnet2d import ResNet2d, ResNet2dSpec
 from octvideo.models.slowfast import SlowFast, SlowFastSpec
 from octvideo.models.spec import NonLocalPlacement, OctavePlacement, ResNetSpec
 from octvideo.models.video_resnet import VideoResNet
@@ -9,6 +10,8 @@ from octvideo.models.video_resnet import VideoResNet
 __all__ = [
     "NonLocalPlacement",
     "OctavePlacement",
+    "ResNet2d",
+    "ResNet2dSpec",
     "ResNetSpec",
     "SlowFast",
     "SlowFastSpec",

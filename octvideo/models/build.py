@@ -1,43 +1,57 @@
 """Models by name and from a configuration."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from fvcore.common.config import CfgNode
+from torch import nn
 
 from octvideo.layers import synchronize_batch_norm
+from octvideo.models.image import ImageSpec
+from octvideo.models.resnet2d import RESNETS_2D, ResNet2d, ResNet2dSpec
 from octvideo.models.slowfast import SlowFast, SlowFastSpec
 from octvideo.models.spec import NL5, NonLocalPlacement, OctavePlacement, ResNetSpec
 from octvideo.models.video_resnet import VideoResNet
 from octvideo.utils.errors import UserError
 
+_NETWORKS: dict[type, Any] = {  # what each specification is of
+    ResNetSpec: VideoResNet,
+    SlowFastSpec: SlowFast,
+    ResNet2dSpec: ResNet2d,
+}
 _VARIANTS: dict[str, dict[str, Any]] = {
     "r18": {"depth": 18, "transform": "basic_transform", "expansion": 1},
     "r50": {"depth": 50},
     "r101": {"depth": 101},
 }
-_NLN = {"depth": 50, "non_local": NonLocalPlacement(NL5)}
-_SLOW_4X16 = {"arch": "slow", "num_frames": 4, "sampling_rate": 16}
-_SLOWFAST_8X8 = {"arch": "slowfast", "frame_ratio": 4, "fusion_kernel": 7}
+_NLN: dict[str, Any] = {"depth": 50, "non_local": NonLocalPlacement(NL5)}
+_SLOW_4X16: dict[str, Any] = {"arch": "slow", "num_frames": 4, "sampling_rate": 16}
+_SLOWFAST_8X8: dict[str, Any] = {"frame_ratio": 4, "fusion_kernel": 7}
 # The clip of each (num_frames, sampling_rate) is that of its specification, 8 x 8 or 32 x 2.
-_MODELS: dict[str, dict[str, Any]] = {
+_VIDEO_MODELS: dict[str, ResNetSpec] = {
     **{
-        f"{arch}_{name}": {"arch": arch, **variant}
+        f"{arch}_{name}": ResNetSpec(arch=arch, **variant)
         for arch in ("c2d", "i3d", "slow")
         for name, variant in _VARIANTS.items()
     },
-    "c2d_nln_r50": {"arch": "c2d", **_NLN},
-    "i3d_nln_r50": {"arch": "i3d", **_NLN},
-    "slow_4x16_r50": {"depth": 50, **_SLOW_4X16},
-    "slowfast_4x16_r50": {"arch": "slowfast", "depth": 50},
-    "slowfast_r50": {"depth": 50, **_SLOWFAST_8X8},
-    "slowfast_r101": {"depth": 101, **_SLOWFAST_8X8, "fusion_kernel": 5},
-    "slowfast_nln_r50": {
-        **_SLOWFAST_8X8,
-        "depth": 50,
-        "fusion_kernel": 5,
-        "non_local": NonLocalPlacement(NL5, "dot_product"),
-    },
+    "c2d_nln_r50": ResNetSpec(arch="c2d", **_NLN),
+    "i3d_nln_r50": ResNetSpec(arch="i3d", **_NLN),
+    "slow_4x16_r50": ResNetSpec(depth=50, **_SLOW_4X16),
+    "slowfast_4x16_r50": SlowFastSpec(depth=50),
+    "slowfast_r50": SlowFastSpec(depth=50, **_SLOWFAST_8X8),
+    "slowfast_r101": SlowFastSpec(depth=101, **{**_SLOWFAST_8X8, "fusion_kernel": 5}),
+    "slowfast_nln_r50": SlowFastSpec(
+        **{**_SLOWFAST_8X8, "fusion_kernel": 5},
+        depth=50,
+        non_local=NonLocalPlacement(NL5, "dot_product"),
+    ),
+}
+IMAGE_MODELS: dict[str, ImageSpec] = {**RESNETS_2D}
+_MODELS: dict[str, ResNetSpec | ImageSpec] = {**_VIDEO_MODELS, **IMAGE_MODELS}
+# Fields that not every image network has, and their keys.
+_NOT_IN_ALL = {
+    "zero_init_final_bn": "RESNET.ZERO_INIT_FINAL_BN",
+    "act_checkpoint": "MODEL.ACT_CHECKPOINT",
 }
 
 
@@ -48,55 +62,60 @@ def list_models() -> list[str]:
 
 def create_model(
     name: str,
-    num_classes: int = 400,
+    num_classes: int | None = None,
     octave_alpha: float = 0.0,
-    octave_stages: tuple[int, ...] = (2, 3, 4, 5),
+    octave_stages: tuple[int, ...] | None = None,
     channel_divisor: int = 1,
     octave_pathways: tuple[int, ...] = (0,),
     nonlocal_mode: str = "cross",
     **options: Any,
-) -> VideoResNet:
+) -> nn.Module:
     """Builds a model with random weights.
 
     Args:
-        name: one of ``list_models()``, for example "i3d_r50".
-        num_classes: width of the last layer.
+        name: one of ``list_models()``, for example "i3d_r50" or "resnet50_v1b".
+        num_classes: width of the last layer; None: 400 (Kinetics), of image networks 1000.
         octave_alpha: share of low-frequency channels in [0, 1); 0 is the vanilla network.
-        octave_stages: which of res2..res5 are octave.
+        octave_stages: which of res2..res5 are octave; None: all, of image networks (2, 3, 4).
         channel_divisor: the low channels are rounded to a multiple of it.
         octave_pathways: which pathways are octave; 0 is the slow one of SlowFast.
         nonlocal_mode: what a non-local block makes of an octave value, "cross" or "high".
-        options: further fields of ``octvideo.models.ResNetSpec`` or, for SlowFast,
-            ``SlowFastSpec`` (num_frames, crop_size, width_per_group, dropout_rate, ...).
+        options: further fields of the model's specification (``type(model.spec)``: num_frames,
+            crop_size, dropout_rate, ...).
 
-    ``model.spec`` has them all; ``num_frames`` and ``sampling_rate`` are the clip to give it.
+    ``model.spec`` has them all; ``num_frames`` and ``sampling_rate`` are the clip to give it, of
+    one frame for an image network.
 
     Raises:
         ValueError: an unknown name, option or value; the message lists what is known.
     """
-    if name not in _MODELS:
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(list_models())}")
-    spec_type = _spec_type(_MODELS[name]["arch"])
-    known = {field.name for field in fields(spec_type)} - {"octave"}
+    spec = _known(name)
+    known = {field.name for field in fields(spec)} - {"octave"}
     if unknown := set(options) - known:
         raise ValueError(
-            f"create_model has no option {', '.join(sorted(unknown))}; "
+            f"create_model has no option {', '.join(sorted(unknown))} for {name}; "
             f"known: {', '.join(sorted(known))}"
         )
+    if num_classes is not None:
+        options["num_classes"] = num_classes
     octave = OctavePlacement(
-        octave_alpha, tuple(octave_stages), channel_divisor, tuple(octave_pathways), nonlocal_mode
+        octave_alpha,
+        spec.octave.stages if octave_stages is None else tuple(octave_stages),
+        channel_divisor,
+        tuple(octave_pathways),
+        nonlocal_mode,
     )
-    return _build(spec_type(num_classes=num_classes, octave=octave, **{**_MODELS[name], **options}))
+    return _build(replace(spec, octave=octave, **options))
 
 
-def build_model(cfg: CfgNode) -> VideoResNet:
+def build_model(cfg: CfgNode) -> nn.Module:
     """Builds the model of a configuration, on the CPU, with random weights.
 
     Raises:
         UserError: the keys of MODEL, RESNET and OCTAVE do not make a network.
     """
     try:
-        model = _build(_spec(cfg))
+        model = _build(_image_spec(cfg) if cfg.MODEL.ARCH == "2d" else _video_spec(cfg))
     except ValueError as error:
         raise UserError(f"the model of the configuration can not be built: {error}") from error
     if cfg.BN.NORM_TYPE == "sync_batchnorm":
@@ -104,30 +123,64 @@ def build_model(cfg: CfgNode) -> VideoResNet:
     return model
 
 
-def _spec_type(arch: str) -> type[ResNetSpec]:
-    return SlowFastSpec if arch == "slowfast" else ResNetSpec
+def _known(name: str) -> ResNetSpec | ImageSpec:
+    if name not in _MODELS:
+        raise ValueError(f"unknown model {name!r}; known: {', '.join(list_models())}")
+    return _MODELS[name]
 
 
-def _build(spec: ResNetSpec) -> VideoResNet:
-    return SlowFast(spec) if isinstance(spec, SlowFastSpec) else VideoResNet(spec)
+def _build(spec: ResNetSpec | ImageSpec) -> nn.Module:
+    return _NETWORKS[type(spec)](spec)
 
 
-def _spec(cfg: CfgNode) -> ResNetSpec:
-    octave = OctavePlacement()
-    if cfg.OCTAVE.ENABLE:
-        octave = OctavePlacement(
-            alpha=cfg.OCTAVE.ALPHA,
-            stages=tuple(cfg.OCTAVE.STAGES),
-            channel_divisor=cfg.OCTAVE.CHANNEL_DIVISOR,
-            pathways=tuple(cfg.OCTAVE.PATHWAYS),
-            nonlocal_mode=cfg.OCTAVE.NONLOCAL_MODE,
+def _octave(cfg: CfgNode) -> OctavePlacement:
+    if not cfg.OCTAVE.ENABLE:
+        return OctavePlacement()
+    return OctavePlacement(
+        alpha=cfg.OCTAVE.ALPHA,
+        stages=tuple(cfg.OCTAVE.STAGES),
+        channel_divisor=cfg.OCTAVE.CHANNEL_DIVISOR,
+        pathways=tuple(cfg.OCTAVE.PATHWAYS),
+        nonlocal_mode=cfg.OCTAVE.NONLOCAL_MODE,
+    )
+
+
+def _image_spec(cfg: CfgNode) -> ImageSpec:
+    """The network named MODEL.MODEL_NAME, which fixes all but these keys."""
+    name = cfg.MODEL.MODEL_NAME
+    if name not in IMAGE_MODELS:
+        raise ValueError(
+            f"MODEL.MODEL_NAME {name!r} is no image network; with MODEL.ARCH 2d set one of "
+            f"{', '.join(sorted(IMAGE_MODELS))}"
         )
+    values = {
+        "num_classes": cfg.MODEL.NUM_CLASSES,
+        "octave": _octave(cfg),
+        "crop_size": cfg.DATA.TRAIN_CROP_SIZE,
+        "input_channels": cfg.DATA.INPUT_CHANNEL_NUM[0],
+        "bn_eps": cfg.BN.EPSILON,
+        "bn_momentum": cfg.BN.MOMENTUM,
+        "dropout_rate": cfg.MODEL.DROPOUT_RATE,
+        "fc_init_std": cfg.MODEL.FC_INIT_STD,
+        "head_activation": cfg.MODEL.HEAD_ACT,
+    }
+    spec = IMAGE_MODELS[name]
+    for field, key in _NOT_IN_ALL.items():
+        section, word = key.split(".")
+        if hasattr(spec, field):
+            values[field] = cfg[section][word]
+        elif cfg[section][word]:
+            raise ValueError(f"{key} is True, but {name} does not have it: set {key} False")
+    return replace(spec, **values)
+
+
+def _video_spec(cfg: CfgNode) -> ResNetSpec:
     is_slowfast = cfg.MODEL.ARCH == "slowfast"
-    return _spec_type(cfg.MODEL.ARCH)(
+    return (SlowFastSpec if is_slowfast else ResNetSpec)(
         arch=cfg.MODEL.ARCH,
         depth=cfg.RESNET.DEPTH,
         num_classes=cfg.MODEL.NUM_CLASSES,
-        octave=octave,
+        octave=_octave(cfg),
         non_local=_non_local(cfg, 0),
         transform=cfg.RESNET.TRANS_FUNC,
         num_frames=cfg.DATA.NUM_FRAMES,

@@ -201,25 +201,26 @@ def test_a_batch_of_copies_can_be_mixed_and_is_told() -> None:
     assert "1 clips each in 2 copies" in describe_scaling(cfg)[0]
 
 
-# One value for each key of the table that is known but does not work yet.
-WANTED: dict[str, Any] = {
-    "MODEL.ARCH": "2d",
-}
-
-
 @pytest.mark.parametrize("key", NOT_YET)
 def test_what_is_missing_is_refused(key: str) -> None:
-    (problem,) = problems_of(key, WANTED.get(key, True))
-    assert f"{key} is {WANTED.get(key, True)!r}: " in problem
+    (problem,) = problems_of(key, True)
+    assert f"{key} is True: " in problem
     assert f"is not supported yet; set {key} " in problem
 
 
-@pytest.mark.parametrize("arch", ["2d"])
-def test_missing_architectures(arch: str) -> None:
-    assert any(
-        f"MODEL.ARCH is {arch!r}: this architecture is not supported yet" in p
-        for p in problems_of("MODEL.ARCH", arch)
-    )
+IMAGE = ("MODEL.ARCH", "2d", "MODEL.MODEL_NAME", "resnet50_v2", "DATA.NUM_FRAMES", 1)
+
+
+def test_image_networks_take_images_and_have_names(caplog: pytest.LogCaptureFixture) -> None:
+    cfg = get_cfg()
+    cfg.merge_from_list([*IMAGE])
+    assert not validate(cfg)
+    cfg.DATA.NUM_FRAMES, cfg.MODEL.MODEL_NAME = 8, "ResNet"
+    texts = "\n".join(map(str, validate(cfg)))
+    assert "MODEL.ARCH 2d takes images: set DATA.NUM_FRAMES 1" in texts
+    assert "MODEL.MODEL_NAME ResNet is for videos" in texts
+    load_cfg(opts=[*map(str, IMAGE), "RESNET.DEPTH", "101"])
+    assert "RESNET.DEPTH is ignored: MODEL.MODEL_NAME resnet50_v2 fixes the network" in caplog.text
 
 
 def test_slowfast_lists_need_two_values_a_stage() -> None:

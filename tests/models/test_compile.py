@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from octvideo.models import NonLocalPlacement, create_model, list_models, optimize_for_inference
+from octvideo.models import NonLocalPlacement, create_model, optimize_for_inference
+from support import VIDEO_MODELS
 
 SMALL = {"crop_size": 32, "width_per_group": 8, "num_classes": 5}
 # With one block a stage these have what the others have; vanilla networks less than octave ones.
@@ -53,7 +54,7 @@ def test_no_graph_breaks(name: str, alpha: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.0, 0.25])
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", VIDEO_MODELS)
 def test_no_graph_breaks_at_full_depth(name: str, alpha: float) -> None:
     assert_whole(create_model(name, octave_alpha=alpha, **SMALL))
 

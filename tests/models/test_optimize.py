@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import octvideo
-from octvideo import create_model, list_models, optimize_for_inference
+from octvideo import create_model, optimize_for_inference
 from octvideo.layers import NonLocal3d, fold
 from octvideo.models import ResNetSpec, VideoResNet
 from octvideo.models.spec import NL5, NonLocalPlacement, OctavePlacement
+from support import VIDEO_MODELS
 
 SLOW = ("r101", "slow_4x16_r50", "slowfast_4x16_r50", "slowfast_nln_r50")
 every_model = pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * n.endswith(SLOW)) for n in list_models()]
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * n.endswith(SLOW)) for n in VIDEO_MODELS]
 )
 FORMS = [(0.0, (2, 3, 4, 5)), (0.25, (2, 3, 4, 5)), (0.5, (2, 3, 4)), (0.1, (3, 5))]
 
