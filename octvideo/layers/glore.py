@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from octvideo.layers.octave import Channels, OctBatchNorm2d, OctConv2d, Value, per_frequency
+from octvideo.layers.norm import OctBatchNorm2d
+from octvideo.layers.octave import Channels, OctConv2d, Value, per_frequency
 
 
 class GloRe2d(nn.Module):
