@@ -1,6 +1,7 @@
-"""Layers: octave convolution and batch norm, 2D and 3D; the non-local block."""
+"""Layers: octave convolution and batch norm, 2D and 3D; multigrid convolution; non-local block."""
 
 from octvideo.layers import fold
+from octvideo.layers.mgconv import MGConv2d
 from octvideo.layers.non_local import NonLocal3d
 from octvideo.layers.norm import OctBatchNorm2d, OctBatchNorm3d, synchronize_batch_norm
 from octvideo.layers.octave import (
@@ -19,6 +20,7 @@ from octvideo.layers.octave import (
 
 __all__ = [
     "Channels",
+    "MGConv2d",
     "NonLocal3d",
     "OctBatchNorm2d",
     "OctBatchNorm3d",
