@@ -1,0 +1,115 @@
+"""From a file of the authors to the same logits: DenseNet and the MobileNets.
+
+The networks that they are compared with are written in mxnet_reference.py, path by path; what
+MXNet itself computed for a ResNet-26 vouches for the operators there.
+"""
+
+import os
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from authors import FOLDER, authors_arrays, need_lists
+from mxnet_reference import reference_logits
+
+from octvideo import create_model
+from octvideo.utils.complexity import count
+from octvideo.weights import load_into, read_weights
+from octvideo.weights.mxnet import write_mxnet
+from support import ROOT
+
+#   the authors' network: our name, alpha
+NETWORKS = {
+    "densenet-121_alpha-0.125": ("densenet121", 0.125),
+    "densenet-121_alpha-0.250": ("densenet121", 0.25),
+    "mobilenet_v1_075_alpha-0.375": ("mobilenet_v1_075", 0.375),
+    "mobilenet_v1_100_alpha-0.5": ("mobilenet_v1_100", 0.5),
+    "mobilenet_v2_100_alpha-0.375": ("mobilenet_v2_100", 0.375),
+    "mobilenet_v2_1125_alpha-0.5": ("mobilenet_v2_1125", 0.5),
+}
+
+
+def images(side: int = 64) -> torch.Tensor:
+    return torch.from_numpy(
+        np.random.RandomState(1234).randn(2, 3, side, side).astype("float32")
+    )
+
+
+def assert_close(actual: torch.Tensor, wanted: torch.Tensor, relative: float = 1e-5) -> None:
+    assert (actual - wanted).abs().max() <= relative * wanted.abs().max()
+
+
+@pytest.mark.timeout(60)
+def test_the_reference_computes_what_mxnet_computed():
+    need_lists()
+    network = "resnet-26_alpha-0.250"
+    logits = reference_logits(network, authors_arrays(network), images())
+    assert_close(logits, torch.from_numpy(np.load(FOLDER / "logits.npz")[network]))
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_logits_of_the_authors_network(network, tmp_path):
+    name, alpha = NETWORKS[network]
+    arrays, path = authors_arrays(network), tmp_path / f"{network}-0000.params"
+    write_mxnet(path, arrays)
+    model = create_model(name, octave_alpha=alpha, head_activation="none").eval()
+    report = load_into(model, read_weights(path))
+    assert (report.loaded, report.left_out) == (len(model.state_dict()), ())
+    with torch.no_grad():
+        assert_close(model(images()), reference_logits(network, arrays, images()))
+        assert_close(model(images(96)), reference_logits(network, arrays, images(96)))
+
+
+# Multiply-adds at 224 and parameters of 1000 classes. The paper's, in millions: 213 / 2.6,
+# 321 / 4.2, 256 / 3.5, 295 / 4.2 for the octave MobileNets, with their pooling counted.
+COSTS = {
+    ("densenet121", 0.0): (2_834_161_664, 7_978_856),
+    ("densenet121", 0.125): (2_398_420_736, 7_978_856),
+    ("densenet121", 0.25): (2_017_246_208, 7_978_856),
+    ("mobilenet_v1_075", 0.0): (325_400_448, 2_585_560),
+    ("mobilenet_v1_075", 0.375): (211_379_016, 2_585_560),
+    ("mobilenet_v1_100", 0.0): (568_740_352, 4_231_976),
+    ("mobilenet_v1_100", 0.5): (318_167_680, 4_231_976),
+    ("mobilenet_v2_100", 0.0): (313_619_328, 3_505_960),
+    ("mobilenet_v2_100", 0.375): (254_031_408, 3_505_960),
+    ("mobilenet_v2_1125", 0.0): (392_307_120, 4_243_006),
+    ("mobilenet_v2_1125", 0.5): (292_764_600, 4_243_006),
+}
+
+
+@pytest.mark.parametrize(("name", "alpha"), COSTS, ids=str)
+def test_costs(name, alpha):
+    with torch.device("meta"):
+        model = create_model(name, octave_alpha=alpha)
+    cost = count(model, (1, 3, 224, 224))
+    assert (cost.macs, cost.params) == COSTS[name, alpha]
+
+
+@pytest.mark.timeout(120)
+def test_the_tool(tmp_path):
+    """A .tar as it is released, converted, into a model of a configuration."""
+    network = "mobilenet_v1_075_alpha-0.375"
+    write_mxnet(tmp_path / "checkpoint-0-0000.params", authors_arrays(network))
+    with tarfile.open(tmp_path / "net.tar", "w:") as archive:
+        archive.add(tmp_path / "checkpoint-0-0000.params", "a/checkpoint-0-0000.params")
+    (tmp_path / "net.yaml").write_text(
+        "MODEL: {ARCH: 2d, MODEL_NAME: mobilenet_v1_075, NUM_CLASSES: 1000, DROPOUT_RATE: 0.0}\n"
+        "DATA: {NUM_FRAMES: 1}\nOCTAVE: {ENABLE: True, ALPHA: 0.375, STAGES: [2, 3, 4]}\n"
+    )
+    command = [sys.executable, str(ROOT / "tools" / "convert_checkpoint.py"), "net.tar", "net.pyth"]
+    command += ["--from", "mxnet", "--cfg", "net.yaml"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "(mxnet): 164 entries loaded, none left out" in run.stdout
+    content = torch.load(tmp_path / "net.pyth", weights_only=True)
+    assert content["source"]["kind"] == "mxnet"
+    model = create_model("mobilenet_v1_075", octave_alpha=0.375, head_activation="none").eval()
+    load_into(model, read_weights(tmp_path / "net.pyth", "octvideo"))
+    with torch.no_grad():
+        wanted = reference_logits(network, authors_arrays(network), images())
+        assert_close(model(images()), wanted)
