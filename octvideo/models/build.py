@@ -7,7 +7,9 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from octvideo.layers import synchronize_batch_norm
+from octvideo.models.densenet import DENSENETS, DenseNet, DenseNetSpec
 from octvideo.models.image import ImageSpec
+from octvideo.models.mobilenet import MOBILENETS, MobileNet, MobileNetSpec
 from octvideo.models.resnet2d import RESNETS_2D, ResNet2d, ResNet2dSpec
 from octvideo.models.slowfast import SlowFast, SlowFastSpec
 from octvideo.models.spec import NL5, NonLocalPlacement, OctavePlacement, ResNetSpec
@@ -18,6 +20,8 @@ _NETWORKS: dict[type, Any] = {  # what each specification is of
     ResNetSpec: VideoResNet,
     SlowFastSpec: SlowFast,
     ResNet2dSpec: ResNet2d,
+    DenseNetSpec: DenseNet,
+    MobileNetSpec: MobileNet,
 }
 _VARIANTS: dict[str, dict[str, Any]] = {
     "r18": {"depth": 18, "transform": "basic_transform", "expansion": 1},
@@ -46,7 +50,7 @@ _VIDEO_MODELS: dict[str, ResNetSpec] = {
         non_local=NonLocalPlacement(NL5, "dot_product"),
     ),
 }
-IMAGE_MODELS: dict[str, ImageSpec] = {**RESNETS_2D}
+IMAGE_MODELS: dict[str, ImageSpec] = {**RESNETS_2D, **DENSENETS, **MOBILENETS}
 _MODELS: dict[str, ResNetSpec | ImageSpec] = {**_VIDEO_MODELS, **IMAGE_MODELS}
 # Fields that not every image network has, and their keys.
 _NOT_IN_ALL = {

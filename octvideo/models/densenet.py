@@ -74,9 +74,7 @@ class DenseNet(nn.Module):
                 dim = Channels(dim.high + growth.high, dim.low + growth.low)
             self.add_module(f"s{stage}", nn.Sequential(modules))
         self.tail = nn.Sequential(OrderedDict(bn=_norm(spec, dim), relu=_ReLU()))
-        self.head = ImageHead(
-            dim.total, spec.num_classes, spec.dropout_rate, spec.head_activation
-        )
+        self.head = ImageHead(dim.total, spec.num_classes, spec.dropout_rate, spec.head_activation)
         init_image_weights(self, spec.fc_init_std)
 
     def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:

@@ -4,9 +4,7 @@ The networks that they are compared with are written in mxnet_reference.py, path
 MXNet itself computed for a ResNet-26 vouches for the operators there.
 """
 
-import os
-import subprocess
-import sys
+import importlib.util
 import tarfile
 
 import numpy as np
@@ -33,9 +31,7 @@ NETWORKS = {
 
 
 def images(side: int = 64) -> torch.Tensor:
-    return torch.from_numpy(
-        np.random.RandomState(1234).randn(2, 3, side, side).astype("float32")
-    )
+    return torch.from_numpy(np.random.RandomState(1234).randn(2, 3, side, side).astype("float32"))
 
 
 def assert_close(actual: torch.Tensor, wanted: torch.Tensor, relative: float = 1e-5) -> None:
@@ -90,7 +86,7 @@ def test_costs(name, alpha):
 
 
 @pytest.mark.timeout(120)
-def test_the_tool(tmp_path):
+def test_the_tool(tmp_path, monkeypatch, capsys):
     """A .tar as it is released, converted, into a model of a configuration."""
     network = "mobilenet_v1_075_alpha-0.375"
     write_mxnet(tmp_path / "checkpoint-0-0000.params", authors_arrays(network))
@@ -100,12 +96,12 @@ def test_the_tool(tmp_path):
         "MODEL: {ARCH: 2d, MODEL_NAME: mobilenet_v1_075, NUM_CLASSES: 1000, DROPOUT_RATE: 0.0}\n"
         "DATA: {NUM_FRAMES: 1}\nOCTAVE: {ENABLE: True, ALPHA: 0.375, STAGES: [2, 3, 4]}\n"
     )
-    command = [sys.executable, str(ROOT / "tools" / "convert_checkpoint.py"), "net.tar", "net.pyth"]
-    command += ["--from", "mxnet", "--cfg", "net.yaml"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert "(mxnet): 164 entries loaded, none left out" in run.stdout
+    monkeypatch.chdir(tmp_path)
+    spec = importlib.util.spec_from_file_location("tool", ROOT / "tools" / "convert_checkpoint.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert tool.main(["net.tar", "net.pyth", "--from", "mxnet", "--cfg", "net.yaml"]) == 0
+    assert "(mxnet): 164 entries loaded, none left out" in capsys.readouterr().out
     content = torch.load(tmp_path / "net.pyth", weights_only=True)
     assert content["source"]["kind"] == "mxnet"
     model = create_model("mobilenet_v1_075", octave_alpha=0.375, head_activation="none").eval()
