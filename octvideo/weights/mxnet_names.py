@@ -41,15 +41,56 @@ def read_octconv(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: as ``read_mxnet``, or the arrays are not those of octave layers.
     """
-    layers = join_frequencies(read_mxnet(path), path)
+    return octconv_state(read_mxnet(path), path)
+
+
+def octconv_state(arrays: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The arrays of a network of the authors, under MXNet's names -> parameters under our names.
+
+    Raises:
+        CheckpointError: the arrays are not those of octave layers; ``path`` is their file.
+    """
+    layers = join_frequencies(_low_means_first(arrays), path)
     names = octconv_names(layers)
     state = {names[key]: value for key, value in layers.items()}
     if len(state) < len(layers):
         raise CheckpointError(f"{path}: two of its layers have the same name of ours")
-    for key in ("head.projection.weight",):  # gluon has a 1x1 convolution
-        if key in state and state[key].ndim == 4:
-            state[key] = state[key].flatten(1)
-    return state
+    for key, value in state.items():
+        if _IS_LINEAR.search(key) and value.ndim == 4:  # gluon has 1x1 convolutions
+            state[key] = value.flatten(1)
+    return _without_scale_and_shift(state)
+
+
+# ---------------------------------------------------------------- what gluon does otherwise
+
+_IS_LINEAR = re.compile(r"(^head\.projection|\.se\.fc[12])\.weight$")
+_GLUON_EPS = 1e-5
+
+
+def _low_means_first(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """gluon's squeeze takes the means as [H | L]: here its columns become [L | H]."""
+    result = dict(arrays)
+    for name, array in arrays.items():
+        high = arrays.get(name.replace("se_block.conv1.", "se_block.conv2_h."))
+        if name.endswith("se_block.conv1.weight") and high is not None:
+            result[name] = torch.cat([array[:, len(high) :], array[:, : len(high)]], dim=1)
+    return result
+
+
+def _without_scale_and_shift(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Batch norms that are to have none, as gluon computes them, without their two arrays.
+
+    It takes the scale for 1 whatever the file has, but adds the shift, 0 in a trained file. Here
+    it goes into the mean.
+    """
+    result = dict(state)
+    for key in [key for key in state if key.endswith("input_bn.running_mean")]:
+        norm = key.removesuffix("running_mean")
+        result.pop(f"{norm}weight", None)
+        shift, var = result.pop(f"{norm}bias", None), state.get(f"{norm}running_var")
+        if shift is not None and var is not None:
+            result[key] = state[key] - shift * (var + _GLUON_EPS).sqrt()
+    return result
 
 
 # ---------------------------------------------------------------- four arrays into one
@@ -148,8 +189,59 @@ _MOBILENET = _table(
     (r"tail\.1", r"tail.bn"),
     (r"classifer", r"head.projection"),
 )
+_BRANCH = (("1", "branch2.a"), ("2", "branch2.b"), ("3", "branch2.c"), ("4", "branch1"))
+_RESNET_SYMBOL = _table(
+    (r"conv1_(conv|bn)", r"s1.pathway0_stem.\1"),
+    *(
+        (rf"L(\d)_B(?P<n>\d+)_conv{number}_{theirs}", rf"s\1.pathway0_res{{n}}.{ours}{suffix}")
+        for number, ours in _BRANCH
+        for theirs, suffix in (("conv", ""), ("bn", "_bn"))
+    ),
+    (r"L(\d)_B(?P<n>\d+)_se_fc([12])", r"s\1.pathway0_res{n}.branch2.se.fc\3"),
+    (r"tail_bn", r"tail.bn"),
+    (r"classifier", r"head.projection"),
+)
+_RESNET_GLUON_BLOCKS = (
+    *(
+        row
+        for i in (1, 2, 3, 4)
+        for number, ours in _BRANCH
+        for row in (
+            (rf"L{i}_B(\d+)\.conv{number}", rf"s{i + 1}.pathway0_res\1.{ours}"),
+            (rf"L{i}_B(\d+)\.bn{number}", rf"s{i + 1}.pathway0_res\1.{ours}_bn"),
+        )
+    ),
+    *(
+        row
+        for i in (1, 2, 3, 4)
+        for row in (
+            (rf"L{i}_B(\d+)\.bn1a", rf"s{i + 1}.pathway0_res\1.branch2.input_bn"),
+            (rf"L{i}_B(\d+)\.bn4a", rf"s{i + 1}.pathway0_res\1.branch1_input_bn"),
+            (rf"L{i}_B(\d+)\.se_block\.conv([12])", rf"s{i + 1}.pathway0_res\1.branch2.se.fc\2"),
+        )
+    ),
+    (r"classifer", r"head.projection"),
+)
+_RESNET_GLUON = _table(
+    (r"conv1\.0", r"s1.pathway0_stem.conv"),
+    (r"conv1\.1", r"s1.pathway0_stem.bn"),
+    *_RESNET_GLUON_BLOCKS,
+)
+_RESNET_GLUON_DEEP = _table(  # a stem of three convolutions, with a residual block or without
+    *((rf"conv1\.{i}", rf"s1.pathway0_stem.{ours}") for i, ours in ((0, "a"), (3, "b"), (6, "c"))),
+    *(
+        (rf"conv1\.{i}", rf"s1.pathway0_stem.{ours}_bn")
+        for i, ours in ((1, "a"), (4, "b"), (7, "c"))
+    ),
+    *((rf"conv2\.conv{number}", rf"s1.pathway0_stem.pool.{ours}") for number, ours in _BRANCH),
+    *((rf"conv2\.bn{number}", rf"s1.pathway0_stem.pool.{ours}_bn") for number, ours in _BRANCH),
+    *_RESNET_GLUON_BLOCKS,
+)
 # The first whose test is passed by the set of keys.
 _FAMILIES: tuple[tuple[Callable[[set[str]], bool], Table], ...] = (
     (lambda keys: "L3_Trans_conv_bn.weight" in keys, _DENSENET),
     (lambda keys: "L1_B1.conv2.weight" in keys and "L1_B0.conv2.weight" not in keys, _MOBILENET),
+    (lambda keys: "L5_B01_conv4_conv.weight" in keys, _RESNET_SYMBOL),
+    (lambda keys: {"L4_B0.conv4.weight", "conv1.6.weight"} <= keys, _RESNET_GLUON_DEEP),
+    (lambda keys: "L4_B0.conv4.weight" in keys, _RESNET_GLUON),
 )
