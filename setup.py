@@ -24,6 +24,7 @@ setup(
         "torch>=2.4,!=2.9.*",  # 2.9 runs Conv3d under autocast about four times slower
         "numpy>=1.24",
         "av>=17,<19",
+        "pillow>=9.4",  # fvcore and tensorboard bring it too
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.10",
         "tensorboard>=2.12",

@@ -6,21 +6,21 @@ from typing import Any
 import torch
 from fvcore.common.config import CfgNode
 
+from octvideo.config import input_shape
 from octvideo.models import build_model
 from octvideo.utils.complexity import count
 
 
 def complexity_of(cfg: CfgNode, name: str) -> dict[str, Any]:
-    """The complexity of a configuration's model for one clip at the training crop.
+    """The complexity of a configuration's model for one clip (picture) at the training crop.
 
     Returns:
-        name, arch, alpha and stages (0 and [] where OCTAVE is off), input (N, C, T, H, W), macs,
-        params, activations, and sections (name -> macs, params, activations).
+        name, arch, alpha and stages (0 and [] where OCTAVE is off), input (the shape of a batch of
+        one), macs, params, activations, and sections (name -> macs, params, activations).
     """
     with torch.device("meta"):
         model = build_model(cfg)
-    side = cfg.DATA.TRAIN_CROP_SIZE
-    shape = [1, cfg.DATA.INPUT_CHANNEL_NUM[0], cfg.DATA.NUM_FRAMES, side, side]
+    shape = [1, *input_shape(cfg)]
     octave = cfg.OCTAVE.ENABLE
     return {
         "name": name,

@@ -23,7 +23,7 @@ _DEFAULTS: dict[str, Any] = {
     "ALLOW_TF32": True,  # ours: GPUs multiply fp32 with 10 bits of mantissa where they can
     "TRAIN": {
         "ENABLE": True,  # train at all
-        "DATASET": "kinetics",  # kind of data set
+        "DATASET": "kinetics",  # kind of data set: kinetics (videos) or imagenet (pictures)
         "BATCH_SIZE": 64,  # clips an optimiser step, on one node
         "EVAL_PERIOD": 10,  # epochs between two validations; 0: none
         "CHECKPOINT_PERIOD": 10,  # epochs between two checkpoints
@@ -42,7 +42,7 @@ _DEFAULTS: dict[str, Any] = {
     },
     "TEST": {
         "ENABLE": True,  # test at all
-        "DATASET": "kinetics",  # kind of data set
+        "DATASET": "kinetics",  # kind of data set: kinetics (videos) or imagenet (pictures)
         "BATCH_SIZE": 8,  # clips a forward pass, on one node
         "CHECKPOINT_FILE_PATH": "",  # weights to test; empty takes the newest of OUTPUT_DIR
         "CHECKPOINT_TYPE": "pytorch",  # format of that file: pytorch, caffe2, mxnet
@@ -53,7 +53,7 @@ _DEFAULTS: dict[str, Any] = {
         "COMPILE": False,  # ours: torch.compile
     },
     "DATA": {
-        "PATH_TO_DATA_DIR": "",  # folder of train.csv, val.csv and test.csv
+        "PATH_TO_DATA_DIR": "",  # folder of train.csv, val.csv, test.csv; of pictures: train/, val/
         "PATH_PREFIX": "",  # put before every path of the lists
         "PATH_LABEL_SEPARATOR": " ",  # between path and label; the last one of a line counts
         "NUM_FRAMES": 8,  # frames of a clip
@@ -73,6 +73,19 @@ _DEFAULTS: dict[str, Any] = {
         "TRAIN_CROP_SIZE": 224,  # side of the square training crop
         "TRAIN_PIXELS": "uint8",  # ours: of training clips; uint8 (fast) or float32 (not rounded)
         "TEST_CROP_SIZE": 256,  # short side in a test, and side of its crops
+        # Below: of pictures (imagenet) alone.
+        "TRAIN_PCA_NOISE": 0.1,  # ours: strength of the colour noise of AlexNet; 0: none
+        # Of the noise: variances, and directions as columns, of R, G, B in [0, 1]. (PySlowFast has
+        # other variances, the deviations of the colours.)
+        "TRAIN_PCA_EIGVAL": [0.2175, 0.0188, 0.0045],
+        "TRAIN_PCA_EIGVEC": [
+            [-0.5675, 0.7192, 0.4009],
+            [-0.5808, -0.0045, -0.8140],
+            [-0.5836, -0.6948, 0.4203],
+        ],
+        "IN_VAL_CROP_RATIO": 0.875,  # test: the short side is resized to TEST_CROP_SIZE / this
+        "TEST_INTERPOLATION": "bilinear",  # ours: bilinear or bicubic
+        # Of videos again.
         "DECODING_BACKEND": "pyav",  # pyav, decord or torchcodec
         "DECODE_TIMEOUT": 120.0,  # ours: seconds a loader process may take for a video; 0: no limit
         "MAX_BAD_FRACTION": 0.1,  # ours: a run stops where more videos of a list are unreadable
@@ -168,7 +181,7 @@ _DEFAULTS: dict[str, Any] = {
     "AUG": {
         "ENABLE": False,  # RandAugment and random erasing
         "NUM_SAMPLE": 1,  # copies of each clip in a batch, cropped and augmented on their own
-        "COLOR_JITTER": 0.4,  # of still pictures only, as in PySlowFast
+        "COLOR_JITTER": 0.4,  # brightness, contrast, saturation of pictures, without AA_TYPE
         "AA_TYPE": "rand-m9-mstd0.5-inc1",  # RandAugment in timm's notation; empty: none
         "INTERPOLATION": "bicubic",  # of geometric operations; bilinear, bicubic or random
         "RE_PROB": 0.25,  # probability of random erasing

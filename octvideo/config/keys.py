@@ -27,6 +27,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "BN.NORM_TYPE": ("batchnorm", "sync_batchnorm"),
     "DATA.DECODING_BACKEND": ("pyav", "decord", "torchcodec"),
     "DATA.ENSEMBLE_METHOD": ("sum", "max"),
+    "DATA.TEST_INTERPOLATION": ("bilinear", "bicubic"),
     "DATA.TRAIN_PIXELS": ("uint8", "float32"),
     "DIST_BACKEND": ("nccl", "gloo"),
     "MODEL.ARCH": ("c2d", "i3d", "slow", "slowfast", "2d"),
@@ -39,11 +40,11 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs"),
     "SOLVER.OPTIMIZING_METHOD": ("sgd", "adam", "adamw"),
     "TEST.CHECKPOINT_TYPE": ("pytorch", "caffe2", "mxnet"),
-    "TEST.DATASET": ("kinetics",),
+    "TEST.DATASET": ("kinetics", "imagenet"),
     "TEST.NUM_SPATIAL_CROPS": (1, 3),
     "TEST.PRECISION": ("fp32", "bf16", "fp16"),
     "TRAIN.CHECKPOINT_TYPE": ("pytorch", "caffe2", "mxnet"),
-    "TRAIN.DATASET": ("kinetics",),
+    "TRAIN.DATASET": ("kinetics", "imagenet"),
     "TRAIN.PRECISION": ("fp32", "bf16", "fp16"),
 }
 
@@ -82,6 +83,7 @@ RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
             *("SOLVER.COSINE_END_LR", "SOLVER.WARMUP_START_LR", "SOLVER.WARMUP_EPOCHS"),
             *("SOLVER.WEIGHT_DECAY", "SOLVER.DAMPENING", "SOLVER.LRS", "SOLVER.STEPS"),
             *("AUG.COLOR_JITTER", "MIXUP.ALPHA", "MIXUP.CUTMIX_ALPHA"),
+            *("DATA.TRAIN_PCA_NOISE", "DATA.TRAIN_PCA_EIGVAL"),
         ),
     ),
     (
@@ -98,7 +100,7 @@ RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
         lambda x: 0 <= x < 1,
         ("MODEL.DROPOUT_RATE", "OCTAVE.ALPHA", "SOLVER.MOMENTUM", "SOLVER.BETAS", "EMA.DECAY"),
     ),
-    ("in (0, 1]", lambda x: 0 < x <= 1, ("BN.MOMENTUM",)),
+    ("in (0, 1]", lambda x: 0 < x <= 1, ("BN.MOMENTUM", "DATA.IN_VAL_CROP_RATIO")),
     (
         "in [0, 1]",
         lambda x: 0 <= x <= 1,

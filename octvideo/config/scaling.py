@@ -6,8 +6,9 @@ from fvcore.common.config import CfgNode
 
 from octvideo.utils.world import launched_world
 
-# PySlowFast's Kinetics recipes: SGD, BASE_LR 0.1 for 64 clips a step.
-REFERENCE_BATCH = 64
+# SGD's BASE_LR is 0.1 for 64 clips a step (PySlowFast's recipes), and for 256 pictures (Goyal et
+# al., "Accurate, Large Minibatch SGD").
+REFERENCE_BATCH = {"kinetics": 64, "imagenet": 256}
 REFERENCE_LR = 0.1
 
 
@@ -45,8 +46,20 @@ def effective_base_lr(cfg: CfgNode) -> float:
 
 
 def linear_rule_lr(cfg: CfgNode) -> float:
-    """The base learning rate that the linear rule gives: 0.1 for 64 clips, in proportion."""
-    return REFERENCE_LR * global_batch_size(cfg) / REFERENCE_BATCH
+    """The base learning rate that the linear rule gives: that of REFERENCE_BATCH, in proportion."""
+    return REFERENCE_LR * global_batch_size(cfg) / REFERENCE_BATCH[cfg.TRAIN.DATASET]
+
+
+def has_pictures(cfg: CfgNode, split: str = "train") -> bool:
+    """Whether the data set of a split ("test", else that of training) is of pictures."""
+    return bool(cfg["TEST" if split == "test" else "TRAIN"].DATASET == "imagenet")
+
+
+def input_shape(cfg: CfgNode) -> tuple[int, ...]:
+    """One training clip (C, T, S, S), or one picture (C, S, S)."""
+    side = cfg.DATA.TRAIN_CROP_SIZE
+    frames = () if has_pictures(cfg) else (cfg.DATA.NUM_FRAMES,)
+    return (cfg.DATA.INPUT_CHANNEL_NUM[0], *frames, side, side)
 
 
 def train_precision(cfg: CfgNode) -> str:
@@ -57,16 +70,18 @@ def train_precision(cfg: CfgNode) -> str:
 def describe_scaling(cfg: CfgNode) -> tuple[str, str | None]:
     """A line for the log, and a warning where SGD's rate is not that of the linear rule."""
     batch, lr, rule = global_batch_size(cfg), effective_base_lr(cfg), linear_rule_lr(cfg)
+    samples = "pictures" if has_pictures(cfg) else "clips"
     copies = f" in {cfg.AUG.NUM_SAMPLE} copies" if cfg.AUG.NUM_SAMPLE > 1 else ""
     line = (
         f"global batch {batch} ({num_nodes(cfg)} x {processes_per_node(cfg)} processes with "
-        f"{batch_per_process(cfg)} clips each{copies}), base LR {lr:g}"
+        f"{batch_per_process(cfg)} {samples} each{copies}), base LR {lr:g}"
     )
     if cfg.SOLVER.OPTIMIZING_METHOD != "sgd" or math.isclose(lr, rule, rel_tol=1e-6):
         return line, None
+    reference = REFERENCE_BATCH[cfg.TRAIN.DATASET]
     warning = (
-        f"base LR {lr:g} differs from the linear rule ({REFERENCE_LR:g} for {REFERENCE_BATCH} "
-        f"clips), which gives {rule:g} for a global batch of {batch}: "
+        f"base LR {lr:g} differs from the linear rule ({REFERENCE_LR:g} for {reference} "
+        f"{samples}), which gives {rule:g} for a global batch of {batch}: "
         f"set SOLVER.BASE_LR {rule / lr_scale(cfg):g} to follow it"
     )
     return line, warning

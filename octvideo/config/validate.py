@@ -8,7 +8,7 @@ from fvcore.common.config import CfgNode
 from octvideo.config.defaults import get_cfg
 from octvideo.config.keys import CHOICES, Problem, choices, ranges, value_of
 from octvideo.config.notation import parse_rand_augment
-from octvideo.config.scaling import batch_per_process, processes_per_node
+from octvideo.config.scaling import batch_per_process, has_pictures, processes_per_node
 from octvideo.config.values import show
 from octvideo.utils.errors import UserError
 from octvideo.utils.world import launched_world
@@ -46,8 +46,8 @@ def validate(cfg: CfgNode) -> list[Problem]:
     anywhere. The types are those of the defaults: ``load_cfg`` sees to that.
     """
     checks = (
-        *(choices, ranges, _batches, _clips, _pathways, _network, _octave, _schedule),
-        *(_augmentation, _mixing, _precision),
+        *(choices, ranges, _batches, _clips, _pictures, _pathways, _network, _octave),
+        *(_schedule, _augmentation, _mixing, _precision),
     )
     return [problem for check in checks for problem in check(cfg)]
 
@@ -105,7 +105,7 @@ def remarks(cfg: CfgNode) -> list[str]:
         found.append("MODEL.ACT_CHECKPOINT is for training: a test does not keep activations")
     if cfg.MODEL.ARCH == "2d":
         found += _fixed_by_name(cfg)
-    if aug.ENABLE and not aug.AA_TYPE and aug.COLOR_JITTER:
+    if aug.ENABLE and not has_pictures(cfg) and not aug.AA_TYPE and aug.COLOR_JITTER:
         found.append("AUG.COLOR_JITTER is for still pictures: videos are not changed by it")
     if aug.ENABLE and aug.RE_SPLIT and aug.NUM_SAMPLE == 1:
         found.append("AUG.RE_SPLIT spares the first of several copies: AUG.NUM_SAMPLE is 1")
@@ -173,11 +173,33 @@ def _clips(cfg: CfgNode) -> Iterator[Problem]:
             other = relative[1 - relative.index(key)]
             yield Problem(key, f"{key} is empty but {other} is not: set both or neither")
     smallest = min(data.TRAIN_JITTER_SCALES, default=0)
-    if cfg.TRAIN.ENABLE and not any(ranges) and smallest < data.TRAIN_CROP_SIZE:
+    of_clips = cfg.TRAIN.ENABLE and not has_pictures(cfg)
+    if of_clips and not any(ranges) and smallest < data.TRAIN_CROP_SIZE:
         yield Problem(
             "DATA.TRAIN_JITTER_SCALES",
             f"DATA.TRAIN_JITTER_SCALES {data.TRAIN_JITTER_SCALES} allows frames smaller than "
             f"DATA.TRAIN_CROP_SIZE {data.TRAIN_CROP_SIZE}: raise the scales or lower the crop",
+        )
+
+
+def _pictures(cfg: CfgNode) -> Iterator[Problem]:
+    for key in ("TRAIN.DATASET", "TEST.DATASET"):
+        enabled = cfg[key.partition(".")[0]].ENABLE
+        if enabled and value_of(cfg, key) == "imagenet" and cfg.MODEL.ARCH != "2d":
+            yield Problem(
+                key,
+                f"{key} imagenet is of pictures, but MODEL.ARCH {cfg.MODEL.ARCH} takes videos: set "
+                f"{key} kinetics, or MODEL.ARCH 2d",
+            )
+    values, vectors = cfg.DATA.TRAIN_PCA_EIGVAL, cfg.DATA.TRAIN_PCA_EIGVEC
+    if len(values) != 3:
+        yield Problem(
+            "DATA.TRAIN_PCA_EIGVAL", f"DATA.TRAIN_PCA_EIGVAL needs three values, got {values}"
+        )
+    if [len(row) for row in vectors] != [3, 3, 3]:
+        yield Problem(
+            "DATA.TRAIN_PCA_EIGVEC",
+            f"DATA.TRAIN_PCA_EIGVEC needs three rows of three values, got {show(vectors)}",
         )
 
 

@@ -6,6 +6,7 @@ from octvideo.data.loader import (
     build_test_loader,
     build_train_loader,
     build_val_loader,
+    data_class_names,
     normalization,
     read_split,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "build_val_loader",
+    "data_class_names",
     "normalization",
     "normalize",
     "read_split",

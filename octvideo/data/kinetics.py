@@ -169,8 +169,8 @@ class TrainClips(Dataset):
                 continue
             views = augmented_views(frames, rng, self.transform, self.augmentation)
             video = views if len(views) > 1 else views[0]
-            return _item(video, int(self.videos.labels[index]), index, bad)
-        return _item(None, int(self.videos.labels[index]), index, bad)
+            return item_of(video, int(self.videos.labels[index]), index, bad)
+        return item_of(None, int(self.videos.labels[index]), index, bad)
 
 
 class CentreClips(Dataset):
@@ -201,15 +201,15 @@ class CentreClips(Dataset):
                 clip = self.sampling.centre_indices(reader.num_frames, reader.fps)
                 frames = reader.get_frames(clip)
         except VideoError as error:
-            return _item(None, label, index, [(path, error.reason)])
+            return item_of(None, label, index, [(path, error.reason)])
         height, width = frames.shape[1:3]
         size = short_side_size(height, width, self.crop_size)
         [(top, left)] = crop_offsets(*size, self.crop_size, num_crops=1)
         video = resize_crop(frames, size, top, left, self.crop_size, self.crop_size)
-        return _item(video, label, index, [])
+        return item_of(video, label, index, [])
 
 
-def _item(
+def item_of(
     video: torch.Tensor | list[torch.Tensor] | None,
     label: int,
     index: int,

@@ -11,10 +11,16 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.utils.data import Sampler
 
-from octvideo.config import batch_per_process
+from octvideo.config import batch_per_process, has_pictures
 from octvideo.config.notation import parse_rand_augment
 from octvideo.data.augment import Augmentation, RandAugment, RandomErasing
 from octvideo.data.guarded import VideoLoader, Watch, take_alarms
+from octvideo.data.imagenet import (
+    CentrePictures,
+    TrainPictures,
+    list_pictures,
+    picture_classes,
+)
 from octvideo.data.kinetics import (
     CentreClips,
     TestViews,
@@ -23,6 +29,8 @@ from octvideo.data.kinetics import (
     collate_clips,
     read_list,
 )
+from octvideo.data.labels import class_names_beside
+from octvideo.data.pictures import CentreCrop, PCANoise, PictureTransform
 from octvideo.data.reader import check_backend
 from octvideo.data.sampling import ClipSampling
 from octvideo.data.transforms import TrainTransform
@@ -81,9 +89,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoLoader:
-    """Batches of random clips (see `collate_clips`); `loader.sampler` is an `EpochSampler`.
+    """Batches of random clips (see `collate_clips`), or of pictures, whose "video" is (N, 3, s, s).
 
-    A batch has AUG.NUM_SAMPLE clips for each of its videos.
+    A batch has AUG.NUM_SAMPLE clips for each of its videos. `loader.sampler` is an `EpochSampler`.
     """
     videos = read_split(cfg, "train")
     batch_size = batch_per_process(cfg)
@@ -93,6 +101,11 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Vide
             f"{_list_path(cfg, 'train')} lists {len(videos)} videos, fewer than one batch "
             f"({batch_size} clips in each of {world_size} processes): lower TRAIN.BATCH_SIZE"
         )
+    dataset = _train_pictures(cfg, videos) if has_pictures(cfg) else _train_clips(cfg, videos)
+    return _loader(cfg, dataset, sampler, batch_size=batch_size, collate_fn=collate_clips)
+
+
+def _train_clips(cfg: CfgNode, videos: VideoList) -> TrainClips:
     augmentation = _augmentation(cfg)
     transform = TrainTransform(
         jitter_scales=tuple(cfg.DATA.TRAIN_JITTER_SCALES),
@@ -104,7 +117,7 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Vide
         # What erasing writes has no place in uint8.
         pixels="float32" if augmentation.erasing else cfg.DATA.TRAIN_PIXELS,
     )
-    clips = TrainClips(
+    return TrainClips(
         videos,
         _sampling(cfg),
         transform,
@@ -113,26 +126,67 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Vide
         augmentation=augmentation,
         watch=_watch(cfg),
     )
-    return _loader(cfg, clips, sampler, batch_size=batch_size, collate_fn=collate_clips)
+
+
+def _train_pictures(cfg: CfgNode, pictures: VideoList) -> TrainPictures:
+    """RandAugment takes the place of colour jitter and noise; jitter is for AUG.ENABLE alone."""
+    data, augmentation = cfg.DATA, _augmentation(cfg)
+    noise = None
+    if data.TRAIN_PCA_NOISE:
+        noise = PCANoise(data.TRAIN_PCA_NOISE, data.TRAIN_PCA_EIGVAL, data.TRAIN_PCA_EIGVEC)
+    transform = PictureTransform(
+        crop_size=data.TRAIN_CROP_SIZE,
+        scales=tuple(data.TRAIN_JITTER_SCALES_RELATIVE) or PictureTransform.scales,
+        aspects=tuple(data.TRAIN_JITTER_ASPECT_RELATIVE) or PictureTransform.aspects,
+        flip=data.RANDOM_FLIP,
+        color_jitter=cfg.AUG.COLOR_JITTER if cfg.AUG.ENABLE else 0.0,
+        noise=noise,
+        rand_augment=augmentation.rand_augment,
+        erasing=augmentation.erasing,
+    )
+    return TrainPictures(
+        pictures,
+        transform,
+        cfg.RNG_SEED,
+        augmentation.copies,
+        augmentation.clean_first,
+        watch=_watch(cfg),
+    )
+
+
+def _centre_pictures(cfg: CfgNode, pictures: VideoList) -> CentrePictures:
+    data = cfg.DATA
+    crop = CentreCrop(data.TEST_CROP_SIZE, data.IN_VAL_CROP_RATIO, data.TEST_INTERPOLATION)
+    return CentrePictures(pictures, crop, watch=_watch(cfg))
 
 
 def build_val_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoLoader:
     """Batches of centre clips; over all ranks each video comes once, so ranks may differ by one."""
     videos = read_split(cfg, "val")
-    clips = CentreClips(
-        videos,
-        _sampling(cfg),
-        cfg.DATA.TEST_CROP_SIZE,
-        backend=cfg.DATA.DECODING_BACKEND,
-        watch=_watch(cfg),
-    )
     mine = range(rank, len(videos), world_size)
+    if has_pictures(cfg):
+        clips: Any = _centre_pictures(cfg, videos)
+    else:
+        clips = CentreClips(
+            videos,
+            _sampling(cfg),
+            cfg.DATA.TEST_CROP_SIZE,
+            backend=cfg.DATA.DECODING_BACKEND,
+            watch=_watch(cfg),
+        )
     return _loader(cfg, clips, mine, batch_size=batch_per_process(cfg), collate_fn=collate_clips)
 
 
 def build_test_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoLoader:
-    """Items of `TestViews`, one video after another; over all ranks each video comes once."""
+    """Items of `TestViews`, one video after another; over all ranks each video comes once.
+
+    Pictures have one view, the centre crop: they come in batches, as for validation.
+    """
     videos = read_split(cfg, "test")
+    mine = range(rank, len(videos), world_size)
+    if has_pictures(cfg, "test"):
+        size, pictures = batch_per_process(cfg, "test"), _centre_pictures(cfg, videos)
+        return _loader(cfg, pictures, mine, batch_size=size, collate_fn=collate_clips)
     views = TestViews(
         videos,
         _sampling(cfg),
@@ -142,15 +196,25 @@ def build_test_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Video
         backend=cfg.DATA.DECODING_BACKEND,
         watch=_watch(cfg),
     )
-    mine = range(rank, len(videos), world_size)
     # An item holds all views of a video: one in advance is enough.
     return _loader(cfg, views, mine, batch_size=None, prefetch_factor=1)
 
 
-def normalization(cfg: CfgNode) -> dict[str, Any]:
-    """The arguments of ``normalize``."""
-    data = cfg.DATA
-    return {"mean": data.MEAN, "std": data.STD, "reverse_channels": data.REVERSE_INPUT_CHANNEL}
+def normalization(cfg: CfgNode, split: str = "train") -> dict[str, Any]:
+    """The arguments of ``normalize`` for batches of a split."""
+    return {
+        "mean": cfg.DATA.MEAN,
+        "std": cfg.DATA.STD,
+        "reverse_channels": cfg.DATA.REVERSE_INPUT_CHANNEL,
+        "axis": -3 if has_pictures(cfg, split) else -4,
+    }
+
+
+def data_class_names(cfg: CfgNode) -> list[str] | None:
+    """The names of the classes that a training writes into its checkpoints, if it has any."""
+    if has_pictures(cfg):
+        return picture_classes(cfg.DATA.PATH_TO_DATA_DIR, cfg.MODEL.NUM_CLASSES)
+    return class_names_beside(cfg.DATA.PATH_TO_DATA_DIR, cfg.MODEL.NUM_CLASSES)
 
 
 def _sampling(cfg: CfgNode) -> ClipSampling:
@@ -176,11 +240,13 @@ def _augmentation(cfg: CfgNode) -> Augmentation:
 
 
 def _list_path(cfg: CfgNode, split: str) -> Path:
-    return Path(cfg.DATA.PATH_TO_DATA_DIR) / f"{split}.csv"
+    return Path(cfg.DATA.PATH_TO_DATA_DIR) / (split if has_pictures(cfg, split) else f"{split}.csv")
 
 
 def read_split(cfg: CfgNode, split: str) -> VideoList:
-    """The list of videos ``train``, ``val`` or ``test``; UserError where it can not be read."""
+    """The videos (pictures) of ``train``, ``val`` or ``test``; UserError where there are none."""
+    if has_pictures(cfg, split):
+        return list_pictures(cfg.DATA.PATH_TO_DATA_DIR, split, cfg.MODEL.NUM_CLASSES)
     path = _list_path(cfg, split)
     if not path.is_file():
         raise UserError(

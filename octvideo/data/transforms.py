@@ -205,15 +205,20 @@ def training_view(
 
 
 def normalize(
-    video: torch.Tensor, mean: Sequence[float], std: Sequence[float], reverse_channels: bool = False
+    video: torch.Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    reverse_channels: bool = False,
+    axis: int = -4,
 ) -> torch.Tensor:
     """(v / 255 - mean) / std of a video (..., 3, T, H, W), uint8 or float 0..255; float32 out.
 
-    mean and std are for R, G, B; ``reverse_channels`` gives B, G, R afterwards, as PySlowFast does.
+    axis: where the colours are, from the end; -3 for pictures (..., 3, H, W). mean and std are for
+    R, G, B; ``reverse_channels`` gives B, G, R afterwards, as PySlowFast does.
     """
-    shape = (-1, 1, 1, 1)
+    shape = (-1,) + (1,) * (-1 - axis)
     mean_, std_ = (video.new_tensor(v, dtype=torch.float32).view(shape) for v in (mean, std))
     scale, shift = 1 / (255 * std_), -mean_ / std_
     # Two operations in place: each pass over the test's frames of a video takes tens of ms.
     video = video.to(torch.float32, copy=True).mul_(scale).add_(shift)
-    return video.flip(-4) if reverse_channels else video
+    return video.flip(axis) if reverse_channels else video

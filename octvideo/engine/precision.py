@@ -20,6 +20,7 @@ from octvideo.utils.memory import keep_freed_memory
 logger = logging.getLogger("octvideo")
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 _COMPILERS = ("g++", "clang++", "c++", "cl")  # what torch.compile looks for on a CPU
 
 
@@ -34,8 +35,15 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 
 
 def channels_last(clips: Tensor) -> Tensor:
-    """The same clips (N, C, T, H, W), each position's channels side by side in memory."""
-    return clips.contiguous(memory_format=torch.channels_last_3d)
+    """The same clips (N, C, T, H, W) or pictures (N, C, H, W), each position's channels side by
+    side in memory."""
+    return clips.contiguous(memory_format=_FORMATS[clips.ndim])
+
+
+def move_model(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model on a device, its kernels laid out as ``channels_last`` lays out its input."""
+    is_video = any(p.ndim == 5 for p in model.parameters())
+    return model.to(device, memory_format=_FORMATS[5 if is_video else 4])
 
 
 def compile_model(model: nn.Module) -> None:
@@ -48,7 +56,7 @@ def compile_model(model: nn.Module) -> None:
 
 
 class Evaluation:
-    """A model on batches of clips: float32 (N, 3, T, H, W) -> float32 (N, classes).
+    """A model on batches of clips (pictures): float32 (N, 3, [T,] H, W) -> float32 (N, classes).
 
     Float32 weights are used under ``autocast`` with ``precision``; weights in half, those of
     ``optimize_for_inference``, get clips in half.
@@ -69,7 +77,7 @@ class Evaluation:
         count = len(clips)
         if self.compiled:
             self.largest = max(self.largest, count)
-            clips = F.pad(clips, (0,) * 9 + (self.largest - count,))
+            clips = F.pad(clips, (0,) * (2 * clips.ndim - 1) + (self.largest - count,))
         with self.context():
             return self.model(channels_last(clips.to(self.dtype)))[:count].float()
 

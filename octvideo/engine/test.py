@@ -15,7 +15,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from octvideo.config import batch_per_process
+from octvideo.config import batch_per_process, has_pictures
 from octvideo.data import VideoLoader, build_test_loader, normalization, normalize, view
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.checkpoint import (
@@ -94,28 +94,45 @@ def find_checkpoint(cfg: CfgNode, trained: Path | None = None) -> Weights:
 def score_videos(
     model: nn.Module, loader: VideoLoader, cfg: CfgNode, device: torch.device, stop: StopRequest
 ) -> ScoreTable:
-    """Runs every view of every video of the loader through the model."""
-    num_views = cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS
+    """Runs every view of every video (the one view of every picture) through the model."""
+    views = cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS
+    num_views = 1 if has_pictures(cfg, "test") else views
     table = ScoreTable(loader.dataset.videos.labels, num_views, cfg.MODEL.NUM_CLASSES)
     bad_videos, clock = BadVideos(Path(cfg.OUTPUT_DIR), cfg.DATA.MAX_BAD_FRACTION), Clock()
     bad_videos.begin("test", 0, len(loader.dataset.videos))
     evaluate = Evaluation(model, device, cfg.TEST.PRECISION, cfg.TEST.COMPILE)
-    batch_size, pixels = batch_per_process(cfg, "test"), normalization(cfg)
     bar = tqdm(loader, desc=f"test, {num_views} views", disable=not is_terminal())
     for done, item in enumerate(stop.watch(bar), start=1):
         clock.data_arrived()
         bad_videos.add(item)
-        if "frames" in item:
-            frames = normalize(item["frames"].to(device, non_blocking=True), **pixels)
-            views = view_batches(item, frames, cfg.DATA.TEST_CROP_SIZE, batch_size)
-            scores = [evaluate(v) for v in views]
-            table.put(item["index"], torch.cat(scores).cpu().numpy())
+        for index, scores in _scores_of(item, evaluate, cfg, device):
+            table.put(index, scores)
         clock.step_done()
         if done % cfg.LOG_PERIOD == 0:
             _log_progress(cfg, clock, done, len(loader))
     bad_videos.close()
     bad_videos.share()
     return table
+
+
+def _scores_of(
+    item: dict[str, Any], evaluate: Evaluation, cfg: CfgNode, device: torch.device
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Videos of an item of the test loader, by number, and their scores (num_views, classes).
+
+    An item is one video with all views, or a batch of pictures with one view each; what could not
+    be read is not in it.
+    """
+    pixels = normalization(cfg, "test")
+    if "clips" in item:
+        frames = normalize(item["frames"].to(device, non_blocking=True), **pixels)
+        batch_size = batch_per_process(cfg, "test")
+        views = view_batches(item, frames, cfg.DATA.TEST_CROP_SIZE, batch_size)
+        yield item["index"], torch.cat([evaluate(v) for v in views]).cpu().numpy()
+    elif "video" in item and len(item["video"]):
+        pictures = normalize(item["video"].to(device, non_blocking=True), **pixels)
+        scores = evaluate(pictures).cpu().numpy()
+        yield from zip(item["index"].tolist(), scores[:, None], strict=True)
 
 
 def view_batches(

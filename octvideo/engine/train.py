@@ -11,15 +11,15 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from octvideo.config import describe_scaling, train_precision
+from octvideo.config import describe_scaling, has_pictures, input_shape, train_precision
 from octvideo.data import (
     VideoLoader,
     build_train_loader,
     build_val_loader,
+    data_class_names,
     normalization,
     normalize,
 )
-from octvideo.data.labels import class_names_beside
 from octvideo.engine.averaging import WeightAverage, has_finite_statistics, update_bn_statistics
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.interrupt import Interrupted, StopRequest
@@ -33,7 +33,13 @@ from octvideo.engine.meters import (
 )
 from octvideo.engine.mixup import build_mixup, mixing_generator
 from octvideo.engine.optim import build_optimizer, build_schedule, set_lr
-from octvideo.engine.precision import Evaluation, autocast, channels_last, compile_model
+from octvideo.engine.precision import (
+    Evaluation,
+    autocast,
+    channels_last,
+    compile_model,
+    move_model,
+)
 from octvideo.engine.run_state import RunState
 from octvideo.engine.start import start_run
 from octvideo.engine.step import OptimizerStep
@@ -69,18 +75,17 @@ def run_train(cfg: CfgNode) -> Path:
 
 
 def log_model_info(model: nn.Module, cfg: CfgNode) -> None:
-    """Parameters and multiply-adds of one training clip."""
-    size = cfg.DATA.TRAIN_CROP_SIZE
-    shape = (1, cfg.DATA.INPUT_CHANNEL_NUM[0], cfg.DATA.NUM_FRAMES, size, size)
-    cost = count(model, shape)
-    text = "%s: %.3f M parameters, %.3f G multiply-adds for a clip of %s"
-    name = f"Oct-{cfg.MODEL.ARCH} (alpha {cfg.OCTAVE.ALPHA:g})"
+    """Parameters and multiply-adds of one training clip or picture."""
+    shape = input_shape(cfg)
+    cost = count(model, (1, *shape))
+    name = cfg.MODEL.MODEL_NAME if cfg.MODEL.ARCH == "2d" else cfg.MODEL.ARCH
     logger.info(
-        text,
-        name if cfg.OCTAVE.ENABLE else cfg.MODEL.ARCH,
+        "%s: %.3f M parameters, %.3f G multiply-adds for a %s of %s",
+        f"Oct-{name} (alpha {cfg.OCTAVE.ALPHA:g})" if cfg.OCTAVE.ENABLE else name,
         cost.params / 1e6,
         cost.macs / 1e9,
-        "x".join(map(str, shape[1:])),
+        "picture" if has_pictures(cfg) else "clip",
+        "x".join(map(str, shape)),
     )
 
 
@@ -93,7 +98,7 @@ class Trainer:
         self.model = build_model(cfg)
         if cfg.LOG_MODEL_INFO:
             log_model_info(self.model, cfg)
-        self.model.to(device, memory_format=torch.channels_last_3d)
+        move_model(self.model, device)
         self.optimizer = build_optimizer(self.model, cfg)
         self.schedule = build_schedule(cfg)
         self.mixup = build_mixup(cfg)
@@ -132,7 +137,7 @@ class Trainer:
             self.average,
             self.train_loader.sampler,
             {"steps": self.meter, "epoch": self.epoch_meter},
-            class_names_beside(cfg.DATA.PATH_TO_DATA_DIR, cfg.MODEL.NUM_CLASSES),
+            data_class_names(cfg),
         )
 
     def start(self) -> None:
@@ -350,7 +355,7 @@ class Trainer:
         if waits := loader_bound(stats):
             logger.info(
                 "%s of the time the device waited for data. Raise DATA_LOADER.NUM_WORKERS (%d "
-                "processes read), or make the videos quick to read by tools/prepare_dataset.py",
+                "processes read), or make the files smaller (tools/prepare_dataset.py for videos)",
                 waits,
                 self.train_loader.num_workers,
             )

@@ -215,7 +215,8 @@ def test_tables_name_existing_keys_only_once() -> None:
 def test_every_number_is_checked_or_needs_no_check() -> None:
     numbers = {k for k, v in leaf_values(get_cfg()).items() if Kind.of(k, v).leaf in (int, float)}
     ranged = {key for _, _, keys in RANGES for key in keys} | set(CHOICES)
-    assert numbers - ranged == {"DATA.MEAN", "OCTAVE.PATHWAYS"}  # the latter by architecture
+    any_number = {"DATA.MEAN", "DATA.TRAIN_PCA_EIGVEC"}
+    assert numbers - ranged == any_number | {"OCTAVE.PATHWAYS"}  # by architecture
 
 
 # What the recipes share, from PySlowFast's files of the same names.
