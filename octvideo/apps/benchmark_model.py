@@ -1,7 +1,7 @@
 """Time and memory of networks, octave and vanilla, ours and in torch's 3D operations.
 
 Every network runs in a process of its own, a few steps at a time in turns, so that all meet the
-same machine; peak memory is that of its process. The variants:
+same machine; peak memory is that of its tensors. The variants:
 
     conv3d_eager   the vanilla network as it is usually written: nn.Conv3d, eager, contiguous memory
     ours           as octvideo runs it: `optimize_for_inference`, or 2D operations in training
@@ -9,18 +9,19 @@ same machine; peak memory is that of its process. The variants:
 """
 
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from octvideo.engine.precision import DTYPES, autocast, channels_last
@@ -28,7 +29,7 @@ from octvideo.layers import fold
 from octvideo.models import create_model, optimize_for_inference
 from octvideo.utils.complexity import count
 from octvideo.utils.errors import UserError
-from octvideo.utils.memory import keep_freed_memory, process_memory, return_freed_memory
+from octvideo.utils.memory import keep_freed_memory
 
 VARIANTS = ("conv3d_eager", "ours", "ours_compiled")
 _WARM_UP = 2  # rounds
@@ -80,10 +81,10 @@ def benchmark_models(
     Returns:
         Rows of model, alpha, variant, mode (inference or train), device, dtype, threads, batch,
         size, stages, channel_divisor, macs of a clip, median_ms and spread_ms (between the
-        quartiles) of a step, clips_per_s, peak_mb (above what the process had with the model
-        built), speedup (over conv3d_eager, None without it), theoretical (multiply-adds of the
-        vanilla network / of this) and realised (speed-up over the vanilla network of the same
-        variant / theoretical). Ratios are medians over the rounds.
+        quartiles) of a step, clips_per_s, peak_mb (of a step's tensors, beyond the model and the
+        optimizer's state), speedup (over conv3d_eager, None without it), theoretical
+        (multiply-adds of the vanilla network / of this) and realised (speed-up over the vanilla
+        network of the same variant / theoretical). Ratios are medians over the rounds.
 
     Raises:
         UserError: no such variant or device, or a process failed; the message has its error.
@@ -155,11 +156,10 @@ def _work(pipe: Connection, subject: Subject) -> None:
     try:
         torch.set_num_threads(subject.threads)
         step = _step(subject)
-        before = _memory_before(subject.device)
         while True:
             what = pipe.recv()
             if what == "peak":
-                pipe.send(_peak_memory(subject.device) - before)
+                pipe.send(_peak_memory(step, subject.device))
                 continue
             step()
             _synchronize(subject.device)
@@ -180,21 +180,23 @@ def _synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _memory_before(device: str) -> float:
-    """Megabytes in use with the model built; what is used later counts as its peak."""
+def _peak_memory(step: Callable[[], Any], device: str) -> float:
+    """Megabytes of tensors that a step needs at once, beyond what is there before it.
+
+    On a CPU as torch's allocator counts them, as the size of a process depends on what it did
+    before; the library's own buffers are not in it.
+    """
     if device == "cuda":
+        before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated() / 2**20
-    return_freed_memory()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
-    return process_memory()["VmRSS"]
-
-
-def _peak_memory(device: str) -> float:
-    """Megabytes, on the GPU or of this process."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return process_memory()["VmHWM"]
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the profiler's lines; errors go by the pipe
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+    in_use = np.cumsum([0, *(e.nbytes() for e in events if e.name() == "[memory]")])
+    return float(in_use.max()) / 2**20
 
 
 # ------------------------------------------------------------------------------- what is run

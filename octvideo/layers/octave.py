@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from octvideo.layers import fold
 
@@ -100,6 +101,20 @@ def join_groups(x_l: Tensor, x_h: Tensor, groups: int) -> Tensor:
         return torch.cat([x_l, x_h], dim=1)
     parts = [x.unflatten(1, (groups, -1)) for x in (x_l, x_h)]
     return torch.cat(parts, dim=2).flatten(1, 2)
+
+
+def joined_anew(path: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+    """path(*inputs), a convolution of maps that are joined for it, without keeping what was joined.
+
+    The convolution's gradient wants its input u. x_h and x_l are kept for other paths already, so
+    that joining them once more in the backward pass saves the memory of u; the convolution itself
+    does not run again, as recomputing ends with the last tensor that is wanted.
+    """
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # a compiler decides itself
+        return checkpoint(
+            path, *inputs, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
+        )
+    return path(*inputs)
 
 
 def merge(x: Value) -> Tensor:
@@ -317,20 +332,34 @@ class _OctConvNd(nn.Module):
             return self._depthwise(x_h, x_l)
         has_low, halves = self.channels_out.low > 0, self.stride[-1] == 2
         w_l, w_h, bias_l, bias_h = self._by_output()
-        u = x_h
-        if self.needs_pooled:
-            pooled = pool(x_h) if pooled is None else pooled
-            u = pooled if x_l is None else join_groups(x_l, pooled, self.groups)
         if halves:
+            u = self._join(x_h, x_l, pooled)
             y_h = self._path(u, w_h, bias_h)
-            u = pool(u) if has_low else u
-        else:
-            low_in = self.channels_in.low // self.groups
-            w_lh, w_hh = w_h.split([low_in, w_h.shape[1] - low_in], dim=1)
-            y_h = self._path(x_h, w_hh, bias_h)
-            if x_l is not None:
-                y_h = add_upsampled(y_h, self._path(x_l, w_lh))
-        return (y_h, self._path(u, w_l, bias_l)) if has_low else y_h
+            return (y_h, self._path(pool(u), w_l, bias_l)) if has_low else y_h
+        low_in = self.channels_in.low // self.groups
+        w_lh, w_hh = w_h.split([low_in, w_h.shape[1] - low_in], dim=1)
+        y_h = self._path(x_h, w_hh, bias_h)
+        if x_l is not None:
+            y_h = add_upsampled(y_h, self._path(x_l, w_lh))
+        if not has_low:
+            return y_h
+        return y_h, joined_anew(self._low_path, x_h, x_l, pooled, w_l, bias_l)
+
+    def _join(self, x_h: Tensor, x_l: Tensor | None, pooled: Tensor | None) -> Tensor:
+        """u = [x_l | pool(x_h)]."""
+        pooled = pool(x_h) if pooled is None else pooled
+        return pooled if x_l is None else join_groups(x_l, pooled, self.groups)
+
+    def _low_path(
+        self,
+        x_h: Tensor,
+        x_l: Tensor | None,
+        pooled: Tensor | None,
+        kernel: Tensor,
+        bias: Tensor | None,
+    ) -> Tensor:
+        """y_l, with stride 1."""
+        return self._path(self._join(x_h, x_l, pooled), kernel, bias)
 
     def _depthwise(self, x_h: Tensor, x_l: Tensor | None) -> Value:
         assert x_l is not None  # see _check_arguments

@@ -262,3 +262,26 @@ def test_cases_cover_strides_and_frequencies() -> None:
     assert kinds == {
         (i, o, s) for i, o, s in itertools.product([True, False], [True, False], [1, 2]) if i or o
     }
+
+
+@pytest.mark.parametrize("channels_in", [(48, 16), (64, 0)])
+def test_a_training_step_keeps_no_copy_of_the_inputs(channels_in: tuple[int, int]) -> None:
+    """What the backward pass wants of a 1x1x1 layer are x_h, x_l and the weight."""
+    layer = OctConv3d(channels_in, (48, 16), 1, bias=False)
+    high, low = channels_in
+    x_h = torch.randn(2, high, 4, 8, 8).to(memory_format=torch.channels_last_3d)
+    x_l = torch.randn(2, low, 4, 4, 4).to(memory_format=torch.channels_last_3d)
+    parts = [x_h.requires_grad_(), *([x_l.requires_grad_()] if low else [])]
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = layer(tuple(parts) if low else x_h)
+    owned = {t.untyped_storage().data_ptr() for t in (*parts, layer.weight)}
+    assert not kept.keys() - owned, {p: n for p, n in kept.items() if p not in owned}
+    sum(y.square().sum() for y in outputs).backward()
+    assert all(t.grad is not None for t in (*parts, layer.weight))
