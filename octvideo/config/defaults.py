@@ -36,6 +36,7 @@ _DEFAULTS: dict[str, Any] = {
         "CHECKPOINT_EPOCH_RESET": False,  # accepted; such a file always starts at epoch 0
         "CHECKPOINT_CLEAR_NAME_PATTERN": (),  # texts removed from its parameter names
         "MIXED_PRECISION": False,  # PySlowFast's name for PRECISION fp16
+        "NONFINITE_LOSS": "stop",  # ours: stop the run, or skip the step (3 in a row: stop)
         "PRECISION": "fp32",  # ours: autocast to bf16 or fp16 (with a loss scaler), or fp32
         "ACCUMULATE_STEPS": 1,  # ours: parts that a batch is computed in, one after another
         "COMPILE": False,  # ours: torch.compile

@@ -45,6 +45,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "TEST.PRECISION": ("fp32", "bf16", "fp16"),
     "TRAIN.CHECKPOINT_TYPE": ("pytorch", "caffe2", "mxnet"),
     "TRAIN.DATASET": ("kinetics", "imagenet"),
+    "TRAIN.NONFINITE_LOSS": ("stop", "skip"),
     "TRAIN.PRECISION": ("fp32", "bf16", "fp16"),
 }
 

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from octvideo.engine.losses import Loss
 from octvideo.engine.meters import TrainMeter, top_k_correct
 from octvideo.engine.mixup import scores_and_labels
+from octvideo.engine.nonfinite import SkippedSteps
 from octvideo.engine.precision import autocast
 
-# In fp16: a scale of 65536 that is halved so often is gone, and so is a network that gives no
-# finite loss for several batches in a row (the scale has no part in a loss).
+# In fp16: a scale of 65536 that is halved so often is gone. A network that gives no finite loss for
+# several batches in a row is gone, too (the scale has no part in a loss).
 MAX_SKIPPED = 30
 MAX_LOST = 3
 
@@ -26,6 +27,14 @@ class LossScaler(torch.amp.GradScaler):
         self._one = torch.ones((), device=device)
         self.skipped = torch.zeros((), dtype=torch.long, device=device)  # since it was set to 0
         self.in_a_row = torch.zeros_like(self.skipped)
+
+    def step(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> float | None:
+        # torch's fused SGD leaves its momentum uninitialised where its first step is skipped.
+        if self.is_enabled() and not optimizer.state:
+            found = self._found_inf_per_device(optimizer)
+            if any(bool(inf) for inf in found.values()):
+                return None
+        return super().step(optimizer, *args, **kwargs)
 
     def update(self, new_scale: float | Tensor | None = None) -> None:
         """After each step. A step was skipped where the scale falls."""
@@ -54,6 +63,9 @@ class OptimizerStep:
     scaled, and a step whose gradients overflow is skipped; clipping and norms are of the true
     gradients.
 
+    skip_nonfinite: a step whose gradients are nan or inf changes nothing, also where they are not
+    scaled.
+
     clip_value, clip_norm: limits of each gradient and of their norm, or None. As in PySlowFast,
     the norm is not clipped where there is a clip_value.
     """
@@ -68,17 +80,24 @@ class OptimizerStep:
         parts: int = 1,
         clip_value: float | None = None,
         clip_norm: float | None = None,
+        skip_nonfinite: bool = False,
     ) -> None:
         self.model, self.optimizer, self.loss, self.device = model, optimizer, loss, device
         self.precision, self.parts = precision, parts
         self.clip_value, self.clip_norm = clip_value, clip_norm
         self.scaler = LossScaler(device, enabled=precision == "fp16")
         self.lost = torch.zeros((), dtype=torch.long, device=device)  # steps in a row
+        self.skipping = SkippedSteps(model, optimizer) if skip_nonfinite else None
         self._norm: Tensor | None = None  # before clipping, where there is clipping
 
-    def __call__(self, video: Tensor, targets: Tensor, meters: Sequence[TrainMeter]) -> None:
-        """video (N, 3, T, H, W), targets as the loss takes them. Stays on the device."""
+    def __call__(self, video: Tensor, targets: Tensor, meters: Sequence[TrainMeter]) -> Tensor:
+        """video (N, 3, T, H, W), targets as the loss takes them; the sum of the parts' losses.
+
+        Stays on the device.
+        """
         self.optimizer.zero_grad(set_to_none=True)
+        if self.skipping:
+            self.skipping.remember()
         total = torch.zeros((), device=self.device)
         for part, wanted in zip(video.chunk(self.parts), targets.chunk(self.parts), strict=True):
             with autocast(self.device, self.precision):
@@ -90,11 +109,20 @@ class OptimizerStep:
             correct = top_k_correct(*scores_and_labels(logits.detach(), wanted))
             for meter in meters:
                 meter.add(loss, correct, len(wanted))
-        self.lost.add_(1).mul_(~total.isfinite())
         self.scaler.unscale_(self.optimizer)
+        is_lost = ~total.isfinite()
+        if self.skipping:
+            overflows = ~self.skipping.judge()
         self._clip()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if self.skipping and not self.scaler.is_enabled():
+            is_lost = overflows
+            self.scaler.skipped += overflows
+            self.skipping.step(self.optimizer)
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self.lost.add_(1).mul_(is_lost)
+        return total
 
     def _clip(self) -> None:
         parameters = list(self.model.parameters())
@@ -113,7 +141,7 @@ class OptimizerStep:
 
     def failure(self, loss: float) -> str | None:
         """Why training can not go on, where the mean loss has been ``loss`` lately."""
-        if not self.scaler.is_enabled():
+        if not self.scaler.is_enabled() and not self.skipping:
             return None if math.isfinite(loss) else f"the loss is {loss}"
         if self.lost >= MAX_LOST:
             return f"the loss is nan or inf for {int(self.lost)} steps in a row"
@@ -123,7 +151,7 @@ class OptimizerStep:
         return None
 
     def scaling(self) -> dict[str, float]:
-        """For the log: ``skipped_steps`` of this epoch and ``loss_scale``; {} but for fp16."""
+        """For the log: ``skipped_steps`` of this epoch where there may be any; ``loss_scale``."""
         if not self.scaler.is_enabled():
-            return {}
+            return {"skipped_steps": int(self.scaler.skipped)} if self.skipping else {}
         return {"skipped_steps": int(self.scaler.skipped), "loss_scale": self.scaler.get_scale()}

@@ -32,6 +32,7 @@ from octvideo.engine.meters import (
     top_k_correct,
 )
 from octvideo.engine.mixup import build_mixup, mixing_generator
+from octvideo.engine.nonfinite import RecentLosses
 from octvideo.engine.optim import build_optimizer, build_schedule, set_lr
 from octvideo.engine.precision import (
     Evaluation,
@@ -112,6 +113,7 @@ class Trainer:
             parts=cfg.TRAIN.ACCUMULATE_STEPS,
             clip_value=cfg.SOLVER.CLIP_GRAD_VAL,
             clip_norm=cfg.SOLVER.CLIP_GRAD_L2NORM,
+            skip_nonfinite=cfg.TRAIN.NONFINITE_LOSS == "skip",
         )
         self.average = WeightAverage(self.model, cfg.EMA.DECAY) if cfg.EMA.ENABLE else None
         self.evaluated = self.average.model if self.average else self.model
@@ -124,9 +126,10 @@ class Trainer:
             self.val_loader = build_val_loader(cfg, rank(), world_size())
         self.steps_per_epoch = len(self.train_loader)
         self.writer = build_writer(cfg)
-        skip_lost = self.precision == "fp16"
+        skip_lost = self.precision == "fp16" or cfg.TRAIN.NONFINITE_LOSS == "skip"
         self.meter, self.clock = TrainMeter(device, skip_lost), Clock(device)
         self.epoch_meter, self.epoch_clock = TrainMeter(device, skip_lost), Clock(device)
+        self.recent = RecentLosses(self.train_loader.dataset.videos.path)
         self.bad_videos = BadVideos(self.output_dir, cfg.DATA.MAX_BAD_FRACTION)
         self.state = RunState(
             cfg,
@@ -194,7 +197,8 @@ class Trainer:
         if self.mixup:
             rng = mixing_generator(self.cfg.RNG_SEED, self.state.epoch, self.state.step, rank())
             video, targets = self.mixup(video, targets, rng)
-        self.optimizer_step(video, targets, (self.meter, self.epoch_meter))
+        loss = self.optimizer_step(video, targets, (self.meter, self.epoch_meter))
+        self.recent.add(self.state.epoch + 1, self.state.step + 1, loss, batch["index"].tolist())
         if self.average:
             self.average.update()
 
@@ -299,6 +303,7 @@ class Trainer:
         """When the log of an epoch is written."""
         self.meter.reset()
         self.epoch_meter.reset()
+        self.recent.clear()
         self.optimizer_step.scaler.skipped.zero_()
 
     def _clocks(self, event: str) -> None:
@@ -322,6 +327,7 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
         }
         self._check_loss(stats["loss"])
+        self.recent.clear()
         stats["grad_norm"] = self.optimizer_step.grad_norm()
         stats.update(self.optimizer_step.scaling())
         eta = readable_time(stats["dt"] * self._steps_left())
@@ -350,8 +356,9 @@ class Trainer:
             stats["dt_data"],
         )
         if skipped := stats.get("skipped_steps"):
-            text = "Epoch %d: %d steps skipped, as gradients overflowed fp16; loss scale now %g"
-            logger.info(text, self.state.epoch + 1, skipped, stats["loss_scale"])
+            scale = f"; loss scale now {stats['loss_scale']:g}" if "loss_scale" in stats else ""
+            text = "Epoch %d: %d steps skipped, as gradients were not finite%s"
+            logger.info(text, self.state.epoch + 1, skipped, scale)
         if waits := loader_bound(stats):
             logger.info(
                 "%s of the time the device waited for data. Raise DATA_LOADER.NUM_WORKERS (%d "
@@ -365,11 +372,18 @@ class Trainer:
 
     def _check_loss(self, loss: float) -> None:
         """Before a checkpoint is written, so that no run goes on from weights that are lost."""
-        if failure := self.optimizer_step.failure(loss):
+        failure = self.optimizer_step.failure(loss)
+        if not failure and not self.optimizer_step.skipping:
+            return
+        where = self.recent.first_lost()
+        if failure:
             raise UserError(
-                f"{failure} at epoch {self.state.epoch + 1}, step {self.state.step}: "
-                f"lower SOLVER.BASE_LR or set SOLVER.CLIP_GRAD_L2NORM"
+                f"{failure}: lower SOLVER.BASE_LR or set SOLVER.CLIP_GRAD_L2NORM. It was so at "
+                f"{where or f'epoch {self.state.epoch + 1}'}"
             )
+        if where:
+            logger.warning("The loss is not finite, nothing is learnt from %s", where)
+            self.recent.clear()
 
     def _log(self, kind: str, stats: dict[str, Any]) -> None:
         header = {"_type": kind, "epoch": f"{self.state.epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}"}

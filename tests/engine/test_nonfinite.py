@@ -1,0 +1,158 @@
+"""Losses that are nan or inf: the run stops and names the videos, or goes on without the step."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from octvideo.config import load_cfg
+from octvideo.engine import run_train
+from octvideo.engine.checkpoint import list_checkpoints, load_checkpoint
+from octvideo.engine.meters import TrainMeter
+from octvideo.engine.step import OptimizerStep
+from octvideo.engine.train import Trainer
+from octvideo.utils.errors import UserError
+from support import ROOT
+
+pytestmark = pytest.mark.timeout(120)
+CPU = torch.device("cpu")
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    head = (nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3))
+    return nn.Sequential(nn.Conv3d(3, 4, 3), nn.BatchNorm3d(4), nn.ReLU(), *head)
+
+
+OPTIMIZERS = {
+    "sgd": lambda p, **kw: torch.optim.SGD(
+        p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01, **kw
+    ),
+    "adamw": lambda p, **kw: torch.optim.AdamW(p, lr=0.1, **kw),
+}
+
+
+def stepper(name: str, fused: bool, **kwargs) -> OptimizerStep:
+    model = network()
+    optimizer = OPTIMIZERS[name](model.parameters(), fused=fused or None)
+    return OptimizerStep(model, optimizer, F.cross_entropy, CPU, **kwargs)
+
+
+def clips(seed: int, value: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    video = torch.randn(4, 3, 3, 6, 6, generator=generator)
+    video[1, 0, 0] *= value
+    return video, torch.tensor([0, 1, 2, 0])
+
+
+def state_of(step: OptimizerStep) -> tuple[dict, dict]:
+    return copy.deepcopy((step.model.state_dict(), step.optimizer.state_dict()["state"]))
+
+
+def assert_same(ours: tuple[dict, dict], theirs: tuple[dict, dict]) -> None:
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("bad_at", [0, 1, 3])
+def test_a_skipped_step_changes_nothing(name, fused, parts, bad_at):
+    """Weights, momentum and statistics: the run is that without the batch, bit for bit."""
+    ours, theirs = (stepper(name, fused, parts=parts, skip_nonfinite=s) for s in (True, False))
+    meter = TrainMeter(CPU, skip_lost=True)
+    for number in range(4):
+        if number == bad_at:
+            before = state_of(ours)
+            loss = ours(*clips(99, float("nan")), [meter])
+            assert not loss.isfinite()
+            assert_same(state_of(ours), before)
+        ours(*clips(number), [meter])
+        theirs(*clips(number), [])
+    assert_same(state_of(ours), state_of(theirs))
+    assert ours.scaling() == {"skipped_steps": 1}
+    assert ours.failure(meter.read()["loss"]) is None
+
+
+def test_gradients_count_not_only_the_loss():
+    ours = stepper("sgd", False, skip_nonfinite=True)
+    ours.model[0].weight.register_hook(lambda g: g * float("inf"))
+    before = state_of(ours)
+    assert ours(*clips(0), []).isfinite()
+    assert_same(state_of(ours), before)
+
+
+def test_many_in_a_row_are_too_many():
+    ours = stepper("sgd", False, skip_nonfinite=True)
+    for count in range(3):
+        assert (ours.failure(float("nan")) is None) == (count < 3)
+        ours(*clips(0, float("inf")), [])
+    assert "for 3 steps in a row" in ours.failure(1.0)
+    ours(*clips(0), [])
+    assert ours.failure(1.0) is None
+
+
+def test_the_first_step_of_fp16_may_overflow_with_a_fused_optimizer():
+    """torch 2.13's fused SGD makes its momentum of whatever is in memory then."""
+    ours = stepper("sgd", True, precision="fp16")
+    ours.model[0].weight.register_hook(lambda g: g * float("inf"))
+    ours(*clips(0), [])
+    assert not ours.optimizer.state
+    assert ours.scaling()["skipped_steps"] == 1
+
+
+# ---------------------------------------------------------------------------------- in a run
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """One video of the set gives pixels that are nan."""
+    to_device = Trainer._to_device
+
+    def poison(self, batch):
+        video, labels = to_device(self, batch)
+        at = batch["index"] == 5
+        return video.masked_fill(at[:, None, None, None, None], float("nan")), labels
+
+    monkeypatch.setattr(Trainer, "_to_device", poison)
+
+
+def options(tiny_opts, *more):
+    opts = [*tiny_opts, "BN.USE_PRECISE_STATS", "False", "SOLVER.MAX_EPOCH", "1", *map(str, more)]
+    return load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", opts)
+
+
+def steps_with(trainer: Trainer, video: int) -> tuple[int, list[str]]:
+    """The number of the step of the first epoch that a video is in, and the paths of its batch."""
+    trainer.train_loader.sampler.set_epoch(0)
+    order = [index for _, index in trainer.train_loader.sampler]
+    step = order.index(video) // 6
+    path_of = trainer.train_loader.dataset.videos.path
+    return step + 1, [path_of(index) for index in order[step * 6 : step * 6 + 6]]
+
+
+@pytest.mark.parametrize("log_period", [1, 100])
+def test_the_run_stops_and_names_step_and_videos(tiny_opts, poisoned, log_period):
+    cfg = options(tiny_opts, "LOG_PERIOD", log_period)
+    step, paths = steps_with(Trainer(cfg, CPU), 5)
+    with pytest.raises(UserError, match=f"the loss is nan.*epoch 1, step {step}, ") as error:
+        run_train(cfg)
+    assert all(path in str(error.value) for path in paths)
+    assert not list_checkpoints(Path(cfg.OUTPUT_DIR) / "checkpoints")
+
+
+def test_the_run_goes_on_without_the_step(tiny_opts, poisoned):
+    cfg = options(tiny_opts, "LOG_PERIOD", 1, "TRAIN.NONFINITE_LOSS", "skip")
+    step, paths = steps_with(Trainer(cfg, CPU), 5)
+    run_train(cfg)
+    log = (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
+    assert log.count(f"nothing is learnt from epoch 1, step {step}, whose videos were") == 1
+    assert all(f"  {path}\n" in log for path in paths)
+    assert "Epoch 1: 1 steps skipped" in log
+    newest = list_checkpoints(Path(cfg.OUTPUT_DIR) / "checkpoints")[-1]
+    state = load_checkpoint(newest)["model_state"]
+    assert all(value.isfinite().all() for value in state.values())
