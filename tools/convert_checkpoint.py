@@ -3,6 +3,7 @@
 
     python tools/convert_checkpoint.py I3D_8x8_R50.pkl I3D_8x8_R50.pyth \\
         --cfg configs/Kinetics/I3D_8x8_R50.yaml
+    python tools/convert_checkpoint.py a03_resnet-50_alpha-0.125.tar r50.pyth --from mxnet
 
 The result has model_state, epoch, cfg, class_names where the file has them, and source: name,
 SHA-256 and kind of the file that it was made from. With --cfg the parameters are checked against

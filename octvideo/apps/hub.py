@@ -17,6 +17,7 @@ from octvideo.config import load_cfg
 from octvideo.data.labels import class_names
 from octvideo.models import build_model
 from octvideo.models import create_model as create_bare_model
+from octvideo.models.build import IMAGE_MODELS
 from octvideo.utils.errors import UserError
 from octvideo.weights import CheckpointError, load_into, read_weights
 from octvideo.weights.download import fetch
@@ -48,8 +49,9 @@ def create_model(
             or 0. An octave network takes the weights of the vanilla one (its non-local blocks
             excepted).
         pretrained: one of ``list_pretrained()``, downloaded at its first use, or the path of a
-            checkpoint (octvideo, PySlowFast, Caffe2, PyTorchVideo, or a 2D ResNet to inflate). Of
-            a training with EMA, the average of the weights, as a test takes it.
+            checkpoint (octvideo, PySlowFast, Caffe2, PyTorchVideo, the paper authors' MXNet files,
+            or a 2D ResNet, which a video network inflates). Of a training with EMA, the average
+            of the weights, as a test takes it.
         options: as in ``octvideo.models.create_model``.
 
     Raises:
@@ -70,7 +72,7 @@ def create_model(
         names = class_names(known.class_names) if known.class_names else None
         if known.model == name:
             options = {**known.options, **options}
-    inflate, theirs = is_2d(weights.state), _num_classes(weights)
+    inflate, theirs = is_2d(weights.state) and name not in IMAGE_MODELS, _num_classes(weights)
     if num_classes is None:
         num_classes = 400 if inflate or not theirs else theirs
     model = create_bare_model(name, num_classes, **options)

@@ -66,6 +66,8 @@ class ViewSettings:
             entry.crop_size,
             entry.num_clips,
             entry.num_crops,
+            mean=entry.mean,
+            std=entry.std,
         )
 
     @classmethod

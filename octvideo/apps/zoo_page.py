@@ -23,7 +23,7 @@ a machine without a network, put the file there by hand; the error message names
 def zoo_page() -> str:
     """The text of MODEL_ZOO.md."""
     entries = zoo_entries()
-    published = [entry for entry in entries if entry.address]
+    published = [entry for entry in entries if entry.address and entry.config]
     parts = [
         _HEAD,
         "## With weights\n",
@@ -49,6 +49,7 @@ def zoo_page() -> str:
                 for e in published
             ],
         ),
+        _authors_networks([entry for entry in entries if not entry.config]),
         "\nWhere the SHA-256 is not known, a download is checked by its length and by loading it "
         "strictly, and\nits own SHA-256 is logged.\n",
         "## Configurations without weights\n",
@@ -76,6 +77,32 @@ def zoo_page() -> str:
         "crops of\na video.\n",
     ]
     return "\n".join(parts)
+
+
+_AUTHORS = """
+### The image networks of the paper's authors
+
+The checkpoints of facebookresearch/OctConv (MIT licence), trained on ImageNet-1k with MXNet. They
+are read as they are published, without MXNet, and give the logits that MXNet gives:
+
+    model = octvideo.create_model("resnet50_v2", pretrained="oct_resnet50_v2_a0.125_in1k_mxnet")
+    model.eval()(images)  # (N, 3, 224, 224), normalised -> probabilities (N, 1000)
+    model.view_settings.mean, model.view_settings.std  # how to normalise pictures in [0, 1]
+
+Scores are the authors', percent, of one centre crop of 224 from a short side of 256.
+"""
+
+
+def _authors_networks(entries: list[ZooEntry]) -> str:
+    header = ["name", "model", "alpha", "top-1", "top-5", "address", "SHA-256"]
+    rows = [
+        [
+            *(f"`{e.name}`", f"`{e.model}`", str(e.options["octave_alpha"])),
+            *(str(e.top1), str(e.top5), f"<{e.address}>", e.sha256 or "not known"),
+        ]
+        for e in entries
+    ]
+    return f"{_AUTHORS}\n{_table(header, rows)}"
 
 
 def _numbers(entry: ZooEntry) -> list[str]:

@@ -3,7 +3,7 @@
 MODEL_ZOO.md is written from this table (``python tools/model_zoo.py``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,15 +29,17 @@ ORIGINS = {
 class ZooEntry:
     """A model of the zoo.
 
-    config: file under configs/, without its ending. model, options: what ``create_model`` takes
-    for the same network. address: of the weights; sha256 is None where it is not known.
+    config: file under configs/, without its ending; None where the weights are used by name only.
+    model, options: what ``create_model`` takes for the same network. address: of the weights;
+    sha256 is None where it is not known.
     inflate: the weights are of a 2D network. class_names: what `octvideo.data.labels` knows.
     num_frames, sampling_rate, crop_size, num_clips, num_crops: the views of a test.
-    top1, top5: percent; origin says whose they are.
+    mean, std: of R, G, B in [0, 1], that inputs are normalised with. top1, top5: percent; origin
+    says whose they are.
     """
 
     name: str
-    config: str
+    config: str | None
     model: str
     status: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -52,6 +54,8 @@ class ZooEntry:
     crop_size: int = 256
     num_clips: int = 10
     num_crops: int = 3
+    mean: tuple[float, ...] = (0.45, 0.45, 0.45)
+    std: tuple[float, ...] = (0.225, 0.225, 0.225)
     top1: float | None = None
     top5: float | None = None
     origin: str | None = None
@@ -61,6 +65,12 @@ class ZooEntry:
         assert (self.origin is None) == (self.top1 is None), self.name
         assert self.origin is None or self.origin in ORIGINS, self.name
         assert (self.address is None) == (self.status == "config-only"), self.name
+        assert self.config or self.address, self.name
+
+    @property
+    def is_image_network(self) -> bool:
+        """Whether it takes pictures; not one whose kernels are there to be inflated."""
+        return self.num_frames == 1
 
 
 _SLOWFAST: dict[str, Any] = {"num_frames": 32, "sampling_rate": 2}
@@ -107,6 +117,107 @@ def _of_the_paper(config: str, model: str, top1: float, alpha: float = 0.0) -> Z
     )
 
 
+# The authors' ablation: file, our name, top-1 and top-5 by alpha, in one centre crop of 224.
+_ABLATION: tuple[tuple[str, str, dict[float, tuple[float, float]]], ...] = (
+    ("a01_densenet-121", "densenet121", {0.125: (76.1, 93.0), 0.25: (75.9, 93.1)}),
+    (
+        *("a02_resnet-26", "resnet26_v2"),
+        {0.125: (75.8, 92.6), 0.25: (76.1, 92.6), 0.5: (75.5, 92.5), 0.75: (74.6, 92.1)},
+    ),
+    (
+        *("a03_resnet-50", "resnet50_v2"),
+        {0.125: (78.2, 93.9), 0.25: (78.0, 93.8), 0.5: (77.4, 93.6), 0.75: (76.7, 93.0)},
+    ),
+    (
+        *("a04_resnext-50_32x4d", "resnext50_32x4d"),
+        {0.25: (78.8, 94.2), 0.5: (78.4, 94.0), 0.75: (77.5, 93.6)},
+    ),
+    (
+        *("a05_se-resnet-50", "se_resnet50"),
+        {0.125: (78.7, 94.1), 0.25: (78.4, 94.0), 0.5: (77.9, 93.8), 0.75: (77.4, 93.5)},
+    ),
+    (
+        *("a06_resnet-101", "resnet101_v2"),
+        {0.125: (79.2, 94.4), 0.25: (79.2, 94.4), 0.5: (78.7, 94.1)},
+    ),
+    ("a07_resnext-101_32x4d", "resnext101_32x4d", {0.25: (79.6, 94.5), 0.5: (78.9, 94.4)}),
+    (
+        *("a08_resnet-200", "resnet200_v2"),
+        {0.125: (80.0, 94.9), 0.25: (79.8, 94.8), 0.5: (79.5, 94.7)},
+    ),
+)
+_OTHERS = (
+    ("mobilenet_v1_075", "mobilenet_v1_075", "0.375", 70.5, 89.5),
+    ("mobilenet_v1_100", "mobilenet_v1_100", "0.5", 72.5, 90.6),
+    ("mobilenet_v2_100", "mobilenet_v2_100", "0.375", 72.0, 90.7),
+    ("mobilenet_v2_1125", "mobilenet_v2_1125", "0.5", 73.0, 91.2),
+    ("resnet152_v1f", "resnet152_v1f", "0.125", 81.4, 95.4),
+    ("se-resnet152_v1e", "se_resnet152_v1e", "0.125", 81.6, 95.7),
+)
+_OCTCONV = f"{_FB}/octconv"
+# As Intel's Open Model Zoo has them for the same addresses.
+_OCTCONV_SHA256 = {
+    "a01_densenet-121_alpha-0.125":
+        "93fcdf376c2ee7e9278e2c4a9d8a0a30e35d92051ad4889fb5d5c1855ea31ca4",
+    "a02_resnet-26_alpha-0.250":
+        "29fba1f4f421f86bebcc5bd99c0d1936c20c63b3e5bb20b48665106469bd54b0",
+    "a03_resnet-50_alpha-0.125":
+        "1ad2c754a5569d6c297c10601fd62feed4d5fe36354167697315e644f5c913d4",
+    "a04_resnext-50_32x4d_alpha-0.250":
+        "e4f4d8438cb1cf6e349eb0e583e5cc6bf2754fe6093dc24471e893eb3b8c3944",
+    "a05_se-resnet-50_alpha-0.125":
+        "a080ed21c747b877697ca8a91843d2d83b15d1ad4702a09cd74126a3fcdffc52",
+    "a06_resnet-101_alpha-0.125":
+        "28fe5741d60232fa303292c632f8665cb10ed2f7c32617dae575bad14d4ac45a",
+    "a07_resnext-101_32x4d_alpha-0.250":
+        "00c2c7d7048eb0c07509414b4aff845cd1cc6f92b8414a2837b2344e6c6400d3",
+    "a08_resnet-200_alpha-0.125":
+        "d9ce49aa73e3f0f31ac659ddf812ff8a79242a058e6b53a7140c756d83413e58",
+}  # fmt: skip
+
+
+def _of_the_authors(
+    file: str, model: str, alpha: float, top1: float, top5: float, **more: Any
+) -> ZooEntry:
+    """One of the authors' MXNet networks."""
+    stem = file.rpartition("/")[2].rpartition(".")[0]
+    return ZooEntry(
+        name=f"oct_{model}_a{alpha}_in1k_mxnet",
+        config=None,
+        model=model,
+        status="converted",
+        options={"octave_alpha": alpha},
+        address=f"{_OCTCONV}/{file}",
+        sha256=_OCTCONV_SHA256.get(stem),
+        data="ImageNet-1k",
+        class_names=None,
+        num_classes=1000,
+        num_frames=1,
+        sampling_rate=1,
+        crop_size=224,
+        num_clips=1,
+        num_crops=1,
+        top1=top1,
+        top5=top5,
+        origin="upstream",
+        **more,
+    )
+
+
+def _authors_networks() -> Iterator[ZooEntry]:
+    # Their test programs: (x - (124, 117, 104)) * .0167 in the ablation, ImageNet's usual values
+    # in the rest; the short side to 256, and a centre crop.
+    old = {"mean": (0.48627, 0.45882, 0.40784), "std": (0.23482,) * 3}
+    usual = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    for file, model, scores in _ABLATION:
+        for alpha, (top1, top5) in scores.items():
+            address = f"ablation/{file}_alpha-{alpha:.3f}.tar"
+            yield _of_the_authors(address, model, alpha, top1, top5, **old)
+    for file, model, share, top1, top5 in _OTHERS:
+        address = f"others/{file}_alpha-{share}.params"
+        yield _of_the_authors(address, model, float(share), top1, top5, **usual)
+
+
 _ENTRIES = (
     _published("C2D_8x8_R50", "c2d_r50", "ptv", 71.46, 89.68),
     _published("I3D_8x8_R50", "i3d_r50", "pysf", 73.5, 90.8),
@@ -146,6 +257,7 @@ _ENTRIES = (
     _of_the_paper("Kinetics/OCT_SLOWFAST_4x16_A0.2", "slowfast_4x16_r50", 75.8, 0.2),
     _of_the_paper("Kinetics600/I3D_8x8_R50_IN1K", "i3d_r50", 74.3),
     _of_the_paper("Kinetics600/OCT_I3D_8x8_IN1K", "i3d_r50", 76.0, 0.1),
+    *_authors_networks(),
 )
 
 _BY_NAME = {entry.name: entry for entry in _ENTRIES}

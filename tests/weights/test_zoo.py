@@ -2,12 +2,16 @@
 
 import hashlib
 import logging
+import tarfile
 import threading
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from authors import authors_arrays
+from mxnet_reference import reference_logits
 from resnet2d import random_resnet2d
 
 import octvideo
@@ -16,17 +20,23 @@ from octvideo.apps.zoo_page import zoo_page
 from octvideo.config import load_cfg
 from octvideo.data.labels import class_names
 from octvideo.models import build_model
+from octvideo.models.build import IMAGE_MODELS
 from octvideo.utils.errors import UserError
 from octvideo.weights import zoo
+from octvideo.weights.download import cached_path
 from octvideo.weights.inflate import resnet2d_names
+from octvideo.weights.mxnet import write_mxnet
 from octvideo.weights.zoo import ZooEntry, list_pretrained, zoo_entries, zoo_entry
 from support import ROOT
 
 every_entry = pytest.mark.parametrize("entry", zoo_entries(), ids=lambda entry: entry.name)
+with_configuration = pytest.mark.parametrize(
+    "entry", [e for e in zoo_entries() if e.config], ids=lambda entry: entry.name
+)
 TINY = {"depth": 14, "width_per_group": 4}
 
 
-@every_entry
+@with_configuration
 def test_name_and_configuration_are_the_same_network(entry):
     cfg = load_cfg(ROOT / "configs" / f"{entry.config}.yaml")
     with torch.device("meta"):
@@ -60,6 +70,54 @@ def test_the_page_is_up_to_date():
     page = (ROOT / "MODEL_ZOO.md").read_text()
     assert page == zoo_page(), "run tools/model_zoo.py"
     assert all(f"`{entry.name}`" in page for entry in zoo_entries())
+
+
+# The networks of the paper's authors
+
+
+def test_the_authors_networks_are_there():
+    """Their README has 25 networks of the ablation and 6 others."""
+    entries = [entry for entry in zoo_entries() if entry.is_image_network]
+    addresses = [entry.address for entry in entries]
+    assert sum("/ablation/a0" in address for address in addresses) == 25
+    assert sum("/others/" in address for address in addresses) == 6
+    assert len(set(addresses)) == len(addresses) == 31
+    for entry in entries:
+        assert entry.model in IMAGE_MODELS
+        stem = entry.address.rpartition("alpha-")[2].rpartition(".")[0]
+        assert float(stem) == entry.options["octave_alpha"]
+
+
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        ("mobilenet_v1_075_alpha-0.375", "oct_mobilenet_v1_075_a0.375_in1k_mxnet"),
+        ("resnet-26_alpha-0.250", "oct_resnet26_v2_a0.25_in1k_mxnet"),
+    ],
+)
+def test_a_file_of_the_authors_by_name(network, name, tmp_path, monkeypatch):
+    """From the file in its place in the cache, put there by hand: no network is needed."""
+    entry = replace(zoo_entry(name), sha256=None)
+    monkeypatch.setitem(zoo._BY_NAME, name, entry)
+    monkeypatch.setenv("OCTVIDEO_CACHE", str(tmp_path / "cache"))
+    path = cached_path(entry.address)
+    path.parent.mkdir(parents=True)
+    arrays = authors_arrays(network)
+    write_mxnet(tmp_path / "checkpoint-0-0000.params", arrays)
+    if path.suffix == ".tar":
+        with tarfile.open(path, "w:") as archive:
+            archive.add(tmp_path / "checkpoint-0-0000.params", "a/checkpoint-0-0000.params")
+    else:
+        (tmp_path / "checkpoint-0-0000.params").rename(path)
+    model = octvideo.create_model(entry.model, pretrained=name, head_activation="none").eval()
+    assert model.spec.octave.alpha == entry.options["octave_alpha"]
+    assert model.view_settings.mean == entry.mean
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = reference_logits(network, arrays, images)
+        torch.testing.assert_close(model(images), wanted, rtol=1e-4, atol=1e-4)
+    other = octvideo.create_model(entry.model, 7, pretrained=path, **entry.options)
+    assert other.head.projection.out_features == 7
 
 
 # A zoo on this machine
