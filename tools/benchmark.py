@@ -7,6 +7,7 @@
     python tools/benchmark.py train [MODEL ...] [--batch 8] [--dtype bf16] [--json]
     python tools/benchmark.py loader [--video FILE] [--json]
     python tools/benchmark.py test [--video FILE] [--json]
+    python tools/benchmark.py scale --cfg FILE --gpu-clips N --core-clips N --file-mb N [--json]
 
 complexity: multiply-adds (convolutions and linear layers, 1 FLOP = 1 multiply-add), parameters
 and activations of one clip at DATA.TRAIN_CROP_SIZE, by section; nothing is run.
@@ -20,6 +21,9 @@ speed-up that its multiply-adds promise is real; beside the network in torch's 3
 
 loader, test: CPU time of a training clip and of the 30 views of a video, beside the way of
 PySlowFast, in one interleaved run; for a film made for it, or FILE, and its re-encoding.
+
+scale: what a training asks of network, loader cores and storage on 1 to 512 GPUs, computed from
+the clips a second that a GPU and a core were measured at (train --device cuda, loader).
 """
 
 import argparse
@@ -46,6 +50,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "complexity", parents=[common], help="multiply-adds, parameters, activations"
     )
     complexity.set_defaults(run=run_complexity)
+    scale = commands.add_parser(
+        "scale", parents=[common], help="network, cores and storage for many GPUs"
+    )
+    add = scale.add_argument
+    add("--gpu-clips", type=float, required=True, metavar="N", help="clips/s that a GPU trains on")
+    add("--core-clips", type=float, required=True, metavar="N", help="clips/s of a loader core")
+    add("--file-mb", type=float, required=True, metavar="N", help="size of a video")
+    add("--gpus", type=int, nargs="+", default=[1, 8, 64, 512], metavar="N")
+    add("--gpus-per-node", type=int, default=8, metavar="N", help="default: %(default)s")
+    scale.set_defaults(run=run_scale)
     table6 = commands.add_parser("table6", help="our multiply-adds beside the paper's Table 6")
     table6.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     table6.set_defaults(run=run_table6)
@@ -114,6 +128,15 @@ def run_complexity(args: argparse.Namespace) -> None:
 
     report = complexity_of(cfg, Path(args.cfg).stem)
     print(json.dumps(report) if args.json else format_complexity(report))
+
+
+def run_scale(args: argparse.Namespace) -> None:
+    cfg = load_cfg(args.cfg, args.opts)
+    from octvideo.apps.scale import Measured, format_scale, scale_table
+
+    measured = Measured(args.gpu_clips, args.core_clips, args.file_mb)
+    rows = scale_table(cfg, measured, args.gpus, args.gpus_per_node)
+    print(json.dumps(rows) if args.json else format_scale(rows))
 
 
 def run_table6(args: argparse.Namespace) -> None:

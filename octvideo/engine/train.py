@@ -47,7 +47,7 @@ from octvideo.engine.step import OptimizerStep
 from octvideo.engine.tensorboard import build_writer
 from octvideo.models import build_model
 from octvideo.utils.complexity import count
-from octvideo.utils.dist import rank, world_size
+from octvideo.utils.dist import is_main, rank, world_size
 from octvideo.utils.errors import UserError
 from octvideo.utils.log import is_terminal, log_json_stats, memory_stats
 
@@ -67,7 +67,7 @@ def run_train(cfg: CfgNode) -> Path:
     device = start_run(cfg)
     line, warning = describe_scaling(cfg)
     logger.info(line)
-    if warning:
+    if warning and is_main():
         logger.warning(warning)
     trainer = Trainer(cfg, device)
     trainer.start()

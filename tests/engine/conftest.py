@@ -1,8 +1,11 @@
 """A tiny set of real videos and a configuration that trains on it in seconds."""
 
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+from jobs import CFG, RUN_NET, free_port, results, started, weights_of
 
 from octvideo.config import load_cfg
 from octvideo.data.synthetic import make_synthetic
@@ -16,12 +19,9 @@ def tiny_set(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def tiny_opts(tiny_set, tmp_path) -> list[str]:
-    """Options for configs/Synthetic/OCT_I3D.yaml: four steps an epoch, two epochs."""
-    options = {
-        "DATA.PATH_TO_DATA_DIR": tiny_set,
-        "OUTPUT_DIR": tmp_path / "run",
+def tiny_options(folder: Path) -> dict[str, object]:
+    return {
+        "DATA.PATH_TO_DATA_DIR": folder,
         "DATA.NUM_FRAMES": 4,
         "DATA.TRAIN_CROP_SIZE": 32,
         "DATA.TRAIN_JITTER_SCALES": [36, 40],
@@ -36,7 +36,44 @@ def tiny_opts(tiny_set, tmp_path) -> list[str]:
         "TEST.NUM_ENSEMBLE_VIEWS": 2,
         "TENSORBOARD.ENABLE": False,
     }
+
+
+def _words(options: dict[str, object]) -> list[str]:
     return [str(word) for pair in options.items() for word in pair]
+
+
+@pytest.fixture
+def tiny_opts(tiny_set, tmp_path) -> list[str]:
+    """Options for configs/Synthetic/OCT_I3D.yaml: four steps an epoch, two epochs."""
+    return [*_words(tiny_options(tiny_set)), "OUTPUT_DIR", str(tmp_path / "run")]
+
+
+@pytest.fixture(scope="session")
+def job_opts(tiny_set) -> list[str]:
+    """Options of a run of several processes: two nodes of one, two steps an epoch, eight epochs."""
+    return [
+        *_words(tiny_options(tiny_set)),
+        *("SOLVER.MAX_EPOCH", "8", "TRAIN.EVAL_PERIOD", "0", "TEST.ENABLE", "False"),
+        *("LOG_PERIOD", "1", "DATA_LOADER.NUM_WORKERS", "1", "TRAIN.CHECKPOINT_PERIOD", "1"),
+    ]
+
+
+@pytest.fixture(scope="session")
+def two_node_run(job_opts, tmp_path_factory) -> dict[str, torch.Tensor]:
+    """The weights of a run that nothing has disturbed, of two nodes that it started by hand."""
+    folder, port = tmp_path_factory.mktemp("two_nodes"), free_port()
+    commands = [
+        [
+            *(sys.executable, RUN_NET, "--cfg", CFG, "--num_shards", "2", "--shard_id", shard),
+            *("--init_method", f"tcp://localhost:{port}"),
+            *("--opts", *job_opts, "OUTPUT_DIR", str(folder)),
+        ]
+        for shard in "01"
+    ]
+    with started(*commands) as processes:
+        ends = results(processes, 120)
+    assert [status for status, _ in ends] == [0, 0], ends
+    return weights_of(folder)
 
 
 @pytest.fixture

@@ -1,0 +1,116 @@
+"""The batch scripts on a real SLURM cluster of two nodes, both of them this machine."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from jobs import CFG, ENVIRON, assert_same_weights, wait_for_steps, weights_of
+
+from support import ROOT, SHARED
+
+SCRIPTS = SHARED / "slurm"
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+
+
+class Cluster:
+    """Commands of SLURM; jobs run with this test's Python, and take no GPUs."""
+
+    def __init__(self, folder: Path) -> None:
+        address = {"MASTER_ADDR": "127.0.0.1", "PYTHON": sys.executable}
+        self.environ = {**ENVIRON, **address, "SLURM_CONF": str(folder / "slurm.conf")}
+
+    def __call__(self, *command: object) -> str:
+        run = subprocess.run(
+            [*map(str, command)],
+            env=self.environ,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert run.returncode == 0, f"{command[0]}: {run.stdout}{run.stderr}"
+        return run.stdout.strip()
+
+    def submit(self, script: str, log: Path, opts: list[str]) -> str:
+        """One process on each node; the number of the job."""
+        size = ["--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1", "--gpus-per-node=0"]
+        run = [f"--output={log}", f"tools/slurm/{script}.sbatch", "--cfg", CFG, "--opts", *opts]
+        return self("sbatch", "--parsable", *size, *run)
+
+    def state(self, job: str) -> dict[str, str]:
+        words = self("scontrol", "show", "job", job).split()
+        return dict(word.split("=", 1) for word in words if "=" in word)
+
+    def wait(self, job: str, *states: str, timeout: float = 120) -> dict[str, str]:
+        """Its description when the job has come to one of the states."""
+        deadline = time.monotonic() + timeout
+        while (described := self.state(job))["JobState"] not in states:
+            assert time.monotonic() < deadline, described
+            time.sleep(0.5)
+        return described
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    if not SCRIPTS.is_dir():
+        pytest.skip(f"needs {SCRIPTS}, which starts a SLURM cluster")
+    if os.geteuid() != 0 or not shutil.which("slurmctld") or not shutil.which("munged"):
+        pytest.skip("needs slurm-wlm, munge and root")
+    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # short: it holds a socket
+    try:
+        start = ["bash", str(SCRIPTS / "start.sh"), str(folder)]
+        run = subprocess.run(start, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=90)
+        assert run.returncode == 0, run.stdout.decode()
+        cluster = Cluster(folder)
+        yield cluster
+        subprocess.run(["scancel", "--user=root"], env=cluster.environ, timeout=30)
+    finally:
+        daemons = [Path("/proc", path.read_text().strip()) for path in folder.glob("run/*.pid")]
+        subprocess.run(["bash", str(SCRIPTS / "stop.sh"), str(folder)], timeout=30)
+        deadline = time.monotonic() + 20  # they write their state when they end
+        while any(daemon.exists() for daemon in daemons) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("how", [[], ["--full"]], ids=["steps", "full"])
+def test_a_job_that_is_asked_to_make_room_is_requeued(
+    cluster, two_node_run, job_opts, tmp_path, how
+):
+    log, folder = tmp_path / "log", tmp_path / "run"
+    job = cluster.submit("train", log, [*job_opts, "OUTPUT_DIR", str(folder)])
+    wait_for_steps(folder, 3)
+    cluster("scancel", "--signal=USR1", *how, job)
+    assert cluster.wait(job, "PENDING", "COMPLETED")["Restarts"] == "1"
+    assert "Stopped by SIGUSR1" in log.read_text()
+    cluster("scontrol", "update", f"JobId={job}", "StartTime=now")  # SLURM waits two minutes
+    assert cluster.wait(job, "COMPLETED", "FAILED")["JobState"] == "COMPLETED"
+    assert "Resuming from" in log.read_text()
+    assert_same_weights(weights_of(folder), two_node_run)
+
+
+def test_a_job_that_is_cancelled_saves_and_stays_away(cluster, job_opts, tmp_path):
+    log, folder = tmp_path / "log", tmp_path / "run"
+    opts = [*job_opts, "OUTPUT_DIR", str(folder), "SOLVER.MAX_EPOCH", "200"]
+    job = cluster.submit("train", log, opts)
+    wait_for_steps(folder, 3)
+    cluster("scancel", job)
+    assert cluster.wait(job, "CANCELLED", "FAILED")["Restarts"] == "0"
+    assert "Stopped by SIGTERM" in log.read_text()
+    assert list((folder / "checkpoints").iterdir())
+
+
+def test_a_mistake_ends_the_job_with_one_message(cluster, job_opts, tmp_path):
+    log, folder = tmp_path / "log", tmp_path / "run"
+    opts = [*job_opts, "OUTPUT_DIR", str(folder), "TRAIN.BATCH_SIZE", "0"]
+    described = cluster.wait(cluster.submit("train", log, opts), "FAILED", "COMPLETED")
+    assert (described["JobState"], described["ExitCode"]) == ("FAILED", "2:0")
+    assert log.read_text().count("TRAIN.BATCH_SIZE must be at least 1") == 1
+    assert "Traceback" not in log.read_text()
