@@ -1,7 +1,10 @@
 """The authors' residual networks in our models: every array has its place, and the logits."""
 
+import math
+import re
 from pathlib import Path
 
+import gluon_reference
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,9 @@ from authors import FOLDER, authors_arrays, authors_shapes, need_lists
 from torch import nn
 
 from octvideo import create_model
+from octvideo.utils.complexity import count
+from octvideo.weights import load_into, read_weights
+from octvideo.weights.mxnet import write_mxnet
 from octvideo.weights.mxnet_names import octconv_state
 
 NETWORKS = {
@@ -26,12 +32,21 @@ NETWORKS = {
 }
 
 
+every_network = pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param(n, marks=[pytest.mark.slow] * any(map(n.count, ("-101", "-200", "152"))))
+        for n in NETWORKS
+    ],
+)
+
+
 def ours(network: str) -> nn.Module:
     name, alpha = NETWORKS[network]
     return create_model(name, octave_alpha=alpha, head_activation="none").eval()
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@every_network
 def test_every_array_has_its_place(network: str) -> None:
     """Each element of theirs once, each of ours filled; but for norms without scale and shift."""
     shapes = authors_shapes(network)
@@ -46,17 +61,104 @@ def test_every_array_has_its_place(network: str) -> None:
     assert sum(value.numel() for value in state.values()) == elements
 
 
+IMAGES = np.random.RandomState(1234).randn(2, 3, 64, 64).astype("float32")
+
+
+def loaded(network: str, path: Path) -> nn.Module:
+    """Our model with the made weights, from a file that has them."""
+    write_mxnet(path, authors_arrays(network))
+    model = ours(network)
+    load_into(model, read_weights(path, "mxnet"))
+    return model
+
+
+def logits_of(network: str, path: Path) -> np.ndarray:
+    with torch.no_grad():
+        return loaded(network, path)(torch.from_numpy(IMAGES)).numpy()
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("network", ["resnet-26_alpha-0.250", "resnet-50_alpha-0.125"])
-def test_logits_are_the_authors(network: str) -> None:
+def test_logits_are_the_authors(network: str, tmp_path: Path) -> None:
     need_lists()
-    model = ours(network)
-    state = octconv_state(authors_arrays(network), Path(network))
-    counters = {k: v for k, v in model.state_dict().items() if "num_batches" in k}
-    model.load_state_dict({**state, **counters})
-    images = np.random.RandomState(1234).randn(2, 3, 64, 64).astype("float32")
-    with torch.no_grad():
-        logits = model(torch.from_numpy(images)).numpy()
+    logits = logits_of(network, tmp_path / "x.params")
     with np.load(FOLDER / "logits.npz") as file:
         wanted = file[network]
     np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("network", "stride_on"),
+    [
+        ("resnet50_v1b_alpha-0.5", 2),
+        pytest.param("resnet152_v1f_alpha-0.125", 3, marks=pytest.mark.slow),
+    ],
+)
+def test_logits_of_gluon_networks(network: str, stride_on: int, tmp_path: Path) -> None:
+    """Against their arrays, one by one, in double precision."""
+    logits = logits_of(network, tmp_path / "x.params")
+    arrays = {name: array.double() for name, array in authors_arrays(network).items()}
+    wanted = gluon_reference.run(arrays, torch.from_numpy(IMAGES).double(), stride_on).numpy()
+    np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_blocks_with_squeeze_and_excitation(tmp_path: Path) -> None:
+    """Block by block: 50 such gates with made weights enlarge any rounding to the whole result."""
+    network = "se-resnet152_v1e_alpha-0.125"
+    model = loaded(network, tmp_path / "x.params").double()
+    arrays = {name: array.double() for name, array in authors_arrays(network).items()}
+    images, count = torch.from_numpy(IMAGES).double(), 0
+    with torch.no_grad():
+        for (stage, i), given, wanted in gluon_reference.blocks(arrays, images, 3):
+            if (stage, i) == (1, 0):
+                torch.testing.assert_close(model.s1(images), given["h"])
+            block = model.get_submodule(f"s{stage + 1}.pathway0_res{i}")
+            got = block((given["h"], given["l"]) if "l" in given else given["h"])
+            assert isinstance(got, tuple) == ("l" in wanted)
+            parts = got if isinstance(got, tuple) else (got,)
+            for part, f in zip(parts, "hl", strict=False):
+                scale = wanted[f].abs().max().item()
+                torch.testing.assert_close(part, wanted[f], rtol=1e-4, atol=1e-6 * scale)
+            count += 1
+    assert count == 3 + 8 + 36 + 3
+
+
+# Sides of the maps of v1f's stem, at 224 x 224, that are not 112.
+LIGHT_STEM = {"conv1.0": 224, "conv2.conv2": 56, "conv2.conv3": 56, "conv2.conv4": 56}
+
+
+def positions(name: str, stride_on: int, stem: dict[str, int]) -> int:
+    """Outputs of a kernel at 224 x 224, before it is upsampled, by the authors' name of it."""
+    if "class" in name or "_se_" in name or ".se_block." in name:
+        return 1
+    match = re.search(r"L(\d)_B(\d+)[._]conv(\d)[._]conv(?:[-_](\w)2(\w))?", name)
+    if match is None:  # the stem
+        return stem.get(name.removesuffix(".weight"), 112) ** 2
+    stage, block, conv = map(int, match.groups()[:3])
+    if "." in name:  # gluon: stages from 1, blocks from 0
+        stage, block = stage + 1, block + 1
+    side = {2: 56, 3: 28, 4: 14, 5: 7}[stage]
+    is_first = block == 1 and stage > 2
+    before = is_first and conv < (stride_on if conv < 4 else 0)
+    has_stride = is_first and conv in (stride_on, 4)
+    if before:
+        side *= 2
+    is_low = match[5] == "l" or (match[4] == "l" and not has_stride)
+    return (side // 2 if is_low else side) ** 2
+
+
+@pytest.mark.timeout(120)
+@every_network
+def test_multiply_adds_follow_from_the_authors_shapes(network: str) -> None:
+    stride_on, stem = 3 if "152" in network else 2, LIGHT_STEM if "v1f" in network else {}
+    macs = sum(
+        math.prod(shape) * positions(name.removeprefix("arg:"), stride_on, stem)
+        for name, shape in authors_shapes(network).items()
+        if len(shape) > 1
+    )
+    with torch.device("meta"):
+        model = ours(network)
+    assert count(model, (1, 3, 224, 224)).macs == macs
