@@ -1,5 +1,6 @@
 """Runs a function in several real processes that form a gloo group, with a time limit."""
 
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -47,6 +48,11 @@ def _run(
     rank: int, fn: Callable[..., Any], world_size: int, folder: Path, timeout: float, args: tuple
 ) -> None:
     torch.set_num_threads(1)
+    # as torchrun describes one node
+    world = {"RANK": rank, "WORLD_SIZE": world_size}
+    world |= {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world_size}
+    os.environ.update({key: str(value) for key, value in world.items()})
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT="29500")  # the file below is used
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder / 'rendezvous'}",

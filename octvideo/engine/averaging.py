@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo.layers import Value
+from octvideo.utils.dist import all_reduce
 
 
 class _Statistics:
@@ -18,28 +19,29 @@ class _Statistics:
         self.layer = layer
         self.saved = (layer.momentum, layer.running_mean.clone(), layer.running_var.clone())
         self.num_batches_tracked = layer.num_batches_tracked.clone()
-        self.count = torch.zeros_like(layer.running_mean, dtype=torch.float64)
-        self.sum = torch.zeros_like(self.count)
-        self.square_sum = torch.zeros_like(self.count)
+        # of each channel: number of elements, their sum, the sum of their squares
+        self.sums = layer.running_mean.new_zeros(3, layer.num_features, dtype=torch.float64)
         layer.momentum = 1.0  # the running statistics become those of the batch
         for old in (layer.running_mean, layer.running_var):
             old.zero_()  # nothing times inf would be nan
 
     def add(self, layer: _BatchNorm, inputs: tuple[Value], _output: Value) -> None:
         """Forward hook: adds the batch that has just passed."""
-        count = _elements_per_channel(inputs[0]).to(self.count)
+        own = _elements_per_channel(inputs[0]).to(self.sums)
         mean, var = layer.running_mean.double(), layer.running_var.double()
-        self.count += count
-        self.sum += mean * count
-        self.square_sum += mean.square() * count + var * (count - 1)  # var is Bessel-corrected
+        # Where processes normalise together, each has the statistics of all, for its own share.
+        count = all_reduce(own.clone()) if getattr(layer, "synchronized", False) else own
+        var = var * (count - 1) / count  # without Bessel's correction
+        self.sums += torch.stack([own, mean * own, (mean.square() + var) * own])
 
     def finish(self, apply: bool) -> None:
         """Restores the layer, but for its statistics where ``apply`` says that they are new."""
         self.layer.momentum, mean, var = self.saved
         self.layer.num_batches_tracked.copy_(self.num_batches_tracked)
         if apply:
-            mean = self.sum / self.count
-            var = (self.square_sum / self.count - mean.square()).clamp_(min=0)
+            count, total, squares = self.sums
+            mean = total / count
+            var = (squares / count - mean.square()).clamp_(min=0)
         self.layer.running_mean.copy_(mean)
         self.layer.running_var.copy_(var)
 
@@ -48,6 +50,14 @@ def _elements_per_channel(x: Value) -> Tensor:
     """How many elements each channel, ordered [L | H], has in this batch."""
     parts = (x,) if isinstance(x, Tensor) else (x[1], x[0])
     return torch.cat([torch.full((p.shape[1],), p.numel() // p.shape[1]) for p in parts])
+
+
+def _sum_over_processes(statistics: Sequence[_Statistics]) -> None:
+    if statistics:
+        flat = all_reduce(torch.cat([s.sums for s in statistics], dim=1))
+        widths = [s.layer.num_features for s in statistics]
+        for each, sums in zip(statistics, flat.split(widths, dim=1), strict=True):
+            each.sums.copy_(sums)
 
 
 @contextmanager
@@ -66,6 +76,8 @@ def _gathering(models: Sequence[nn.Module]) -> Iterator[list[_Statistics]]:
 @torch.no_grad()
 def update_bn_statistics(model: nn.Module | Sequence[nn.Module], batches: Iterable[Tensor]) -> int:
     """Replaces the running mean and variance by those of all ``batches``; returns their number.
+
+    In a run of several processes they are those of the batches of all: each has to give as many.
 
     The model, or each of several, runs in training mode with its weights as they are (Wu &
     Johnson, "Rethinking 'Batch' in BatchNorm", sec. 3). Octave layers are counted per frequency.
@@ -86,6 +98,8 @@ def update_bn_statistics(model: nn.Module | Sequence[nn.Module], batches: Iterab
                     each._call_impl(batch)
                 num_batches += 1
             complete = num_batches > 0
+            if complete:
+                _sum_over_processes(statistics)
         finally:
             for layer_statistics in statistics:
                 layer_statistics.finish(apply=complete)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from octvideo.utils.dist import all_reduce
+
 
 def top_k_correct(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> Tensor:
     """How many of the N rows have their label among the k best: (N, K), (N,) -> (len(ks),).
@@ -21,6 +23,8 @@ def top_k_correct(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) ->
 
 class TrainMeter:
     """Loss and errors since the last reset, summed on the device: reading them synchronises.
+
+    Each process counts its own samples; what is read is of all of them.
 
     skip_lost: what has no finite loss is left out, as the scaler of fp16 skips its step.
     """
@@ -51,9 +55,12 @@ class TrainMeter:
         self.count += num_samples
 
     def read(self) -> dict[str, float]:
-        """``loss``, ``top1_err`` and ``top5_err`` (percent); nan where every loss was skipped."""
-        sums, number = self.sums[:3], self.sums[3]
-        loss, top1, top5 = (sums / (number if self.count else 1)).tolist()
+        """``loss``, ``top1_err`` and ``top5_err`` (percent); nan where every loss was skipped.
+
+        All processes have to read together.
+        """
+        *sums, number = all_reduce(self.sums.clone())
+        loss, top1, top5 = (torch.stack(sums) / (number if self.count else 1)).tolist()
         return {"loss": loss, "top1_err": 100 * (1 - top1), "top5_err": 100 * (1 - top5)}
 
 

@@ -10,11 +10,18 @@ from typing import IO
 
 import numpy as np
 
+from octvideo.utils.dist import all_gather_objects, gather_objects, world_size
+
 logger = logging.getLogger("octvideo")
+
+ROWS_AT_ONCE = 1024  # videos on the way between processes; 48 KB each with 30 views, 400 classes
 
 
 class ScoreTable:
-    """``scores[video, view, class]``, float32. A video is scored with all its views, or missing."""
+    """``scores[video, view, class]``, float32. A video is scored with all its views, or missing.
+
+    Memory is taken by the rows that are put, as those never written to are the system's zeros.
+    """
 
     def __init__(self, labels: np.ndarray, num_views: int, num_classes: int) -> None:
         self.labels = labels
@@ -26,6 +33,17 @@ class ScoreTable:
         assert not self.scored[video], f"video {video} was scored before"
         self.scores[video] = scores
         self.scored[video] = True
+
+    def gather(self) -> None:
+        """Brings what all processes have scored to the main one, in parts; all have to call it."""
+        mine = np.flatnonzero(self.scored)
+        rows = max(1, ROWS_AT_ONCE // world_size())
+        for start in range(0, max(all_gather_objects(len(mine))), rows):
+            part = mine[start : start + rows]
+            parts = gather_objects((part, self.scores[part])) or []
+            for videos, scores in parts[1:]:  # without the main one's own
+                for video, row in zip(videos, scores, strict=True):
+                    self.put(video, row)
 
     def ensemble(self, method: str) -> np.ndarray:
         """``sum`` or ``max`` over the views: (num_videos, num_classes)."""

@@ -2,16 +2,20 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from octvideo.engine.losses import Loss
 from octvideo.engine.meters import TrainMeter, top_k_correct
 from octvideo.engine.mixup import scores_and_labels
 from octvideo.engine.nonfinite import SkippedSteps
+from octvideo.engine.parallel import distribute
 from octvideo.engine.precision import autocast
+from octvideo.utils.dist import all_reduce
 
 # In fp16: a scale of 65536 that is halved so often is gone. A network that gives no finite loss for
 # several batches in a row is gone, too (the scale has no part in a loss).
@@ -59,7 +63,8 @@ class LossScaler(torch.amp.GradScaler):
 class OptimizerStep:
     """A batch of this process -> one step of the optimizer, in ``parts`` equal parts.
 
-    The gradient is that of the mean over the batch, whatever the parts. In "fp16" the loss is
+    The gradient is that of the mean over the batches of all processes, which have the same size,
+    whatever the parts. In "fp16" the loss is
     scaled, and a step whose gradients overflow is skipped; clipping and norms are of the true
     gradients.
 
@@ -83,6 +88,7 @@ class OptimizerStep:
         skip_nonfinite: bool = False,
     ) -> None:
         self.model, self.optimizer, self.loss, self.device = model, optimizer, loss, device
+        self.forward = distribute(model)
         self.precision, self.parts = precision, parts
         self.clip_value, self.clip_norm = clip_value, clip_norm
         self.scaler = LossScaler(device, enabled=precision == "fp16")
@@ -99,12 +105,14 @@ class OptimizerStep:
         if self.skipping:
             self.skipping.remember()
         total = torch.zeros((), device=self.device)
-        for part, wanted in zip(video.chunk(self.parts), targets.chunk(self.parts), strict=True):
-            with autocast(self.device, self.precision):
-                logits = self.model(part)
-            loss = self.loss(logits, wanted)
-            share = len(wanted) / len(targets)
-            self.scaler.scale(loss * share).backward()
+        parts = list(zip(video.chunk(self.parts), targets.chunk(self.parts), strict=True))
+        for number, (part, wanted) in enumerate(parts, start=1):
+            with self._keeping_gradients(number < len(parts)):
+                with autocast(self.device, self.precision):
+                    logits = self.forward(part)
+                loss = self.loss(logits, wanted)
+                share = len(wanted) / len(targets)
+                self.scaler.scale(loss * share).backward()
             total += loss.detach()
             correct = top_k_correct(*scores_and_labels(logits.detach(), wanted))
             for meter in meters:
@@ -124,6 +132,12 @@ class OptimizerStep:
         self.lost.add_(1).mul_(is_lost)
         return total
 
+    def _keeping_gradients(self, keep: bool) -> AbstractContextManager:
+        """Where ``keep``, gradients stay in this process: those of the last part go with all."""
+        if keep and isinstance(self.forward, DistributedDataParallel):
+            return self.forward.no_sync()
+        return nullcontext()
+
     def _clip(self) -> None:
         parameters = list(self.model.parameters())
         if self.clip_value:
@@ -140,11 +154,15 @@ class OptimizerStep:
         return float(norm) if norm.isfinite() else None
 
     def failure(self, loss: float) -> str | None:
-        """Why training can not go on, where the mean loss has been ``loss`` lately."""
+        """Why training can not go on, where the mean loss has been ``loss`` lately.
+
+        All processes ask, with the loss of all of them, and get the same answer.
+        """
         if not self.scaler.is_enabled() and not self.skipping:
             return None if math.isfinite(loss) else f"the loss is {loss}"
-        if self.lost >= MAX_LOST:
-            return f"the loss is nan or inf for {int(self.lost)} steps in a row"
+        lost = int(all_reduce(self.lost.clone(), "max"))
+        if lost >= MAX_LOST:
+            return f"the loss is nan or inf for {lost} steps in a row"
         if self.scaler.in_a_row >= MAX_SKIPPED:
             scale = self.scaler.get_scale()
             return f"the gradients overflow fp16 even at a loss scale of {scale:g}"

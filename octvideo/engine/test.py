@@ -35,7 +35,7 @@ from octvideo.engine.results import (
 )
 from octvideo.engine.start import start_run
 from octvideo.models import build_model, optimize_for_inference
-from octvideo.utils.dist import rank, world_size
+from octvideo.utils.dist import is_main, rank, world_size
 from octvideo.utils.errors import UserError
 from octvideo.utils.log import is_terminal, log_json_stats, memory_stats
 from octvideo.weights import Weights, load_into, read_weights
@@ -45,6 +45,9 @@ logger = logging.getLogger("octvideo")
 
 def run_test(cfg: CfgNode, trained: Path | None = None) -> dict[str, Any]:
     """Tests a checkpoint on test.csv with all views; returns what ``test_final`` logs.
+
+    In a run of several processes each scores a share of the videos, every video once; the main
+    one has the result, and the others return {}.
 
     The checkpoint is TEST.CHECKPOINT_FILE_PATH, else ``trained`` (what ``run_train`` returned),
     else the newest of OUTPUT_DIR, else TRAIN.CHECKPOINT_FILE_PATH.
@@ -69,6 +72,9 @@ def run_test(cfg: CfgNode, trained: Path | None = None) -> dict[str, Any]:
     loader = build_test_loader(cfg, rank(), world_size())
     with StopRequest() as stop:
         table = score_videos(model, loader, cfg, device, stop)
+    table.gather()
+    if not is_main():
+        return {}
     return report(table, cfg, loader.dataset.videos.paths(), device)
 
 

@@ -11,7 +11,13 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from octvideo.config import describe_scaling, has_pictures, input_shape, train_precision
+from octvideo.config import (
+    batch_per_process,
+    describe_scaling,
+    has_pictures,
+    input_shape,
+    train_precision,
+)
 from octvideo.data import (
     VideoLoader,
     build_train_loader,
@@ -34,6 +40,7 @@ from octvideo.engine.meters import (
 from octvideo.engine.mixup import build_mixup, mixing_generator
 from octvideo.engine.nonfinite import RecentLosses
 from octvideo.engine.optim import build_optimizer, build_schedule, set_lr
+from octvideo.engine.parallel import share_buffers, share_weights
 from octvideo.engine.precision import (
     Evaluation,
     autocast,
@@ -47,7 +54,7 @@ from octvideo.engine.step import OptimizerStep
 from octvideo.engine.tensorboard import build_writer
 from octvideo.models import build_model
 from octvideo.utils.complexity import count
-from octvideo.utils.dist import is_main, rank, world_size
+from octvideo.utils.dist import all_reduce, is_main, rank, world_size
 from octvideo.utils.errors import UserError
 from octvideo.utils.log import is_terminal, log_json_stats, memory_stats
 
@@ -117,8 +124,9 @@ class Trainer:
         )
         self.average = WeightAverage(self.model, cfg.EMA.DECAY) if cfg.EMA.ENABLE else None
         self.evaluated = self.average.model if self.average else self.model
+        self.models = list(dict.fromkeys([self.model, self.evaluated]))  # in the order of all ranks
         if cfg.TRAIN.COMPILE:
-            for model in {self.model, self.evaluated}:
+            for model in self.models:
                 compile_model(model)
         self.train_loader = build_train_loader(cfg, rank(), world_size())
         self.val_loader = None
@@ -146,6 +154,7 @@ class Trainer:
     def start(self) -> None:
         """Continues the newest checkpoint of OUTPUT_DIR, or begins from a file, or from scratch."""
         self.state.start()
+        share_weights(*self.models)
 
     # ---------------------------------------------------------------- the loop
 
@@ -175,11 +184,8 @@ class Trainer:
         self.train_loader.sampler.set_epoch(self.state.epoch, self.state.samples)
         self._begin_pass("train", self.train_loader)
         bar = self._progress(f"epoch {self.state.epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}")
-        for batch in self.train_loader:
+        for batch in self._train_batches():
             self._clocks("data_arrived")
-            self.bad_videos.add(batch)
-            if len(batch["label"]) == 0:
-                raise UserError("no video of a batch could be read, nor any in their place")
             self._train_step(batch)
             self._clocks("step_done")
             self.state.step_done()
@@ -189,6 +195,21 @@ class Trainer:
             if stop.check(self.state.save_is_due()):
                 self._save()
         bar.close()
+
+    def _train_batches(self) -> Iterator[dict[str, Any]]:
+        """Those of the loader, each as large as it should be, as all processes weigh the same.
+
+        In the place of clips that could not be read are others of the batch once more.
+        """
+        size = batch_per_process(self.cfg) * self.cfg.AUG.NUM_SAMPLE
+        for batch in self.train_loader:
+            self.bad_videos.add(batch)
+            if not (found := len(batch["label"])):
+                raise UserError("no video of a batch could be read, nor any in their place")
+            if found < size:
+                places = torch.arange(size) % found
+                batch = {**batch, **{key: batch[key][places] for key in ("video", "label")}}
+            yield batch
 
     def _train_step(self, batch: dict[str, Any]) -> None:
         """One optimizer step on a batch of this process."""
@@ -213,11 +234,12 @@ class Trainer:
         last = done == cfg.SOLVER.MAX_EPOCH
         saves = last or done % cfg.TRAIN.CHECKPOINT_PERIOD == 0
         validates = self.val_loader is not None and (last or done % cfg.TRAIN.EVAL_PERIOD == 0)
+        if saves or validates:
+            share_buffers(*self.models)
         if (saves or validates) and self._wants_statistics():
-            models = list({self.model, self.evaluated})
             with autocast(self.device, self.precision):
-                count = update_bn_statistics(models, self._precise_bn_batches(stop))
-            logger.info("Precise batch norm over %d batches", count)
+                count = update_bn_statistics(self.models, self._precise_bn_batches(stop))
+            logger.info("Precise batch norm over %d batches of each process", count)
         is_best = False
         if validates:
             if saves:
@@ -237,7 +259,7 @@ class Trainer:
         self.train_loader.sampler.set_epoch(self.state.epoch)
         count = min(self.cfg.BN.NUM_BATCHES_PRECISE, self.steps_per_epoch)
         for batch in tqdm(
-            islice(self.train_loader, count),
+            islice(self._train_batches(), count),
             total=count,
             desc="precise BN",
             leave=False,
@@ -255,7 +277,8 @@ class Trainer:
         self.evaluated.eval()
         self._begin_pass("val", self.val_loader)
         evaluate = Evaluation(self.evaluated, self.device, self.precision, self.cfg.TRAIN.COMPILE)
-        correct, count = torch.zeros(2, dtype=torch.long, device=self.device), 0
+        # top-1 and top-5 hits, number of videos: of all processes in the end
+        counts = torch.zeros(3, dtype=torch.long, device=self.device)
         loader: Iterable[dict[str, Any]] = self.val_loader
         bar = tqdm(loader, desc="validation", leave=False, disable=not is_terminal())
         for batch in stop.watch(bar):
@@ -263,13 +286,14 @@ class Trainer:
             if len(batch["label"]) == 0:
                 continue
             video, labels = self._to_device(batch)
-            correct += top_k_correct(evaluate(video), labels)
-            count += len(labels)
+            counts[:2] += top_k_correct(evaluate(video), labels)
+            counts[2] += len(labels)
         self.bad_videos.share()
+        *correct, count = all_reduce(counts).tolist()
         if not count:
             logger.warning("Validation: none of the videos of val.csv could be read")
             return False
-        top1, top5 = (100 * (1 - correct / count)).tolist()
+        top1, top5 = (100 * (1 - hits / count) for hits in correct)
         is_best = self.state.record_errors(top1, top5)
         stats = {"top1_err": top1, "top5_err": top5}
         logger.info("Epoch %d: validation top-1 error %.2f %%", self.state.epoch + 1, top1)

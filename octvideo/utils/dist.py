@@ -88,6 +88,13 @@ def all_reduce(tensor: Tensor, op: str = "sum") -> Tensor:
     return tensor
 
 
+def broadcast(tensor: Tensor, source: int = 0) -> Tensor:
+    """That of process ``source``, written into ``tensor``; on CPU or GPU."""
+    if world_size() > 1:
+        dist.broadcast(tensor, source, group=_control if tensor.is_cpu else None)
+    return tensor
+
+
 def broadcast_object(obj: Any, source: int = 0) -> Any:
     """The ``obj`` of process ``source``, on every process."""
     if world_size() == 1:

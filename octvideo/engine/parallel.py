@@ -1,0 +1,51 @@
+"""One model in several processes: gradients are averaged, the main process decides the rest."""
+
+import inspect
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from octvideo.utils.dist import broadcast, world_size
+
+
+def distribute(model: nn.Module) -> nn.Module:
+    """What to call in a training step, so that gradients are the means over all processes.
+
+    Parameters, buffers and their names are the model's. The running statistics of batch norm are
+    those of each process, as nothing in training reads them, until ``share_buffers``.
+    """
+    if world_size() == 1:
+        return model
+    for parameter in model.parameters():
+        if parameter.ndim > 2 and parameter[0, 0].numel() == 1:
+            # Of the equal strides of a 1x1x1 kernel, those that its gradient has.
+            parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers"  # from torch 2.13 on
+    options = {name if name in known else "broadcast_buffers": False}
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, **options)
+
+
+def share_weights(*models: nn.Module) -> None:
+    """Gives every process the parameters and buffers that the main one has."""
+    _share(p.data for model in models for p in model.parameters())
+    share_buffers(*models)
+
+
+def share_buffers(*models: nn.Module) -> None:
+    """Gives every process the main one's running statistics, as PySlowFast does in each step."""
+    _share(buffer for model in models for buffer in model.buffers())
+
+
+def _share(tensors: Iterable[Tensor]) -> None:
+    if world_size() == 1:
+        return
+    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    for alike in kinds.values():
+        flat = broadcast(torch.cat([tensor.reshape(-1) for tensor in alike]))
+        for tensor, values in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
+            tensor.copy_(values.view(tensor.shape))
