@@ -95,6 +95,7 @@ def _train(
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of loader workers: as in a command
     if prepare:
         prepare(*args)
     if world_size > 1:

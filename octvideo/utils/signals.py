@@ -6,6 +6,7 @@ the run should be started again; with 128 + n after Ctrl-C, SIGTERM and SIGHUP, 
 has ended it. Loader processes leave signals to their parent.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -51,7 +52,8 @@ def leave_signals_to_parent() -> None:
 
 
 def _obey_parent() -> None:
+    parent = multiprocessing.parent_process()  # not the fork server, where there is one
     while True:
         sender = signal.sigwaitinfo({signal.SIGTERM}).si_pid
-        if sender == os.getppid():
+        if sender == (parent.pid if parent else os.getppid()):
             os._exit(0)

@@ -138,6 +138,30 @@ def test_a_kill_at_every_point_of_a_save(tiny_opts, tmp_path):
     assert_same_end(folder, straight)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 143)])
+def test_a_signal_to_every_process_of_a_job(tiny_opts, tmp_path, signum, status):
+    """As SLURM sends it: to the loader workers first here, the training process needs them yet."""
+    more = {"DATA_LOADER.NUM_WORKERS": 2, "TRAIN.CHECKPOINT_SECONDS": 0}
+    straight, folder = tmp_path / "straight", tmp_path / "run"
+    opts = options(tiny_opts, folder, more)
+    trainers = Trainers(CFG, opts)
+    trainers.wait_for_steps(2)
+    pid = trainers.processes[0].pid
+    workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    assert workers
+    for worker in workers:
+        os.kill(int(worker), signum)
+    time.sleep(0.5)
+    trainers.signal(signum)
+    assert trainers.join() == [status]
+    assert "worker" not in (folder / "stdout.log").read_text()  # none was lost
+    assert Trainers(CFG, opts).join() == [0]
+    assert Trainers(CFG, options(tiny_opts, straight, more)).join() == [0]
+    assert_same_end(folder, straight)
+
+
 # ---------------------------------------------------------------------------- in this process
 
 
