@@ -8,6 +8,7 @@ EXTRAS = {
     "torchcodec": ["torchcodec==0.13.0"],
     "safetensors": ["safetensors>=0.4"],
     "pytorchvideo": ["pytorchvideo==0.1.5"],
+    "slurm": ["submitit>=1.5"],
     "plot": ["matplotlib>=3.6"],
     "dev": ["pytest>=8", "pytest-timeout>=2.2", "hypothesis>=6.90", "ruff>=0.6", "mypy>=1.10"],
 }

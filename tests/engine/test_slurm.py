@@ -1,5 +1,6 @@
 """The batch scripts on a real SLURM cluster of two nodes, both of them this machine."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,8 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from jobs import CFG, ENVIRON, assert_same_weights, wait_for_steps, weights_of
+from jobs import CFG, ENVIRON, RUN_NET, assert_same_weights, wait_for_steps, weights_of
 
 from support import ROOT, SHARED
 
@@ -114,3 +116,52 @@ def test_a_mistake_ends_the_job_with_one_message(cluster, job_opts, tmp_path):
     assert (described["JobState"], described["ExitCode"]) == ("FAILED", "2:0")
     assert log.read_text().count("TRAIN.BATCH_SIZE must be at least 1") == 1
     assert "Traceback" not in log.read_text()
+
+
+def test_a_job_of_submitit_is_requeued_and_goes_on(cluster, two_node_run, job_opts, tmp_path):
+    pytest.importorskip("submitit")
+    folder = tmp_path / "run"
+    job = (
+        cluster(
+            *(cluster.environ["PYTHON"], "tools/submit.py", "--nodes", 2, "--gpus-per-node", 0),
+            *("--cpus-per-task", 1, "--time", 30),
+            *("--cfg", CFG, "--opts", *job_opts, "OUTPUT_DIR", folder),
+        )
+        .split()[1]
+        .rstrip(":")
+    )
+    wait_for_steps(folder, 3)
+    cluster("scancel", "--signal=USR1", job)
+    assert cluster.wait(job, "PENDING", "COMPLETED")["Restarts"] == "1"
+    cluster("scontrol", "update", f"JobId={job}", "StartTime=now")
+    assert cluster.wait(job, "COMPLETED", "FAILED")["JobState"] == "COMPLETED"
+    assert "Resuming from" in (folder / f"submit/{job}_0_log.out").read_text()
+    assert_same_weights(weights_of(folder), two_node_run)
+
+
+def test_a_test_on_two_nodes_gives_the_scores_of_one_process(cluster, job_opts, tmp_path):
+    """Ten clips and three crops of each video."""
+    folder = tmp_path / "run"
+    more = ["SOLVER.MAX_EPOCH", "1", "TEST.NUM_ENSEMBLE_VIEWS", "10", "OUTPUT_DIR", str(folder)]
+    alone = [*job_opts, *more, "TEST.ENABLE", "True", "TEST.SAVE_RESULTS_PATH", "one.npz"]
+    run = subprocess.run(
+        [cluster.environ["PYTHON"], RUN_NET, "--cfg", CFG, "--opts", *alone],
+        env=ENVIRON,
+        capture_output=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stdout
+    opts = [*job_opts, *more, "TEST.SAVE_RESULTS_PATH", "two.npz"]
+    job = cluster.submit("test", tmp_path / "log", opts)
+    assert cluster.wait(job, "COMPLETED", "FAILED")["JobState"] == "COMPLETED"
+    one, two = (np.load(folder / name, allow_pickle=False) for name in ("one.npz", "two.npz"))
+    assert one.files == two.files
+    for key in one.files:
+        if np.issubdtype(one[key].dtype, np.floating):
+            np.testing.assert_allclose(two[key], one[key], rtol=0, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(two[key], one[key])
+    lines = (folder / "json_stats.log").read_text().splitlines()
+    stats = [json.loads(line.removeprefix("json_stats: ")) for line in lines]
+    first, second = (s for s in stats if s["_type"] == "test_final")
+    assert first == {**second, "RAM": first["RAM"], "gpu_mem": first["gpu_mem"]}
