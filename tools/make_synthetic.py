@@ -2,9 +2,12 @@
 
     python tools/make_synthetic.py --out data/synthetic [--train 1200 --val 160 --test 160]
 
+    python tools/make_synthetic.py --images --out data/synthetic_images
+
 Eight actions, each the time reversal of another, in several sizes, frame rates and lengths. The
 same seed gives the same set. A set that is already there is left alone; an interrupted run is taken
-up again by the same command.
+up again by the same command. With --images it is a set of JPEG files instead, six classes in
+folders (train/, val/; by default 1600 and 400), for the 2D networks.
 """
 
 import argparse
@@ -14,15 +17,17 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from octvideo.data.synthetic import ACTIONS, make_synthetic
+from octvideo.data.synthetic_images import CLASSES, make_synthetic_images
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path("data/synthetic"), help="folder to fill")
-    parser.add_argument("--train", type=int, default=1200, metavar="N", help="training clips")
-    parser.add_argument("--val", type=int, default=160, metavar="N", help="validation clips")
+    parser.add_argument("--images", action="store_true", help="pictures instead of clips")
+    parser.add_argument("--out", type=Path, help="folder to fill; default data/synthetic[_images]")
+    parser.add_argument("--train", type=int, metavar="N", help="training clips; default 1200")
+    parser.add_argument("--val", type=int, metavar="N", help="validation clips; default 160")
     parser.add_argument("--test", type=int, default=160, metavar="N", help="test clips")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another set")
     parser.add_argument("--workers", type=int, default=2, help="processes; no effect on the files")
@@ -37,12 +42,30 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a synthetic set of other settings"
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.out = args.out or Path("data/synthetic_images" if args.images else "data/synthetic")
+    for name, clips, images in (("train", 1200, 1600), ("val", 160, 400)):
+        if getattr(args, name) is None:
+            setattr(args, name, images if args.images else clips)
+    return args
+
+
+def make_images(args: argparse.Namespace) -> None:
+    made = make_synthetic_images(args.out, num_train=args.train, num_val=args.val, seed=args.seed)
+    text = f"{args.train} training and {args.val} validation pictures of {len(CLASSES)} classes"
+    print(f"{'Made' if made else 'Already there'}: {text} in {args.out}")
+    print(
+        "Next: python tools/run_net.py --cfg configs/Synthetic/OCT_RESNET26.yaml "
+        f"--opts DATA.PATH_TO_DATA_DIR {shlex.quote(str(args.out))}"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
+        if args.images:
+            make_images(args)
+            return 0
         made = make_synthetic(
             args.out,
             num_train=args.train,

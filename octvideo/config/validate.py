@@ -118,7 +118,8 @@ def _fixed_by_name(cfg: CfgNode) -> Iterator[str]:
     for section in ("RESNET", "NONLOCAL", "SLOWFAST"):
         for name, value in cfg[section].items():
             key = f"{section}.{name}"
-            if key != "RESNET.ZERO_INIT_FINAL_BN" and value != defaults[section][name]:
+            used = ("RESNET.ZERO_INIT_FINAL_BN", "RESNET.WIDTH_PER_GROUP")
+            if key not in used and value != defaults[section][name]:
                 yield f"{key} is ignored: MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME} fixes the network"
 
 

@@ -45,7 +45,7 @@ class _Scene:
     drift: np.ndarray  # (2, 2): offset and velocity (a second) of the background, y then x
 
 
-def _background(rng: np.random.Generator) -> np.ndarray:
+def background(rng: np.random.Generator) -> np.ndarray:
     """Band-limited periodic noise in two random tints, (_TEXTURE, _TEXTURE, 3) float32."""
     noise = np.fft.rfft2(rng.standard_normal((_TEXTURE, _TEXTURE)))
     frequency = np.hypot(
@@ -113,7 +113,7 @@ def _draw_scene(rng: np.random.Generator, pair: int, height: int, width: int) ->
         radii=radii,
         grid=(rows, columns),
         sprites=_sprites(rng, pair, count),
-        texture=_background(rng),
+        texture=background(rng),
         drift=np.array(
             [
                 rng.uniform(0, _TEXTURE / 2, 2),

@@ -169,6 +169,11 @@ def _image_spec(cfg: CfgNode) -> ImageSpec:
         "head_activation": cfg.MODEL.HEAD_ACT,
     }
     spec = IMAGE_MODELS[name]
+    width = cfg.RESNET.WIDTH_PER_GROUP
+    if isinstance(spec, ResNet2dSpec):
+        values["width"] = width
+    elif width != 64:
+        raise ValueError(f"RESNET.WIDTH_PER_GROUP {width} is for ResNets, and {name} is none")
     for field, key in _NOT_IN_ALL.items():
         section, word = key.split(".")
         if hasattr(spec, field):

@@ -1,0 +1,50 @@
+"""The set of synthetic pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from octvideo.data.imagenet import list_pictures
+from octvideo.data.pictures import read_picture
+from octvideo.data.synthetic_images import CLASSES, make_synthetic_images, render_picture
+
+
+def test_a_set_is_made_once_and_is_the_same_again(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert make_synthetic_images(first, num_train=12, num_val=6)
+    assert not make_synthetic_images(first, num_train=12, num_val=6)
+    assert make_synthetic_images(second, num_train=12, num_val=6)
+    pictures = list_pictures(first, "train", len(CLASSES))
+    assert pictures.labels.tolist() == sorted([*range(6)] * 2)
+    for path in pictures.paths():
+        other = second / Path(path).relative_to(first)
+        assert Path(path).read_bytes() == other.read_bytes()
+        assert min(read_picture(path).size) >= 64
+
+
+def test_other_folders_are_left_alone(tmp_path: Path) -> None:
+    make_synthetic_images(tmp_path / "set", num_train=6, num_val=6)
+    with pytest.raises(FileExistsError, match="other settings"):
+        make_synthetic_images(tmp_path / "set", num_train=7, num_val=6)
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(FileExistsError, match="something else"):
+        make_synthetic_images(tmp_path, num_train=6, num_val=6)
+
+
+def test_an_interrupted_set_is_taken_up_again(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    make_synthetic_images(root, num_train=6, num_val=6)
+    (root / "synthetic_images.json").rename(root / "unfinished_synthetic_images.json")
+    victim = next((root / "train").rglob("*.jpg"))
+    content = victim.read_bytes()
+    victim.unlink()
+    assert make_synthetic_images(root, num_train=6, num_val=6)
+    assert victim.read_bytes() == content
+
+
+def test_classes_differ_in_their_shape_alone() -> None:
+    pictures = {name: render_picture(3, name, 80, 90) for name in CLASSES}
+    assert len({picture.tobytes() for picture in pictures.values()}) == len(CLASSES)
+    corners = [picture[:3, :3] for picture in pictures.values()]
+    assert all(np.array_equal(corner, corners[0]) for corner in corners)
