@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from octvideo.engine.averaging import WeightAverage, update_bn_statistics
-from octvideo.layers import Channels, OctBatchNorm2d, OctConv2d, pool
+from octvideo.layers import Channels, OctBatchNorm2d, OctConv2d, pool, synchronize_batch_norm
+from processes import run_processes
 
 
 def test_statistics_are_those_of_all_batches_together():
@@ -119,3 +120,41 @@ def test_an_average_restarts_from_weights_that_were_loaded():
     average.update()
     assert torch.equal(average.model.weight, 2 * torch.eye(2))
     assert torch.equal(net.weight, 3 * torch.eye(2))
+
+
+WEIGHT = torch.tensor([[1.0, -2.0], [0.5, 3.0], [2.0, 1.0]])
+
+
+def _network() -> nn.Module:
+    layers = (nn.Conv2d(2, 3, 1, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.BatchNorm2d(3))
+    network = nn.Sequential(*layers)
+    network[0].weight.data = WEIGHT[..., None, None]
+    return network.double()
+
+
+def _batches() -> list[torch.Tensor]:
+    """Two steps of batches for two processes, of 3 and of 5 pictures."""
+    generator = torch.Generator().manual_seed(0)
+    options = {"generator": generator, "dtype": torch.float64}
+    return [torch.randn(n, 2, 4, 4, **options) + 3 for n in (3, 5, 3, 5)]
+
+
+def of_process(rank: int) -> tuple[dict, dict]:
+    own, together = _network(), synchronize_batch_norm(_network())
+    for network in (own, together):
+        assert update_bn_statistics(network, _batches()[rank::2]) == 2
+    return own.state_dict(), together.state_dict()
+
+
+@pytest.mark.timeout(60)
+def test_statistics_are_those_of_all_processes(tmp_path):
+    """Normalised by each, as one process with all batches; together, as one with joint batches."""
+    states = run_processes(of_process, 2, tmp_path, timeout=50)
+    batches = _batches()
+    joint = [torch.cat(batches[:2]), torch.cat(batches[2:])]
+    for kind, wanted in enumerate((batches, joint)):
+        network = _network()
+        update_bn_statistics(network, wanted)
+        for state in states:
+            for key, value in network.state_dict().items():
+                torch.testing.assert_close(state[kind][key], value, msg=f"{kind} {key}")

@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 
 from octvideo.config import load_cfg
-from octvideo.engine import load_checkpoint, run_test, run_train, train
+from octvideo.engine import load_checkpoint, results, run_test, run_train, train
+from octvideo.engine.checkpoint import save_checkpoint
+from octvideo.engine.interrupt import StopRequest
+from octvideo.engine.results import ScoreTable
+from octvideo.models import build_model
 from processes import run_processes
 from support import ROOT
 
@@ -89,3 +93,117 @@ def test_two_processes_with_half_of_the_batch_are_one(tiny_opts, tmp_path, name)
     tables = [np.load(tmp_path / f"of-{size}/scores.npz") for size in (1, 2)]
     np.testing.assert_allclose(tables[1]["scores"], tables[0]["scores"], atol=1e-6)
     assert (tmp_path / "of-2/json_stats.log").read_text().count("train_iter") == 12
+
+
+def uneven_run(rank: int, opts: list[str], folder: Path) -> dict:
+    """The second process loses a clip in every batch; batch norm is each process's own."""
+    cfg = load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", [*opts, "OUTPUT_DIR", str(folder)])
+    trainer = train.Trainer(cfg, train.start_run(cfg))
+    trainer.model.head.projection.weight.data += rank  # as a file that differs between nodes
+    first_weight = trainer.model.head.projection.weight.clone()
+    drawn = torch.rand(4)  # as dropout would
+    loader, videos = trainer.train_loader, []
+
+    class Losing:
+        sampler, dataset, num_workers = loader.sampler, loader.dataset, 0
+
+        def __iter__(self):
+            for batch in loader:
+                keep = len(batch["label"]) - rank
+                videos.append(batch["index"].tolist())
+                yield {**batch, **{key: batch[key][:keep] for key in ("video", "label", "index")}}
+
+    trainer.train_loader = Losing()
+    trainer.start()
+    shared_weight = trainer.model.head.projection.weight.clone()
+    with StopRequest() as stop:
+        trainer.run(stop)
+    return {
+        "own": first_weight,
+        "shared": shared_weight,
+        "drawn": drawn,
+        "videos": videos,
+        "samples": trainer.meter.count,
+        "state": {key: value.clone() for key, value in trainer.model.state_dict().items()},
+        "average": {k: v.clone() for k, v in trainer.average.model.state_dict().items()},
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_processes_stay_one_model_where_one_loses_clips(tiny_opts, tmp_path):
+    opts = [*tiny_opts, "LOG_PERIOD", 100, "EMA.ENABLE", True, "SOLVER.MAX_EPOCH", 1]
+    opts += ["TRAIN.EVAL_PERIOD", 0, "BN.USE_PRECISE_STATS", False]
+    opts = [str(word) for word in opts]
+    one, two = run_processes(uneven_run, 2, tmp_path / "processes", opts, tmp_path / "run")
+    assert not torch.equal(one["own"], two["own"])
+    assert torch.equal(one["shared"], two["shared"])
+    assert torch.equal(one["own"], one["shared"])
+    assert not torch.equal(one["drawn"], two["drawn"])
+    assert len(one["videos"]) == len(two["videos"]) == 4
+    for a, b in zip(one["videos"], two["videos"], strict=True):
+        assert len(a) == len(b) == 3  # half of the batch of the node
+        assert not set(a) & set(b)
+    assert not torch.equal(one["shared"], one["state"]["head.projection.weight"])
+    for kind in ("state", "average"):
+        assert all(torch.equal(one[kind][key], two[kind][key]) for key in one[kind])
+
+
+# ---------------------------------------------------------------- test
+
+
+def scored(rank: int, opts: list[str], folder: Path) -> tuple[list[int], dict]:
+    """The videos that this process has scored, and the result."""
+    mine, gather = [], ScoreTable.gather
+
+    def note(table: ScoreTable) -> None:
+        mine.extend(np.flatnonzero(table.scored).tolist())
+        gather(table)
+
+    ScoreTable.gather = note
+    opts = [*opts, "OUTPUT_DIR", str(folder)]
+    return mine, run_test(load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", opts))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_seven_videos_on_three_processes(tiny_cfg, tiny_set, tiny_opts, tmp_path):
+    lines = (tiny_set / "test.csv").read_text().splitlines()[:7]
+    (tmp_path / "data").mkdir()
+    prefix = "" if Path(lines[0]).is_absolute() else f"{tiny_set}/"
+    (tmp_path / "data/test.csv").write_text("\n".join(prefix + line for line in lines))
+    model = build_model(tiny_cfg)
+    save_checkpoint(tmp_path / "model.pyth", {"epoch": 0, "model_state": model.state_dict()})
+    opts = [*tiny_opts, "DATA.PATH_TO_DATA_DIR", tmp_path / "data", "TRAIN.ENABLE", False]
+    opts += ["TEST.CHECKPOINT_FILE_PATH", tmp_path / "model.pyth", "TEST.NUM_ENSEMBLE_VIEWS", 10]
+    opts = [str(word) for word in [*opts, "TEST.SAVE_RESULTS_PATH", "scores.npz"]]
+    tables, stats = {}, {}
+    for size in (1, 3):
+        folder = tmp_path / f"of-{size}"
+        parts = run_processes(scored, size, tmp_path / f"processes-{size}", opts, folder)
+        assert sorted(video for mine, _ in parts for video in mine) == list(range(7))
+        assert all(result == {} for _, result in parts[1:])
+        stats[size], tables[size] = parts[0][1], np.load(folder / "scores.npz")
+        assert tables[size]["scores"].shape == (7, 30, 8)
+        assert tables[size]["scored"].all()
+    assert stats[3] == pytest.approx(stats[1])
+    np.testing.assert_allclose(tables[3]["scores"], tables[1]["scores"], atol=1e-6)
+    np.testing.assert_allclose(tables[3]["scores"].sum(axis=2), 1, atol=1e-5)
+
+
+def gathered(rank: int) -> np.ndarray | None:
+    """Five videos, of which process ``rank`` has those of the same remainder; the third is lost."""
+    results.ROWS_AT_ONCE = 2  # a row of each process at a time
+    table = ScoreTable(np.arange(5), 3, 2)
+    for video in range(rank, 5, 2):
+        if video != 3:
+            table.put(video, np.full((3, 2), video))
+    table.gather()
+    return np.where(table.scored, table.scores[:, 0, 0], -1)
+
+
+@pytest.mark.timeout(60)
+def test_scores_come_to_the_main_process_in_parts(tmp_path):
+    main, other = run_processes(gathered, 2, tmp_path, timeout=50)
+    assert main.tolist() == [0, 1, 2, -1, 4]
+    assert other.tolist() == [-1, 1, -1, -1, -1]
