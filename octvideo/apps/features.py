@@ -146,7 +146,7 @@ def _join(parts: Sequence[Path], out: Path) -> None:
             with np.load(part) as saved:
                 features.append(saved["features"])
                 paths.append(str(saved["path"]))
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"{part} is damaged ({error}): delete it, and the same command makes it again"
             ) from error

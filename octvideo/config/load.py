@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ logger = logging.getLogger("octvideo")
 BASE_KEY = "_BASE_"
 COMMAND_LINE = "command line"
 _MISSING: Any = object()
+_MAX_NODES = 100_000  # of a YAML file, aliases written out; the tree has some 300
 
 _DEFAULTS = leaf_values(get_cfg())
 _SECTIONS = frozenset(key.rpartition(".")[0] for key in _DEFAULTS) - {""}
@@ -125,7 +127,11 @@ class _Reader:
         try:
             loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
             root = loader.get_single_node()
-            if isinstance(root, yaml.MappingNode):
+            if _size(root, {}) > _MAX_NODES:
+                self.problems.append(
+                    f"{path}: is not valid YAML here: its aliases make it endless, or far too large"
+                )
+            elif isinstance(root, yaml.MappingNode):
                 yield from self._walk(loader, root, path, "", {})
             elif root is not None and loader.construct_object(root, deep=True) is not None:
                 self.problems.append(f"{path}: expected sections with keys, such as TRAIN:")
@@ -139,6 +145,8 @@ class _Reader:
             self.problems.append(f"{path}{line}: is not valid YAML: {error.problem}")
         except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
             self.problems.append(f"{path}: is not valid YAML: {error}")
+        except RecursionError:
+            self.problems.append(f"{path}: is nested too deeply")
 
     def _walk(
         self, loader: Any, node: yaml.MappingNode, path: Path, prefix: str, lines: dict[str, int]
@@ -241,3 +249,15 @@ def _nearest(key: str) -> str:
     tail = key.rpartition(".")[2]
     pool = [known for known in _DEFAULTS if known.rpartition(".")[2] == tail] or list(_DEFAULTS)
     return max(pool, key=lambda known: difflib.SequenceMatcher(None, known, key).ratio())
+
+
+def _size(node: yaml.Node | None, known: dict[int, float]) -> float:
+    """How many nodes a YAML tree has, its aliases written out; inf where it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        inner: list[Any] = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = (
+            part for entry in inner for part in (entry if isinstance(entry, tuple) else [entry])
+        )
+        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]

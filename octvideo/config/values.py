@@ -1,5 +1,6 @@
 """Values of configuration keys: what type a key expects, and how a given value becomes it."""
 
+import reprlib
 import sys
 from ast import literal_eval
 from dataclasses import dataclass
@@ -11,6 +12,11 @@ from octvideo.config.defaults import ENTRY_TYPES
 
 _ONE = {bool: "True or False", int: "an integer", float: "a number", str: "text"}
 _MANY = {bool: "True or False", int: "integers", float: "numbers", str: "texts"}
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 4
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = _REPR.maxset = 40
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 200
 
 
 class WrongTypeError(ValueError):
@@ -98,6 +104,6 @@ def decode(text: str) -> Any:
 
 
 def show(value: Any, limit: int = 80) -> str:
-    """``repr`` of a value, cut to a line's length."""
-    text = repr(value)
+    """``repr`` of a value, cut to a line's length; bounded also where lists hold each other."""
+    text = _REPR.repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -31,7 +31,7 @@ def class_names(source: str | Path) -> list[str]:
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a JSON file of class names: {error}") from error
     names = _in_order(content) if isinstance(content, dict) else content
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
