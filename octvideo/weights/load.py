@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Size, Tensor, nn
 
+from octvideo.layers import OctBatchNorm2d, OctBatchNorm3d
 from octvideo.weights.files import CheckpointError, file_format
 from octvideo.weights.inflate import inflate as inflate_kernels
 from octvideo.weights.inflate import is_2d, is_resnet2d, resnet2d_names
@@ -25,11 +26,7 @@ TORCH_KINDS = ("octvideo", "pyslowfast", "pytorchvideo", "torchvision")
 # Of a run of ours, of one of an earlier version, and of tools/convert_checkpoint.py.
 _OWN_KEYS = {"rank_states", "rng_state", "source"}
 KINDS = ("auto", "pytorch", "caffe2", "mxnet", *TORCH_KINDS)
-_OTHER_READERS = {  # by file_format; the rest are PyTorch's
-    "pickle": ("caffe2", read_caffe2),
-    "mxnet": ("mxnet", read_octconv),
-    "tar": ("mxnet", read_octconv),
-}
+_FORMS = {"pickle": "caffe2", "mxnet": "mxnet", "tar": "mxnet"}  # the rest are PyTorch's
 HEAD = "head.projection."
 _SHOWN = 10
 
@@ -40,7 +37,8 @@ class Weights:
 
     ``kind``: "caffe2", "mxnet" or one of ``TORCH_KINDS``. ``epoch``: as the file has it, from 0.
     ``cfg``: the YAML text of the configuration that it was trained with. ``class_names``: in
-    label order, where the file has them.
+    label order, where the file has them. ``low_channels``: of the batch norms of an octave
+    network, by the name of their running mean; None where the file does not tell.
     """
 
     path: Path
@@ -49,6 +47,7 @@ class Weights:
     epoch: int | None = None
     cfg: str | None = field(default=None, repr=False)
     class_names: list[str] | None = field(default=None, repr=False)
+    low_channels: dict[str, int] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -118,10 +117,13 @@ def read_weights(
         raise ValueError(f"unknown kind of checkpoint {kind!r}; known: {', '.join(KINDS)}")
     path = Path(path)
     form = file_format(path)
-    if form in _OTHER_READERS:
-        found, read = _OTHER_READERS[form]
-        _check_kind(path, found, kind)
-        weights = Weights(path, found, read(path))
+    if form in _FORMS:
+        _check_kind(path, _FORMS[form], kind)
+    if form == "pickle":
+        weights = Weights(path, "caffe2", read_caffe2(path))
+    elif form in _FORMS:
+        state, low_channels = read_octconv(path)
+        weights = Weights(path, "mxnet", state, low_channels=low_channels)
     else:
         if kind in ("caffe2", "mxnet"):
             _check_kind(path, "pytorch", kind)
@@ -227,6 +229,7 @@ def load_into(
         state = {key: value for key, value in state.items() if not key.startswith(HEAD)}
     skipped = {m.key for m in left_out}
     fitting = {key: value for key, value in state.items() if key not in skipped}
+    _warn_of_another_alpha(model, weights)
     model.load_state_dict(fitting, strict=False)
     return Report(weights.path, weights.kind, len(fitting), tuple(left_out))
 
@@ -254,6 +257,26 @@ def _hint(weights: Weights, refused: Sequence[Mismatch], inflate: bool) -> str:
     if all("_nonlocal" in m.key for m in refused):
         return " in its non-local blocks: octave networks have their own, which must be trained"
     return ""
+
+
+def _warn_of_another_alpha(model: nn.Module, weights: Weights) -> None:
+    """The parameters of an octave network fit a model of any alpha, but it computes otherwise."""
+    for name, module in model.named_modules() if weights.low_channels is not None else ():
+        key = f"{name}.running_mean"
+        if not isinstance(module, (OctBatchNorm2d, OctBatchNorm3d)) or key not in weights.state:
+            continue
+        theirs, ours = weights.low_channels.get(key, 0), module.channels.low
+        if theirs != ours:
+            logger.warning(
+                "ANOTHER ALPHA: %s has %d low channels of %d in %s, the model has %d: it is "
+                "another network, set octave_alpha (OCTAVE.ALPHA) to that of the file",
+                weights.path,
+                theirs,
+                module.channels.total,
+                name,
+                ours,
+            )
+            return
 
 
 def _warn_of_new_head(weights: Weights, shapes: Mapping[str, Size]) -> None:

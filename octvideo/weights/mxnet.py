@@ -108,7 +108,8 @@ def _member(data: mmap.mmap) -> tuple[int, int]:
             for count, member in enumerate(archive):
                 if count == _MAX_MEMBERS:
                     raise _Damaged(f"is a tar file of more than {_MAX_MEMBERS} members")
-                if member.name.endswith(".params"):
+                # "._x.params" is what macOS's tar adds to a file x.params
+                if member.name.endswith(".params") and "/._" not in f"/{member.name}":
                     found.append(member)
     # what tarfile raises on damaged headers, beside its own
     except (tarfile.TarError, ValueError, EOFError, OverflowError, RecursionError) as error:

@@ -35,13 +35,25 @@ _PARAMETERS = {
 }
 
 
-def read_octconv(path: Path) -> dict[str, Tensor]:
-    """The parameters of a checkpoint of the authors, under our names.
+class _Misfit(Exception):  # noqa: N818 - becomes a CheckpointError
+    """Arrays that do not make a layer; the text says why."""
+
+
+def read_octconv(path: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """The parameters of a checkpoint of the authors, under our names, and its low channels.
+
+    The second has the number of low channels of each batch norm that has some, under the name of
+    its running mean: the parameters themselves do not tell the alpha of their network.
 
     Raises:
         CheckpointError: as ``read_mxnet``, or the arrays are not those of octave layers.
     """
-    return octconv_state(read_mxnet(path), path)
+    arrays = read_mxnet(path)
+    state = octconv_state(arrays, path)
+    parsed = [(_parse(name), len(array)) for name, array in arrays.items() if array.ndim]
+    lows = {key: n for (key, way), n in parsed if way == "l" and key.endswith(".running_mean")}
+    names = octconv_names(key for (key, _), _ in parsed)
+    return state, {names[key]: count for key, count in lows.items()}
 
 
 def octconv_state(arrays: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -72,7 +84,7 @@ def _low_means_first(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
     result = dict(arrays)
     for name, array in arrays.items():
         high = arrays.get(name.replace("se_block.conv1.", "se_block.conv2_h."))
-        if name.endswith("se_block.conv1.weight") and high is not None:
+        if name.endswith("se_block.conv1.weight") and high is not None and array.ndim > 1:
             result[name] = torch.cat([array[:, len(high) :], array[:, : len(high)]], dim=1)
     return result
 
@@ -88,7 +100,7 @@ def _without_scale_and_shift(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         norm = key.removesuffix("running_mean")
         result.pop(f"{norm}weight", None)
         shift, var = result.pop(f"{norm}bias", None), state.get(f"{norm}running_var")
-        if shift is not None and var is not None:
+        if shift is not None and var is not None and shift.shape == var.shape == state[key].shape:
             result[key] = state[key] - shift * (var + _GLUON_EPS).sqrt()
     return result
 
@@ -107,43 +119,55 @@ def join_frequencies(arrays: Mapping[str, Tensor], path: Path) -> dict[str, Tens
         CheckpointError: a name that is no parameter's, or paths that do not make one weight.
     """
     parts: dict[str, dict[str, Tensor]] = {}
-    for name, array in arrays.items():
-        bare = re.sub("^(arg|aux):", "", name)
-        match = next(filter(None, (pattern.fullmatch(bare) for pattern in _NOTATIONS)), None)
-        if match is None:
-            raise CheckpointError(f"{path}: {name} is no name of a parameter as MXNet has it")
-        layer, way, parameter = match.groups()
-        key = f"{layer}.{_PARAMETERS.get(parameter, parameter)}"
-        if parts.setdefault(key, {}).setdefault(way or "", array) is not array:
-            raise CheckpointError(f"{path} has {name} twice")
     try:
-        return {key: _join(ways) for key, ways in parts.items()}
-    except (KeyError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path}: the arrays of an octave layer do not fit together: {error}"
-        ) from error
+        for name, array in arrays.items():
+            key, way = _parse(name)
+            if parts.setdefault(key, {}).setdefault(way, array) is not array:
+                raise _Misfit(f"{name} is there twice")
+        return {key: _join(key, ways) for key, ways in parts.items()}
+    except _Misfit as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
-def _join(ways: Mapping[str, Tensor]) -> Tensor:
+def _parse(name: str) -> tuple[str, str]:
+    """The key of an array's parameter, and its path, "" for all of it."""
+    bare = re.sub("^(arg|aux):", "", name)
+    match = next(filter(None, (pattern.fullmatch(bare) for pattern in _NOTATIONS)), None)
+    if match is None:
+        raise _Misfit(f"{name} is no name of a parameter as MXNet has it")
+    layer, way, parameter = match.groups()
+    return f"{layer}.{_PARAMETERS.get(parameter, parameter)}", way or ""
+
+
+def _join(key: str, ways: Mapping[str, Tensor]) -> Tensor:
     """The arrays of one parameter, by path: "" alone, frequencies, or paths."""
     if "" in ways:
-        (array,) = ways.values() if len(ways) == 1 else [ways["both with and without a path"]]
-        return array
-    is_kernel = next(iter(ways.values())).ndim > 1 and not ways.keys() <= {"h", "l"}
-    if not is_kernel:  # a bias is on one of the paths to its frequency
+        if len(ways) > 1:
+            raise _Misfit(f"{key} is there with and without a path between the frequencies")
+        return ways[""]
+    if len({array.ndim for array in ways.values()}) > 1 or not next(iter(ways.values())).ndim:
+        raise _Misfit(f"the arrays of {key} do not fit together: {_shapes(ways)}")
+    try:
+        if next(iter(ways.values())).ndim > 1 and not ways.keys() <= {"h", "l"}:
+            return _join_kernels(key, ways)
         by_output = {way[-1]: array for way, array in ways.items()}
-        if len(by_output) < len(ways):
-            raise KeyError("one frequency has two biases")
+        if len(by_output) < len(ways):  # a bias is on one of the paths to its frequency
+            raise _Misfit(f"{key} has two arrays for one frequency: {', '.join(ways)}")
         return torch.cat([by_output[f] for f in "lh" if f in by_output])
-    rows = [
-        torch.cat([ways[way] for way in (f"l2{f}", f"h2{f}") if way in ways], dim=1)
-        for f in "lh"
-        if any(way.endswith(f"2{f}") for way in ways)
-    ]
-    is_depthwise = all(way.shape[1] == 1 for way in ways.values())
+    except RuntimeError as error:  # sizes
+        raise _Misfit(f"the arrays of {key} do not fit together: {_shapes(ways)}") from error
+
+
+def _join_kernels(key: str, ways: Mapping[str, Tensor]) -> Tensor:
+    is_depthwise = all(array.shape[1] == 1 for array in ways.values())
     if ways.keys() == {"h2h", "l2l"} and not is_depthwise:
-        raise KeyError("the paths between the frequencies are missing")
-    return torch.cat(rows)
+        raise _Misfit(f"the paths between the frequencies of {key} are missing")
+    rows = [[ways[way] for way in (f"l2{f}", f"h2{f}") if way in ways] for f in "lh"]
+    return torch.cat([torch.cat(row, dim=1) for row in rows if row])
+
+
+def _shapes(ways: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{way} {tuple(array.shape)}" for way, array in ways.items())
 
 
 # ---------------------------------------------------------------- names

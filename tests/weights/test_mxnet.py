@@ -145,7 +145,8 @@ def test_the_weights_in_a_tar_file(tmp_path, form, folder):
     if folder and form == tarfile.USTAR_FORMAT:
         folder = folder.replace("ä", "a")
     path = tmp_path / "net.tar"
-    path.write_bytes(tar_bytes({SYMBOL: b"{}", folder + PARAMS: good()}, form))
+    extra = {"._a01_net": b"", PARAMS.replace("/", "/._"): b"macOS"}
+    path.write_bytes(tar_bytes({SYMBOL: b"{}", **extra, folder + PARAMS: good()}, form))
     arrays = read_mxnet(path)
     for name, value in VALUES.items():
         assert np.array_equal(arrays[name].numpy(), value), name

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from authors import authors_shapes
+from authors import authors_arrays, authors_shapes
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from octvideo import create_model
 from octvideo.layers import OctBatchNorm2d, OctConv2d
-from octvideo.weights import CheckpointError, read_weights
+from octvideo.weights import CheckpointError, load_into, read_weights
 from octvideo.weights.mxnet import write_mxnet
 from octvideo.weights.mxnet_names import join_frequencies, octconv_names
 
@@ -96,11 +99,17 @@ PLAIN, HIGH = torch.zeros(4, 4, 1, 1), torch.zeros(3, 3, 1, 1)
     ("arrays", "message"),
     [
         ({"arg:data": PLAIN}, "arg:data is no name of a parameter"),
-        ({"x-h2h_weight": HIGH, "x-l2l_weight": HIGH}, "between the frequencies are missing"),
+        (
+            {"x-h2h_weight": HIGH, "x-l2l_weight": HIGH},
+            "between the frequencies of x.weight are missing",
+        ),
         ({"x-h2h_weight": HIGH, "x-h2l_weight": PLAIN}, "do not fit together"),
         ({"x-h2h_weight": HIGH, "x_weight": PLAIN}, "with and without"),
-        ({"arg:x_weight": PLAIN, "aux:x_weight": HIGH}, "aux:x_weight twice"),
-        ({"x-h2h_bias": torch.zeros(3), "x-l2h_bias": torch.zeros(3)}, "two biases"),
+        ({"arg:x_weight": PLAIN, "aux:x_weight": HIGH}, "aux:x_weight is there twice"),
+        (
+            {"x-h2h_bias": torch.zeros(3), "x-l2h_bias": torch.zeros(3)},
+            "two arrays for one frequency: h2h, l2h",
+        ),
     ],
 )
 def test_arrays_that_make_no_layer(tmp_path, arrays, message):
@@ -143,3 +152,44 @@ def test_kinds(tmp_path):
     torch.save({"a": PLAIN}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"kind pytorch, not mxnet"):
         read_weights(tmp_path / "x.pth", "mxnet")
+
+
+WAYS = ["", "h2h", "h2l", "l2h", "l2l", "h", "l"]
+NAMED = [f"arg:x_conv-{way}_weight".replace("-_", "_") for way in WAYS]
+NAMED += [f"L2_B0.{layer}.weight" for layer in ("conv1.conv_h2h", "conv1.conv_l2l", "conv1")]
+NAMED += [f"L2_B0.se_block.{x}.{y}" for x in ("conv1", "conv2_h", "conv2_l")
+          for y in ("weight", "bias")]  # fmt: skip
+NAMED += [f"L4_B0.bn1a.bn_{f}.{x}" for f in "hl" for x in ("gamma", "beta", "running_mean",
+          "running_var")]  # fmt: skip
+NAMED += ["L4_B0.conv4.conv_h2h.weight", "classifer.weight"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(NAMED), st.lists(st.integers(1, 3), min_size=1, max_size=4)))
+@pytest.mark.timeout(60)
+def test_any_shapes_make_parameters_or_a_clear_error(tmp_path_factory, shapes):
+    path = tmp_path_factory.getbasetemp() / "odd.params"
+    write_mxnet(path, {name: torch.zeros(shape) for name, shape in shapes.items()})
+    try:
+        weights = read_weights(path)
+    except CheckpointError:
+        return
+    assert all(isinstance(value, torch.Tensor) for value in weights.state.values())
+
+
+def test_half_precision_and_another_alpha(tmp_path, caplog):
+    """A float16 file loads into float32; of another alpha, it is told."""
+    network, path = "mobilenet_v1_075_alpha-0.375", tmp_path / "half-0000.params"
+    arrays = authors_arrays(network)
+    write_mxnet(path, {name: array.half() for name, array in arrays.items()})
+    model = create_model("mobilenet_v1_075", octave_alpha=0.375)
+    load_into(model, read_weights(path))
+    assert not caplog.records
+    kernel = arrays["L2_B1.conv2.conv_h2l.weight"]
+    ours = model.s2.block1.conv2.kernels()["h2l"]
+    assert ours.dtype == torch.float32
+    assert torch.equal(ours, kernel.half().float())
+    for alpha, count in ((0.5, 24), (0.0, 0)):
+        caplog.clear()
+        load_into(create_model("mobilenet_v1_075", octave_alpha=alpha), read_weights(path))
+        assert f"18 low channels of 48 in s1.block0.bn2, the model has {count}" in caplog.text
