@@ -142,6 +142,7 @@ _DEFAULTS: dict[str, Any] = {
         "STAGES": [2, 3, 4, 5],  # which of res2..res5 are octave
         "PATHWAYS": [0],  # which pathways are octave; 0 is the slow one
         "CHANNEL_DIVISOR": 1,  # low channels are rounded to a multiple of it
+        "POOL_STRIDE": False,  # plain strides behind the octave pool; if inflated from one of 2D
         "NONLOCAL_MODE": "cross",  # key and value on L (cross), or all on H (high)
     },
     "BN": {

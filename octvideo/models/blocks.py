@@ -35,7 +35,7 @@ class BlockSpec:
     """One residual block: its channel pairs and what its convolutions do.
 
     ``stride`` and ``dilation`` are spatial; ``stride_1x1`` puts the stride on the first
-    convolution of a bottleneck instead of its 3x3.
+    convolution of a bottleneck instead of its 3x3. ``pool_stride``: see ``OctConv3d``.
     """
 
     dim_in: Channels
@@ -46,6 +46,7 @@ class BlockSpec:
     dilation: int = 1
     groups: int = 1
     stride_1x1: bool = False
+    pool_stride: bool = False
     inplace_relu: bool = True
     bn_eps: float = 1e-5
     bn_momentum: float = 0.1
@@ -58,6 +59,7 @@ def _conv(
     stride: int = 1,
     dilation: int = 1,
     groups: int = 1,
+    pool_stride: bool = False,
 ) -> OctConv3d:
     """A convolution without bias that keeps T and, but for its spatial stride, H and W."""
     t, h, w = kernel
@@ -70,6 +72,7 @@ def _conv(
         dilation=(1, dilation, dilation),
         groups=groups,
         bias=False,
+        pool_stride=pool_stride,
     )
 
 
@@ -84,9 +87,10 @@ class Bottleneck(nn.Module):
         super().__init__()
         stride_a, stride_b = (spec.stride, 1) if spec.stride_1x1 else (1, spec.stride)
         inner = spec.dim_inner
-        self.a = _conv(spec.dim_in, inner, (spec.temporal_kernel, 1, 1), stride_a)
+        pools = {"pool_stride": spec.pool_stride}
+        self.a = _conv(spec.dim_in, inner, (spec.temporal_kernel, 1, 1), stride_a, **pools)
         self.a_bn = _norm(spec, inner)
-        self.b = _conv(inner, inner, (1, 3, 3), stride_b, spec.dilation, spec.groups)
+        self.b = _conv(inner, inner, (1, 3, 3), stride_b, spec.dilation, spec.groups, **pools)
         self.b_bn = _norm(spec, inner)
         self.c = _conv(inner, spec.dim_out, (1, 1, 1))
         self.c_bn = _norm(spec, spec.dim_out)

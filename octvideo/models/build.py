@@ -72,6 +72,7 @@ def create_model(
     channel_divisor: int = 1,
     octave_pathways: tuple[int, ...] = (0,),
     nonlocal_mode: str = "cross",
+    pool_stride: bool = False,
     **options: Any,
 ) -> nn.Module:
     """Builds a model with random weights.
@@ -84,6 +85,8 @@ def create_model(
         channel_divisor: the low channels are rounded to a multiple of it.
         octave_pathways: which pathways are octave; 0 is the slow one of SlowFast.
         nonlocal_mode: what a non-local block makes of an octave value, "cross" or "high".
+        pool_stride: of a video network that is inflated from an octave image network, whose plain
+            strided convolutions behind the octave pool (see ``OctavePlacement``).
         options: further fields of the model's specification (``type(model.spec)``: num_frames,
             crop_size, dropout_rate, ...).
 
@@ -108,6 +111,7 @@ def create_model(
         channel_divisor,
         tuple(octave_pathways),
         nonlocal_mode,
+        pool_stride,
     )
     return _build(replace(spec, octave=octave, **options))
 
@@ -146,6 +150,7 @@ def _octave(cfg: CfgNode) -> OctavePlacement:
         channel_divisor=cfg.OCTAVE.CHANNEL_DIVISOR,
         pathways=tuple(cfg.OCTAVE.PATHWAYS),
         nonlocal_mode=cfg.OCTAVE.NONLOCAL_MODE,
+        pool_stride=cfg.OCTAVE.POOL_STRIDE,
     )
 
 

@@ -46,7 +46,9 @@ class OctavePlacement:
     ``stages`` (2, 3, 4, 5): all convolutions of res2..res5, the last one back to a plain tensor.
     ``stages`` (2, 3, 4): the authors' rule for 2D networks; res5 is plain, and its first
     convolutions join the two frequencies. ``pathways``: 0 is the slow one of SlowFast, or the
-    only one. ``nonlocal_mode``: see ``NonLocal3d``.
+    only one. ``nonlocal_mode``: see ``NonLocal3d``. ``pool_stride``: in a block that leaves the
+    octave, plain strided convolutions pool, too, instead. The authors' 2D networks do (and ours
+    always), so a video network that is inflated from one has to, to compute the same.
     """
 
     alpha: float = 0.0
@@ -54,6 +56,7 @@ class OctavePlacement:
     channel_divisor: int = 1
     pathways: tuple[int, ...] = (0,)
     nonlocal_mode: str = "cross"
+    pool_stride: bool = False
 
     def __post_init__(self) -> None:
         if not set(self.stages) <= {2, 3, 4, 5}:

@@ -102,6 +102,7 @@ def _stage(spec: ResNetSpec, stage: int, dim_in: Channels) -> tuple[dict[str, nn
             dilation=spec.spatial_dilations[stage - 2],
             groups=spec.num_groups,
             stride_1x1=spec.stride_1x1,
+            pool_stride=octave.pool_stride and dim_in.low > 0,
             inplace_relu=spec.inplace_relu,
             bn_eps=spec.bn_eps,
             bn_momentum=spec.bn_momentum,

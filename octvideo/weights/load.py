@@ -248,7 +248,8 @@ def _is_excused(
 
 def _hint(weights: Weights, refused: Sequence[Mismatch], inflate: bool) -> str:
     """What the mismatches have in common, where there is one cause."""
-    if is_2d(weights.state) and not inflate:
+    is_video = any(m.in_model is not None and len(m.in_model) == 5 for m in refused)
+    if is_2d(weights.state) and is_video and not inflate:
         return ", it holds a 2D network: set TRAIN.CHECKPOINT_INFLATE True"
     if is_2d(weights.state) and any("pathway1" in m.key for m in refused):
         return ", no 2D network has the shapes of a SlowFast network"

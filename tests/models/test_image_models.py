@@ -11,9 +11,15 @@ from octvideo import create_model
 from octvideo.config import load_cfg
 from octvideo.layers import OctConv2d
 from octvideo.layers.glore import GloRe2d
-from octvideo.models import OctavePlacement, ResNet2dSpec, build_model
+from octvideo.models import (
+    OctavePlacement,
+    ResNet2dSpec,
+    build_model,
+    optimize_for_inference,
+)
 from octvideo.models.build import IMAGE_MODELS
 from octvideo.utils.errors import UserError
+from octvideo.weights.inflate import inflate
 
 SLOW = ("resnet101", "resnet152", "resnet200", "resnext101")  # only larger
 every_model = pytest.mark.parametrize(
@@ -182,3 +188,35 @@ def test_a_configuration_without_a_network() -> None:
         UserError, match=r"'resnet51' is no image network; .* set one of .*resnet50"
     ):
         build_model(load_cfg(opts=[*CFG, "MODEL.MODEL_NAME=resnet51"]))
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("alpha", [0.0, 0.25])
+def test_inflated_it_sees_in_a_still_video_what_it_sees_in_the_image(alpha: float) -> None:
+    image = small("resnet50_v1b", alpha, head_activation="none")
+    for _ in range(2):
+        image(images())  # statistics that are not those of the start
+    sizes = {"width_per_group": 32, "crop_size": 64, "head_activation": "none"}
+    octave = {"octave_alpha": alpha, "octave_stages": (2, 3, 4), "pool_stride": True}
+    video = create_model("c2d_r50", 5, **octave, **sizes).eval()
+    shapes = {key: value.shape for key, value in video.state_dict().items()}
+    video.load_state_dict(inflate(image.state_dict(), shapes))
+    with torch.no_grad():
+        wanted = image.eval()(images())
+        got = video(images().unsqueeze(2).expand(-1, -1, 8, -1, -1))
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["resnet26_v1b", "resnet26_v2", "se_resnet50", "glore_resnet50", "resnext50_32x4d"]
+)
+def test_compiled_whole_and_optimized(name: str) -> None:
+    model = small(name, 0.25).eval()
+    with torch.no_grad():
+        wanted = model(images())
+        torch.testing.assert_close(optimize_for_inference(model)(images()), wanted)
+        torch._dynamo.reset()
+        compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
+        torch.testing.assert_close(compiled(images()), wanted)
