@@ -20,6 +20,7 @@ from octvideo.engine import run_train
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.checkpoint import list_checkpoints, load_checkpoint
 from octvideo.utils.errors import UserError
+from octvideo.utils.log import log_json_stats
 from support import ROOT
 
 pytestmark = pytest.mark.timeout(120)
@@ -89,6 +90,19 @@ def test_a_file_that_can_not_be_written_is_told(tmp_path):
     videos = BadVideos(tmp_path / "gone")
     with pytest.raises(UserError, match=r"can not write .*bad_videos\.csv"):
         videos.add(batch("x.mp4"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full disk")
+@pytest.mark.parametrize("name", ["bad_videos.csv", "json_stats.log"])
+def test_a_full_disk_is_told(tmp_path, name):
+    videos = BadVideos(tmp_path)
+    (tmp_path / name).symlink_to("/dev/full")
+    write = {
+        "bad_videos.csv": lambda: videos.add(batch("x.mp4")),
+        "json_stats.log": lambda: log_json_stats({"loss": 1.0}, tmp_path),
+    }[name]
+    with pytest.raises(UserError, match=rf"can not write .*{name}: No space left"):
+        write()
 
 
 # ---------------------------------------------------------------------- several processes
