@@ -1,16 +1,18 @@
 """Runs of several processes against runs of one: losses, weights, validation and test."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from octvideo.config import load_cfg
 from octvideo.engine import load_checkpoint, results, run_test, run_train, train
 from octvideo.engine.checkpoint import save_checkpoint
 from octvideo.engine.interrupt import StopRequest
+from octvideo.engine.parallel import distribute
 from octvideo.engine.results import ScoreTable
 from octvideo.models import build_model
 from processes import run_processes
@@ -147,6 +149,32 @@ def test_processes_stay_one_model_where_one_loses_clips(tiny_opts, tmp_path):
     assert not torch.equal(one["shared"], one["state"]["head.projection.weight"])
     for kind in ("state", "average"):
         assert all(torch.equal(one[kind][key], two[kind][key]) for key in one[kind])
+
+
+def four_steps(rank: int, restart_after: int | None) -> list[Tensor]:
+    """Weights; what ``restart_after`` a step is wrapped anew, as by a run that goes on there."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(300, 400), nn.ReLU(), nn.Linear(400, 300), nn.Linear(300, 7))
+    parallel = distribute(model)
+    for step in range(4):
+        if step == restart_after:
+            model = copy.deepcopy(model)
+            parallel = distribute(model)
+        torch.manual_seed(100 * step + rank)
+        model.zero_grad()
+        parallel(torch.randn(8, 300)).square().sum().backward()
+        for parameter in model.parameters():
+            parameter.data -= 1e-4 * parameter.grad
+    return [parameter.detach() for parameter in model.parameters()]
+
+
+@pytest.mark.timeout(60)
+def test_three_processes_add_in_the_same_order_after_a_restart(tmp_path):
+    """Of three numbers the order counts, and DistributedDataParallel likes to change it."""
+    straight = run_processes(four_steps, 3, tmp_path / "straight", None, timeout=25)
+    resumed = run_processes(four_steps, 3, tmp_path / "resumed", 2, timeout=25)
+    for a, b in zip(straight[0], resumed[0], strict=True):
+        assert torch.equal(a, b)
 
 
 # ---------------------------------------------------------------- test
