@@ -93,7 +93,7 @@ def test_a_job_that_is_asked_to_make_room_is_requeued(
     assert cluster.wait(job, "PENDING", "COMPLETED")["Restarts"] == "1"
     assert "Stopped by SIGUSR1" in log.read_text()
     cluster("scontrol", "update", f"JobId={job}", "StartTime=now")  # SLURM waits two minutes
-    assert cluster.wait(job, "COMPLETED", "FAILED")["JobState"] == "COMPLETED"
+    assert cluster.wait(job, "COMPLETED", "FAILED")["JobState"] == "COMPLETED", log.read_text()
     assert "Resuming from" in log.read_text()
     assert_same_weights(weights_of(folder), two_node_run)
 
