@@ -5,7 +5,7 @@ All of it works in a run of one process too, where nothing has to be sent.
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -29,9 +29,15 @@ def start(world: World, store: dist.Store, backend: str, timeout: timedelta) -> 
     ``timeout`` is how long a collective waits for a process that does not come.
     """
     global _world, _control, _timeout
-    settings = {"rank": world.rank, "world_size": world.size, "timeout": timeout}
     device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else None
-    dist.init_process_group(backend, store=store, device_id=device, **settings)
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=world.rank,
+        world_size=world.size,
+        timeout=timeout,
+        device_id=device,
+    )
     _world, _timeout = world, timeout
     _control = None if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
 
@@ -139,7 +145,7 @@ def on_all(function: Callable[[], T]) -> T:
     for failure in all_gather_objects(error):
         if failure is not None:
             raise failure
-    return result
+    return cast(T, result)
 
 
 def _attempt(function: Callable[[], T]) -> tuple[T | None, UserError | None]:
