@@ -18,10 +18,6 @@ PLACEMENTS = {
     "oct_odd_split": {"octave_alpha": 0.1, "octave_stages": (2, 3, 4)},
     "oct_all_stages": {"octave_alpha": 0.25, "octave_stages": (2, 3, 4, 5)},
 }
-PLAIN_STRIDE = pytest.mark.xfail(
-    strict=True,
-    reason="res5_0's plain 3x3 pools in the 2D networks (the authors'), and strides in video ones",
-)
 
 
 def trained(placement: str) -> nn.Module:
@@ -56,18 +52,12 @@ def close(actual: torch.Tensor, expected: torch.Tensor) -> bool:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("arch", ["c2d", "i3d", "slow"])
-@pytest.mark.parametrize(
-    "placement",
-    [
-        pytest.param(name, marks=PLAIN_STRIDE if p.get("octave_stages") == (2, 3, 4) else ())
-        for name, p in PLACEMENTS.items()
-    ],
-)
+@pytest.mark.parametrize("placement", PLACEMENTS)
 def test_a_still_video_is_seen_as_its_picture(placement: str, arch: str, tmp_path: Path) -> None:
     network = trained(placement)
     path = tmp_path / "checkpoint_epoch_00001.pyth"
     torch.save({"model_state": network.state_dict(), "epoch": 0}, path)
-    options = PLACEMENTS[placement] or {"octave_alpha": 0.0}
+    options = {**PLACEMENTS[placement], "pool_stride": True}
     model = create_model(
         f"{arch}_r50", num_classes=5, head_activation="none", **VIDEO, **options
     ).eval()
