@@ -3,7 +3,8 @@
 Every network runs in a process of its own, a few steps at a time in turns, so that all meet the
 same machine; peak memory is that of its tensors. The variants:
 
-    conv3d_eager   the vanilla network as it is usually written: nn.Conv3d, eager, contiguous memory
+    conv3d_eager   the vanilla network as it is usually written: nn.Conv3d (of an image network:
+                   nn.Conv2d), eager, contiguous memory
     ours           as octvideo runs it: `optimize_for_inference`, or 2D operations in training
     ours_compiled  the same under torch.compile
 """
@@ -24,9 +25,10 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from octvideo.engine.precision import DTYPES, autocast, channels_last
+from octvideo.engine.precision import DTYPES, autocast, channels_last, move_model
 from octvideo.layers import fold
 from octvideo.models import create_model, optimize_for_inference
+from octvideo.models.image import ImageSpec
 from octvideo.utils.complexity import count
 from octvideo.utils.errors import UserError
 from octvideo.utils.memory import keep_freed_memory
@@ -40,7 +42,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Subject:
-    """One network and how it is run; ``size`` is the side of the clip."""
+    """One network and how it is run; ``size`` is the side of the clip (picture)."""
 
     model: str
     alpha: float = 0.0
@@ -213,9 +215,8 @@ def _step(subject: Subject) -> Callable[[], Any]:
         keep_freed_memory()
     model = subject.build().to(device)
     if ours:
-        model.to(memory_format=torch.channels_last_3d)
-    size = subject.size
-    clips = torch.randn(subject.batch, 3, model.spec.num_frames, size, size, device=device)
+        model = move_model(model, device)
+    clips = torch.randn(_shape(model, subject.size, subject.batch), device=device)
     clips = channels_last(clips) if ours else clips
     if subject.training:
         return _training_step(subject, model.train(), clips)
@@ -295,7 +296,13 @@ def _rows(
 def _macs(subject: Subject) -> int:
     with torch.device("meta"):
         model = subject.build()
-    return count(model, (1, 3, model.spec.num_frames, subject.size, subject.size)).macs
+    return count(model, _shape(model, subject.size)).macs
+
+
+def _shape(model: Any, size: int, batch: int = 1) -> tuple[int, ...]:
+    """Of clips (N, 3, T, S, S), or of the pictures (N, 3, S, S) of an image network."""
+    frames = () if isinstance(model.spec, ImageSpec) else (model.spec.num_frames,)
+    return (batch, 3, *frames, size, size)
 
 
 def _ratio(slow: Sequence[float], fast: Sequence[float]) -> float:

@@ -118,7 +118,7 @@ class DenseLayer(nn.Module):
         """(N, dim_in, H, W) -> (N, dim_in + growth, H, W)."""
         y = self.conv1(self.relu(self.bn1(x)))
         y = self.conv2(self.relu(self.bn2(y)))
-        return _concatenate(x, y)
+        return concatenate(x, y)
 
 
 class Transition(nn.Module):
@@ -151,7 +151,7 @@ def _norm(spec: DenseNetSpec, channels: Channels) -> OctBatchNorm2d:
     return OctBatchNorm2d(channels, spec.bn_eps, spec.bn_momentum)
 
 
-def _concatenate(x: Value, y: Value) -> Value:
+def concatenate(x: Value, y: Value) -> Value:
     """Each frequency of x before that of y, along the channels; one of them may be without L."""
     x_h, x_l = (x, None) if isinstance(x, Tensor) else x
     y_h, y_l = (y, None) if isinstance(y, Tensor) else y

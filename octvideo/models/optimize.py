@@ -7,9 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from octvideo.layers import NonLocal3d, OctConv3d, Value, convert, fold, per_frequency, pool_high
+from octvideo.layers import (
+    NonLocal3d,
+    OctConv2d,
+    OctConv3d,
+    Value,
+    convert,
+    fold,
+    per_frequency,
+    pool_high,
+)
 from octvideo.layers.fused import FusedConv, folded
 from octvideo.models.blocks import BasicTransform, ResBlock, Stem
+from octvideo.models.optimize2d import FUSED_2D, dense, fold_norms
 from octvideo.models.slowfast import Fuse
 from octvideo.utils.memory import keep_freed_memory
 
@@ -18,7 +28,8 @@ def optimize_for_inference(model: nn.Module, dtype: torch.dtype | None = None) -
     """A copy of a model of octvideo for inference, faster, with the same outputs to rounding.
 
     Batch norm is folded into the convolutions, the slices of an octave weight are stored apart,
-    sums and ReLU are done with the convolutions or in place. The copy is in evaluation mode and
+    sums and ReLU are done with the convolutions or in place. Batch norm before the first
+    convolution of a pre-activation block or dense layer stays. The copy is in evaluation mode and
     has no parameters to train; what the model learns afterwards does not reach it. Its blocks are
     other modules, without the hooks that the model's may have, and overwrite what they are given:
     a hook that keeps a value has to clone it.
@@ -46,11 +57,12 @@ def _replace(module: nn.Module) -> None:
         if fused is not None and not _is_depthwise_octave(child):
             setattr(module, name, fused(child))
         else:
+            fold_norms(child)
             _replace(child)
 
 
 def _is_depthwise_octave(block: nn.Module) -> bool:
-    convs = [module for module in block.modules() if isinstance(module, OctConv3d)]
+    convs = [module for module in block.modules() if isinstance(module, (OctConv2d, OctConv3d))]
     return any(conv.is_depthwise and not conv.is_plain for conv in convs)
 
 
@@ -96,12 +108,8 @@ class _FusedBlock(nn.Module):
         if self.branch1 is not None:
             shortcut = self.branch1(x, num_frames, pooled=pooled)
         else:
-            shortcut = per_frequency(_dense, convert(x, self.dim_out))
+            shortcut = per_frequency(dense, convert(x, self.dim_out))
         return per_frequency(lambda y: fold.video(y, batch), last(y, num_frames, shortcut))
-
-
-def _dense(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 class _FusedFuse(nn.Module):
@@ -133,4 +141,5 @@ _FUSED: dict[type, Callable[..., nn.Module]] = {
     ResBlock: _FusedBlock,
     Fuse: _FusedFuse,
     NonLocal3d: _fused_non_local,
+    **FUSED_2D,
 }

@@ -36,6 +36,14 @@ def test_rows(training: bool) -> None:
     assert format_model_rows(rows).count("\n") == 4
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("training", [False, True])
+def test_image_networks(training: bool) -> None:
+    (row,) = benchmark_models(["resnet26_v2"], [], ["ours"], 1, training=training, size=32)
+    assert row["macs"] == count(create_model("resnet26_v2"), (1, 3, 32, 32)).macs
+    assert row["median_ms"] > 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
