@@ -2,6 +2,7 @@
 """Measures models and configurations.
 
     python tools/benchmark.py complexity --cfg configs/Kinetics/OCT_I3D_8x8.yaml [--json]
+    python tools/benchmark.py tables [--table N ...] [--time] [--json]
     python tools/benchmark.py table6 [--json]
     python tools/benchmark.py model [MODEL ...] [--alphas .125 .25 .5] [--device cuda] [--json]
     python tools/benchmark.py train [MODEL ...] [--batch 8] [--dtype bf16] [--json]
@@ -11,6 +12,9 @@
 
 complexity: multiply-adds (convolutions and linear layers, 1 FLOP = 1 multiply-add), parameters
 and activations of one clip at DATA.TRAIN_CROP_SIZE, by section; nothing is run.
+
+tables: Tables 1 to 6 of "Drop an Octave", our multiply-adds and parameters beside the paper's; with
+--time also the times of Table 2, measured on one thread of this CPU in one interleaved run.
 
 table6: multiply-adds and parameters of every network of Table 6 of "Drop an Octave", beside the
 paper's GFLOPs, in Markdown; where a network is octave, for both placements of the octave.
@@ -63,6 +67,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     table6 = commands.add_parser("table6", help="our multiply-adds beside the paper's Table 6")
     table6.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     table6.set_defaults(run=run_table6)
+    tables = commands.add_parser("tables", help="Tables 1 to 6 of the paper, ours beside theirs")
+    add = tables.add_argument
+    add("--table", type=int, nargs="+", choices=range(1, 7), default=range(1, 7), metavar="N")
+    add("--time", action=argparse.BooleanOptionalAction, default=False, help="of Table 2")
+    add("--rounds", type=int, default=15, metavar="N", help="of --time; default: 15")
+    add("--json", action="store_true", help="print JSON instead of Markdown")
+    tables.set_defaults(run=run_tables)
     _add_model_commands(commands)
     _add_data_commands(commands)
     return parser.parse_args(argv)
@@ -144,6 +155,13 @@ def run_table6(args: argparse.Namespace) -> None:
 
     rows = table6()
     print(json.dumps(rows) if args.json else format_table6(rows))
+
+
+def run_tables(args: argparse.Namespace) -> None:
+    from octvideo.apps.paper_tables import format_paper_tables, paper_tables
+
+    rows = paper_tables(args.table, args.rounds if args.time else None)
+    print(json.dumps(rows) if args.json else format_paper_tables(rows))
 
 
 def run_loader(args: argparse.Namespace) -> None:

@@ -155,26 +155,30 @@ def _process(subject: Subject) -> Iterator[Callable[[str], float]]:
 
 def _work(pipe: Connection, subject: Subject) -> None:
     """In its process: answers "step" with seconds, "peak" with megabytes, until the pipe ends."""
-    try:
-        torch.set_num_threads(subject.threads)
-        step = _step(subject)
-        while True:
+    torch.set_num_threads(subject.threads)
+    step: Callable[[], Any] | None = None
+    while True:
+        try:
             what = pipe.recv()
-            if what == "peak":
-                pipe.send(_peak_memory(step, subject.device))
-                continue
-            step()
-            _synchronize(subject.device)
-            start = time.perf_counter()
-            for _ in range(_STEPS - 1):
-                step()
-            _synchronize(subject.device)
-            pipe.send((time.perf_counter() - start) / (_STEPS - 1))
-    except EOFError:
-        pass
-    except (RuntimeError, ValueError, ImportError) as error:  # out of memory, no compiler ...
-        pipe.recv()
-        pipe.send(f"{type(error).__name__}: {error}")
+        except EOFError:
+            return
+        try:
+            step = step or _step(subject)
+            peak = what == "peak"
+            pipe.send(_peak_memory(step, subject.device) if peak else _time(step, subject.device))
+        except (RuntimeError, ValueError, ImportError) as error:  # out of memory, no compiler ...
+            pipe.send(f"{type(error).__name__}: {error}")
+
+
+def _time(step: Callable[[], Any], device: str) -> float:
+    """Seconds of a step, in a turn."""
+    step()
+    _synchronize(device)
+    start = time.perf_counter()
+    for _ in range(_STEPS - 1):
+        step()
+    _synchronize(device)
+    return (time.perf_counter() - start) / (_STEPS - 1)
 
 
 def _synchronize(device: str) -> None:

@@ -39,7 +39,7 @@ def test_rows(training: bool) -> None:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("training", [False, True])
 def test_image_networks(training: bool) -> None:
-    (row,) = benchmark_models(["resnet26_v2"], [], ["ours"], 1, training=training, size=32)
+    (row,) = benchmark_models(["resnet26_v2"], [], ["ours"], 1, training=training, size=32, batch=2)
     assert row["macs"] == count(create_model("resnet26_v2"), (1, 3, 32, 32)).macs
     assert row["median_ms"] > 0
 
@@ -56,6 +56,13 @@ def test_errors(options: dict, message: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match=message):
         benchmark_models(["i3d_r18"], [0.5], rounds=1, size=32, **options)
+
+
+@pytest.mark.timeout(60)
+def test_a_step_that_fails_is_told() -> None:
+    """Batch norm in training wants more than one value a channel: res5 has one pixel."""
+    with pytest.raises(UserError, match="ValueError: Expected more than 1 value per channel"):
+        benchmark_models(["resnet26_v2"], [], ["ours"], 1, training=True, size=32)
 
 
 def test_a_process_that_is_killed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
