@@ -144,6 +144,10 @@ _DEFAULTS: dict[str, Any] = {
         "CHANNEL_DIVISOR": 1,  # low channels are rounded to a multiple of it
         "POOL_STRIDE": False,  # plain strides behind the octave pool; if inflated from one of 2D
         "NONLOCAL_MODE": "cross",  # key and value on L (cross), or all on H (high)
+        # Variants of the operator for ablation studies; these are the paper's.
+        "DOWNSAMPLE": "avg",  # how maps are halved: avg, max or strided_conv
+        "UPSAMPLE_FIRST": False,  # upsample L before its convolution to H, not after
+        "PATHS": "both",  # no_h2l or no_l2h: without that way between the frequencies
     },
     "BN": {
         "EPSILON": 1e-5,

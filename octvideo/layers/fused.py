@@ -37,6 +37,8 @@ class FusedConv(nn.Module):
 
     def __init__(self, conv: Any, norm: Any = None, relu: bool = False) -> None:
         super().__init__()
+        if isinstance(conv, (OctConv2d, OctConv3d)) and not is_fusible(conv):
+            raise ValueError(f"{type(conv).__name__} of these channels can not be fused")
         weight, bias = folded(conv, norm)
         options = (conv.padding, conv.dilation, conv.groups)
         self.groups = conv.groups
@@ -48,8 +50,6 @@ class FusedConv(nn.Module):
         if not is_octave:
             self.high = _Step(weight, bias, conv.stride, *options, relu)
             return
-        if conv.is_depthwise and not conv.is_plain:
-            raise ValueError("a depthwise octave convolution can not be fused")
         stride = (*conv.stride[:-2], 1, 1)
         low_in, split = conv.channels_in.low // conv.groups, [*reversed(conv.channels_out)]
         (w_l, w_h), (bias_l, bias_h) = weight.split(split), bias.split(split)
@@ -94,6 +94,11 @@ class FusedConv(nn.Module):
         batch, _, num_frames, _, _ = (x if isinstance(x, Tensor) else x[0]).shape
         y = self(per_frequency(fold.frames, x), num_frames)
         return per_frequency(lambda y: fold.video(y, batch), y)
+
+
+def is_fusible(conv: OctConv2d | OctConv3d) -> bool:
+    """Whether it is the paper's octave convolution, and not a depthwise one of two frequencies."""
+    return type(conv) in (OctConv2d, OctConv3d) and (conv.is_plain or not conv.is_depthwise)
 
 
 def folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:

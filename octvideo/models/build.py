@@ -7,6 +7,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from octvideo.layers import synchronize_batch_norm
+from octvideo.layers.octave_ablation import PAPER, Ablation
 from octvideo.models.densenet import DENSENETS, DenseNet, DenseNetSpec
 from octvideo.models.image import ImageSpec
 from octvideo.models.mobilenet import MOBILENETS, MobileNet, MobileNetSpec
@@ -73,6 +74,7 @@ def create_model(
     octave_pathways: tuple[int, ...] = (0,),
     nonlocal_mode: str = "cross",
     pool_stride: bool = False,
+    ablation: Ablation = PAPER,
     **options: Any,
 ) -> nn.Module:
     """Builds a model with random weights.
@@ -87,6 +89,7 @@ def create_model(
         nonlocal_mode: what a non-local block makes of an octave value, "cross" or "high".
         pool_stride: of a video network that is inflated from an octave image network, whose plain
             strided convolutions behind the octave pool (see ``OctavePlacement``).
+        ablation: a variant of the operator, for studies, such as ``Ablation(downsample="max")``.
         options: further fields of the model's specification (``type(model.spec)``: num_frames,
             crop_size, dropout_rate, ...).
 
@@ -112,6 +115,7 @@ def create_model(
         tuple(octave_pathways),
         nonlocal_mode,
         pool_stride,
+        ablation,
     )
     return _build(replace(spec, octave=octave, **options))
 
@@ -150,6 +154,7 @@ def _octave(cfg: CfgNode) -> OctavePlacement:
         channel_divisor=cfg.OCTAVE.CHANNEL_DIVISOR,
         pathways=tuple(cfg.OCTAVE.PATHWAYS),
         nonlocal_mode=cfg.OCTAVE.NONLOCAL_MODE,
+        ablation=Ablation(cfg.OCTAVE.DOWNSAMPLE, cfg.OCTAVE.UPSAMPLE_FIRST, cfg.OCTAVE.PATHS),
         pool_stride=cfg.OCTAVE.POOL_STRIDE,
     )
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octvideo.layers import Channels, OctBatchNorm2d, OctConv2d, Value, per_frequency, pool
+from octvideo.layers.octave_ablation import ablate
 from octvideo.models.image import ImageHead, ImageSpec, images_of, init_image_weights
 
 LAYERS = {121: (6, 12, 24, 16)}
@@ -76,6 +77,7 @@ class DenseNet(nn.Module):
         self.tail = nn.Sequential(OrderedDict(bn=_norm(spec, dim), relu=_ReLU()))
         self.head = ImageHead(dim.total, spec.num_classes, spec.dropout_rate, spec.head_activation)
         init_image_weights(self, spec.fc_init_std)
+        ablate(self, spec.octave.ablation)
 
     def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
         """Images (N, 3, H, W), or clips of one frame (N, 3, 1, H, W) -> (N, num_classes).

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octvideo.layers import Channels, OctBatchNorm2d, OctConv2d, Value, per_frequency
+from octvideo.layers.octave_ablation import ablate
 from octvideo.models.image import ImageHead, ImageSpec, images_of, init_image_weights
 
 #             s1 (1/2)  s2 (1/4)    s3 (1/8)    s4 (1/16)              s5 (1/32)
@@ -84,6 +85,7 @@ class MobileNet(nn.Module):
             width = tail
         self.head = ImageHead(width, spec.num_classes, spec.dropout_rate, spec.head_activation)
         init_image_weights(self, spec.fc_init_std)
+        ablate(self, spec.octave.ablation)
 
     def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
         """Images (N, 3, H, W), or clips of one frame (N, 3, 1, H, W) -> (N, num_classes).

@@ -17,7 +17,7 @@ from octvideo.layers import (
     per_frequency,
     pool_high,
 )
-from octvideo.layers.fused import FusedConv, folded
+from octvideo.layers.fused import FusedConv, folded, is_fusible
 from octvideo.models.blocks import BasicTransform, ResBlock, Stem
 from octvideo.models.optimize2d import FUSED_2D, dense, fold_norms
 from octvideo.models.slowfast import Fuse
@@ -54,16 +54,16 @@ def optimize_for_inference(model: nn.Module, dtype: torch.dtype | None = None) -
 def _replace(module: nn.Module) -> None:
     for name, child in module.named_children():
         fused = _FUSED.get(type(child))
-        if fused is not None and not _is_depthwise_octave(child):
+        if fused is not None and _is_fusible(child):
             setattr(module, name, fused(child))
         else:
             fold_norms(child)
             _replace(child)
 
 
-def _is_depthwise_octave(block: nn.Module) -> bool:
+def _is_fusible(block: nn.Module) -> bool:
     convs = [module for module in block.modules() if isinstance(module, (OctConv2d, OctConv3d))]
-    return any(conv.is_depthwise and not conv.is_plain for conv in convs)
+    return all(map(is_fusible, convs))
 
 
 class _FusedStem(nn.Module):

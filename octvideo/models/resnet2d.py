@@ -34,6 +34,7 @@ from octvideo.layers import (
     pool_high,
 )
 from octvideo.layers.glore import GloRe2d
+from octvideo.layers.octave_ablation import ablate
 from octvideo.layers.se import SqueezeExcite
 from octvideo.models.image import ImageHead, ImageSpec, images_of, init_image_weights
 from octvideo.models.recompute import run_and_recompute
@@ -123,6 +124,7 @@ class ResNet2d(nn.Module):
             self.tail = nn.Sequential(OrderedDict(bn=bn, relu=nn.ReLU(inplace=True)))
         self.head = ImageHead(dim.total, spec.num_classes, spec.dropout_rate, spec.head_activation)
         init_image_weights(self, spec.fc_init_std)
+        ablate(self, spec.octave.ablation)
         for module in self.modules():
             if isinstance(module, GloRe2d):  # starts as the identity
                 nn.init.zeros_(module.bn.weight)

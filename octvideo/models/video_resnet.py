@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from octvideo.layers import Channels, NonLocal3d, Value, fold, per_frequency
+from octvideo.layers.octave_ablation import ablate
 from octvideo.models.blocks import BlockSpec, Head, Pathways, ResBlock, Stem, init_weights
 from octvideo.models.spec import TEMPORAL_KERNELS, ResNetSpec
 
@@ -40,6 +41,7 @@ class VideoResNet(nn.Module):
             spec.head_activation,
         )
         init_weights(self, spec.fc_init_std, spec.zero_init_final_bn)
+        ablate(self, spec.octave.ablation)
 
     def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
         """Clips (N, 3, T, H, W), or PySlowFast's list of one for each pathway -> (N, num_classes).
