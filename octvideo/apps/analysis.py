@@ -1,0 +1,171 @@
+"""Which frequencies a layer holds: mean energy spectra of its high and low groups (Fig. 4 of
+"Drop an Octave")."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from octvideo.apps.predict import load_views
+from octvideo.apps.views import ViewSettings
+from octvideo.data import VideoError, normalize
+from octvideo.data.pictures import CentreCrop, read_picture
+from octvideo.models.image import ImageSpec
+from octvideo.utils.errors import UserError
+from octvideo.utils.files import whole_file
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm")
+VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+GROUPS = ("high", "low")
+
+
+def energy_spectrum(x: Tensor) -> np.ndarray:
+    """Mean over maps of |FFT|^2 / pixels: (..., H, W) -> float64 (H, W), frequency 0 in the middle.
+
+    Its sum is the mean over maps of their sum of squares (Parseval).
+    """
+    spectrum = torch.fft.fft2(x.double(), norm="ortho").abs().square()
+    return torch.fft.fftshift(spectrum.flatten(0, -3).mean(0)).cpu().numpy()
+
+
+def radial_profile(spectrum: np.ndarray, pixel: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """The mean energy of a centred spectrum (H, W) by distance from frequency 0.
+
+    pixel: size of the map's pixels, in pixels of the high map. Gives frequencies, in cycles per
+    pixel of the high map, and energies, both of min(H, W) // 2 + 1 rings.
+    """
+    height, width = spectrum.shape
+    rings = min(height, width)
+    y, x = (np.fft.fftshift(np.fft.fftfreq(n)) for n in (height, width))
+    ring = np.rint(np.hypot(y[:, None], x[None]) * rings).astype(int)
+    count = rings // 2 + 1
+    inside = ring < count
+    sums, sizes = (
+        np.bincount(ring[inside], weights, minlength=count) for weights in (spectrum[inside], None)
+    )
+    return np.arange(count) / rings / pixel, sums / sizes
+
+
+@torch.inference_mode()
+def layer_spectra(model: nn.Module, layer: str, batches: Iterable[Tensor]) -> dict[str, np.ndarray]:
+    """Mean spectra of what a layer gives for batches of inputs of one size.
+
+    Returns:
+        high and, where the layer gives an octave value, low: centred spectra (H, W);
+        high_frequency, high_energy and so on: see ``radial_profile``; inputs: how many there were.
+
+    Raises:
+        UserError: the model has no such layer, it gives no maps, or there are no inputs.
+    """
+    try:
+        module = model.get_submodule(layer)
+    except AttributeError as error:
+        names = [name for name, child in model.named_modules() if name and name.count(".") < 2]
+        raise UserError(f"there is no layer {layer!r}; layers: {', '.join(names)}") from error
+    sums: dict[str, np.ndarray] = {}
+    seen = 0
+
+    def add(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        while isinstance(output, list) and output:  # of the slow pathway, or the only one
+            output = output[0]
+        parts = (output,) if isinstance(output, Tensor) else output
+        if not isinstance(parts, tuple) or any(part.ndim < 4 for part in parts):
+            raise UserError(f"the layer {layer} gives no maps (N, C, [T,] H, W)")
+        for name, part in zip(GROUPS, parts, strict=False):
+            sums[name] = sums.get(name, 0.0) + energy_spectrum(part) * len(part)
+
+    model.eval()
+    with module.register_forward_hook(add):
+        for batch in batches:
+            model(batch)
+            seen += len(batch)
+    if not seen or not sums:
+        raise UserError(f"there was nothing to give to the layer {layer}")
+    result: dict[str, np.ndarray] = {"inputs": np.array(seen)}
+    for name, total in sums.items():
+        result[name] = total / seen
+        frequency, energy = radial_profile(result[name], 1 if name == "high" else 2)
+        result |= {f"{name}_frequency": frequency, f"{name}_energy": energy}
+    return result
+
+
+def inputs_of(
+    model: Any, folder: Path | None, limit: int, size: int | None = None
+) -> Iterator[Tensor]:
+    """Batches of one: pictures or middle clips of the files of a folder, in the order of names.
+
+    Files that a network of pictures (of videos) does not take are left alone. Without a folder:
+    ``limit`` inputs of random edges, from a fixed seed. ``size``: side of the crop.
+
+    Raises:
+        UserError: the folder has no such files, or one of them can not be read.
+    """
+    is_image = isinstance(model.spec, ImageSpec)
+    settings = ViewSettings.of_model(model)
+    size = size or model.spec.crop_size
+    device = next(model.parameters()).device
+    if folder is None:
+        yield from (x.to(device) for x in _edges(model.spec, is_image, limit, size))
+        return
+    endings = PICTURES if is_image else VIDEOS
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in endings)[:limit]
+    if not files:
+        raise UserError(f"{folder} has no files that end in {', '.join(endings)}")
+    pixels = (settings.mean, settings.std, settings.reverse_channels)
+    for file in files:
+        try:
+            if is_image:
+                x = CentreCrop(size)(read_picture(str(file)))[:, None]  # of one frame
+            else:
+                x = load_views(file, _with_size(settings, size), fast=True)["video"]
+        except VideoError as error:
+            raise UserError(str(error)) from error
+        x = normalize(x.to(device), *pixels)[None]
+        yield x[:, :, 0] if is_image else x
+
+
+def _with_size(settings: ViewSettings, size: int) -> ViewSettings:
+    return ViewSettings(**{**vars(settings), "crop_size": size})
+
+
+def _edges(spec: Any, is_image: bool, count: int, size: int) -> Iterator[Tensor]:
+    """Half planes of random place and direction, each of the same values in all frames."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    for _ in range(count):
+        angle, place = rng.uniform(0, 2 * np.pi), rng.uniform(-0.3, 0.3)
+        plane = (np.cos(angle) * x + np.sin(angle) * y > place).astype(np.float32) * 2 - 1
+        shape = (1, spec.input_channels, *(() if is_image else (spec.num_frames,)), size, size)
+        yield torch.from_numpy(plane).expand(shape)
+
+
+def write_spectra(spectra: dict[str, np.ndarray], layer: str, out: Path) -> list[Path]:
+    """Writes out.npz always and, where matplotlib is installed, out.png; returns what it wrote."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    paths = [out.with_name(f"{out.name}.npz")]
+    with whole_file(paths[0]) as part, open(part, "wb") as file:
+        np.savez(file, layer=layer, **spectra)
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return paths
+    names: Sequence[str] = [name for name in GROUPS if name in spectra]
+    figure = Figure(figsize=(4 * len(names) + 5, 4), layout="constrained")
+    *maps, curve = figure.subplots(1, len(names) + 1)
+    logs = [np.log10(spectra[name] + 1e-12) for name in names]
+    for axes, name, log in zip(maps, names, logs, strict=True):
+        edge = 0.5 if name == "high" else 0.25
+        image = axes.imshow(log, extent=(-edge, edge, edge, -edge))
+        axes.set_title(f"{layer}, {name}: log10 energy")
+        figure.colorbar(image, ax=axes)
+        curve.semilogy(spectra[f"{name}_frequency"], spectra[f"{name}_energy"], label=name)
+    curve.set_xlabel("cycles per pixel of the high map")
+    curve.set_ylabel("mean energy")
+    curve.legend()
+    paths.append(out.with_name(f"{out.name}.png"))
+    with whole_file(paths[1]) as part, open(part, "wb") as file:
+        figure.savefig(file, format="png", dpi=120)
+    return paths

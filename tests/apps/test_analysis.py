@@ -1,0 +1,99 @@
+"""Spectra of maps whose frequencies are known."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from octvideo.apps.analysis import energy_spectrum, layer_spectra, radial_profile
+from octvideo.utils.errors import UserError
+from support import ROOT
+
+
+def wave(size: int, cycles: tuple[int, int], frames: int | None = None) -> Tensor:
+    """cos of so many cycles over the height and the width: (2, 3, [T,] size, size)."""
+    y, x = torch.meshgrid(*[torch.arange(size) / size] * 2, indexing="ij")
+    plane = torch.cos(2 * torch.pi * (cycles[0] * y + cycles[1] * x))
+    return plane.expand(2, 3, *([] if frames is None else [frames]), size, size)
+
+
+@pytest.mark.parametrize("frames", [None, 2])
+@pytest.mark.parametrize(("size", "cycles"), [(16, (0, 5)), (16, (3, 0)), (15, (2, 4))])
+def test_a_wave_is_two_peaks(size: int, cycles: tuple[int, int], frames: int | None) -> None:
+    x = wave(size, cycles, frames)
+    spectrum, middle = energy_spectrum(x), size // 2
+    peaks = {(middle + s * cycles[0], middle + s * cycles[1]) for s in (1, -1)}
+    assert set(zip(*np.nonzero(spectrum > 1e-6), strict=True)) == peaks
+    assert spectrum.sum() == pytest.approx(size**2 / 2)  # Parseval: the mean of cos^2 is 1/2
+    frequency, energy = radial_profile(spectrum)
+    wanted = np.hypot(*cycles) / size
+    assert abs(frequency[energy.argmax()] - wanted) <= 0.5 / size
+
+
+def test_energy_of_noise_is_flat() -> None:
+    noise = torch.randn(8, 64, 16, 16, generator=torch.Generator().manual_seed(0))
+    _, energy = radial_profile(energy_spectrum(noise))
+    np.testing.assert_allclose(energy, 1, atol=0.1)
+
+
+class Waves(nn.Module):
+    """A layer that gives 6 cycles in H and 3 in L, over 16 pixels of H."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.layer((wave(16, (0, 6)) * x.mean(), wave(8, (3, 0))))
+        return x
+
+
+def test_groups_of_a_layer_are_on_one_axis() -> None:
+    spectra = layer_spectra(Waves(), "layer", [torch.ones(2, 3), 2 * torch.ones(2, 3)])
+    assert spectra["inputs"] == 4
+    assert spectra["high"].shape == (16, 16)
+    assert spectra["low"].shape == (8, 8)
+    for name, cycles in (("high", 6), ("low", 3)):
+        peak = spectra[f"{name}_energy"].argmax()
+        assert spectra[f"{name}_frequency"][peak] == pytest.approx(cycles / 16)
+    assert spectra["high"].sum() == pytest.approx((1 + 4) / 2 * 16**2 / 2)  # the mean of both
+
+
+def test_errors() -> None:
+    with pytest.raises(UserError, match="no layer 'other'; layers: layer"):
+        layer_spectra(Waves(), "other", [torch.ones(1, 3)])
+    with pytest.raises(UserError, match="nothing to give"):
+        layer_spectra(Waves(), "layer", [])
+    with pytest.raises(UserError, match="gives no maps"):
+        layer_spectra(nn.Sequential(nn.Linear(3, 3)), "0", [torch.ones(1, 3)])
+
+
+def analyze(*options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "tools" / "analyze.py", "frequency", *options]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+
+
+@pytest.mark.timeout(120)
+def test_tool(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        Image.fromarray(rng.integers(0, 255, (80, 90, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    network = ("--network", "resnet26_v2", "--alpha", ".25", "--layer", "s3.pathway0_res0")
+    done = analyze(
+        *network, "--data", tmp_path, "--limit", 2, "--size", 64, "--out", tmp_path / "s"
+    )
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "s.npz") as saved:
+        assert saved["inputs"] == 2
+        assert saved["high"].shape == (8, 8)
+        assert saved["low"].shape == (4, 4)
+    if (tmp_path / "s.png").exists():  # with matplotlib
+        assert Image.open(tmp_path / "s.png").size > (500, 300)
+    else:
+        assert "octvideo[plot]" in done.stderr
+    assert "no layer" in analyze(*network[:4], "--layer", "s9", "--out", tmp_path / "t").stderr
