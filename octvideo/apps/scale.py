@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from fvcore.common.config import CfgNode
 
-from octvideo.config import batch_per_process
-from octvideo.config.scaling import REFERENCE_BATCH, REFERENCE_LR
+from octvideo.config import batch_per_process, linear_rule_lr
 from octvideo.models import build_model
 
 
@@ -41,7 +40,7 @@ def scale_table(
                 "gpus": count,
                 "nodes": -(-count // gpus_per_node),
                 "global_batch": count * batch,
-                "linear_rule_lr": REFERENCE_LR * count * batch / REFERENCE_BATCH,
+                "linear_rule_lr": linear_rule_lr(cfg, count * batch),
                 "steps_per_second": steps,
                 "sent_mb_per_step": sent / 1e6,
                 "sent_mb_per_second": sent * steps / 1e6,

@@ -45,9 +45,13 @@ def effective_base_lr(cfg: CfgNode) -> float:
     return cfg.SOLVER.BASE_LR * lr_scale(cfg)
 
 
-def linear_rule_lr(cfg: CfgNode) -> float:
-    """The base learning rate that the linear rule gives: that of REFERENCE_BATCH, in proportion."""
-    return REFERENCE_LR * global_batch_size(cfg) / REFERENCE_BATCH[cfg.TRAIN.DATASET]
+def linear_rule_lr(cfg: CfgNode, batch: int | None = None) -> float:
+    """The base learning rate that the linear rule gives: that of REFERENCE_BATCH, in proportion.
+
+    ``batch``: clips of a step; None is that of ``cfg``.
+    """
+    batch = global_batch_size(cfg) if batch is None else batch
+    return REFERENCE_LR * batch / REFERENCE_BATCH[cfg.TRAIN.DATASET]
 
 
 def has_pictures(cfg: CfgNode, split: str = "train") -> bool:

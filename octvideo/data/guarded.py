@@ -19,7 +19,7 @@ from octvideo.utils.workers import how_it_ended
 
 logger = logging.getLogger("octvideo")
 
-_MAX_UNEXPLAINED = 3  # workers that die while they read no video
+_MAX_UNEXPLAINED = 3  # restarts in a row after workers that read no video
 
 
 class Watch:
@@ -151,6 +151,7 @@ class VideoLoader:
                 batches = None
                 continue
             done += 1
+            self._losses[""] = 0  # whatever ended workers before, it does so no more
             yield batch
 
     def _begin(self, done: int) -> Iterator[Any]:
@@ -172,10 +173,10 @@ class VideoLoader:
         workers = getattr(self._loader._iterator, "_workers", [])
         wait([worker.sentinel for worker in workers], timeout=1)  # its end may be under way
         ended = [(n, worker.exitcode) for n, worker in enumerate(workers) if not worker.is_alive()]
-        for worker_id, code in ended:
-            index = self._watch.video_of(worker_id)
-            path = "" if index is None else self._videos.path(index)
-            self._losses[path] += 1
+        lost = [(self._watch.video_of(worker_id), code) for worker_id, code in ended]
+        paths = ["" if index is None else self._videos.path(index) for index, _ in lost]
+        self._losses.update(set(paths))
+        for path, (_, code) in zip(paths, lost, strict=True):
             self._note(path, self._reason(code), error)
         return bool(ended)
 
