@@ -6,7 +6,8 @@
     python tools/convert_checkpoint.py a03_resnet-50_alpha-0.125.tar r50.pyth --from mxnet
 
 The result has model_state, epoch, cfg, class_names where the file has them, and source: name,
-SHA-256 and kind of the file that it was made from. With --cfg the parameters are checked against
+SHA-256 and kind of the file that it was made from. Of a file of MXNet it has its low channels too,
+and the tool tells which network that is. With --cfg the parameters are checked against
 the model of a configuration; --inflate spreads the kernels of a 2D network over the frames of its
 kernels. Of a training with EMA, the average of the weights is taken, as a test takes it. Nothing
 in the file is run.
@@ -16,11 +17,23 @@ import argparse
 import sys
 from pathlib import Path
 
+from octvideo.apps.identify import alpha_of, network_of
 from octvideo.config import dump, load_cfg
 from octvideo.engine import save_checkpoint
 from octvideo.models import build_model
 from octvideo.utils.errors import UserError
-from octvideo.weights import KINDS, inflate, load_into, read_weights, sha256_of, verify_sha256
+from octvideo.weights import (
+    KINDS,
+    Weights,
+    inflate,
+    load_into,
+    read_weights,
+    sha256_of,
+    verify_sha256,
+)
+from octvideo.weights.zoo import zoo_entries
+
+ALPHA = "octave_alpha"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -55,6 +68,8 @@ def convert(args: argparse.Namespace) -> None:
     digest = sha256_of(args.source)
     print(f"source  {args.source}  {weights.kind}, {len(weights.state)} entries\n        {digest}")
     state = weights.state
+    if weights.low_channels is not None:
+        tell_network(weights, args.result)
     if cfg is not None:
         model = build_model(cfg)
         report = load_into(model, weights, finetune=True, inflate=args.inflate)
@@ -69,8 +84,24 @@ def convert(args: argparse.Namespace) -> None:
     }
     if weights.class_names:
         content["class_names"] = weights.class_names
+    if weights.low_channels is not None:
+        content["low_channels"] = weights.low_channels
     save_checkpoint(args.result, content)
     print(f"result  {args.result}\n        {sha256_of(args.result)}")
+
+
+def tell_network(weights: Weights, result: Path) -> None:
+    """Which network the file is of, and what makes it."""
+    name = network_of(weights)
+    alpha = alpha_of(weights, name) if name else None
+    if alpha is None:
+        print("network not known: name its configuration with --cfg")
+        return
+    file = result if result.is_absolute() else f"./{result}"
+    print(f"network {name}, alpha {alpha:g}\n        create_model({name!r}, pretrained='{file}')")
+    configs = [e.config for e in zoo_entries() if e.model == name and e.options.get(ALPHA) == alpha]
+    if configs:
+        print(f"        configs/{configs[0]}.yaml")
 
 
 def main(argv: list[str] | None = None) -> int:

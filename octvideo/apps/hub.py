@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from octvideo.apps.identify import alpha_of
 from octvideo.apps.views import ViewSettings
 from octvideo.config import load_cfg
 from octvideo.data.labels import class_names
@@ -45,9 +46,9 @@ def create_model(
         num_classes: width of the last layer; None: that of the weights, or 400 without, of image
             networks 1000. For another number than theirs, the last layer starts from random
             weights, with a warning.
-        octave_alpha: share of low-frequency channels in [0, 1); None: that of the zoo's entry,
-            or 0. An octave network takes the weights of the vanilla one (its non-local blocks
-            excepted).
+        octave_alpha: share of low-frequency channels in [0, 1); None: that of the zoo's entry, of
+            the authors' file for an image network, or 0. An octave network takes the weights of
+            the vanilla one (its non-local blocks excepted).
         pretrained: one of ``list_pretrained()``, downloaded at its first use, or the path of a
             checkpoint (octvideo, PySlowFast, Caffe2, PyTorchVideo, the paper authors' MXNet files,
             or a 2D ResNet, which a video network inflates). Of a training with EMA, the average
@@ -75,6 +76,10 @@ def create_model(
     inflate, theirs = is_2d(weights.state) and name not in IMAGE_MODELS, _num_classes(weights)
     if num_classes is None:
         num_classes = 400 if inflate or not theirs else theirs
+    of_file = known is None and octave_alpha is None and name in IMAGE_MODELS
+    if of_file and (alpha := alpha_of(weights, name, **options)):
+        logger.info("%s is of an octave network: octave_alpha=%g", weights.path, alpha)
+        options["octave_alpha"] = alpha
     model = create_bare_model(name, num_classes, **options)
     is_new = inflate or num_classes != theirs
     logger.info("%s", load_into(model, weights, finetune=is_new, inflate=inflate))

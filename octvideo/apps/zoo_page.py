@@ -23,7 +23,7 @@ a machine without a network, put the file there by hand; the error message names
 def zoo_page() -> str:
     """The text of MODEL_ZOO.md."""
     entries = zoo_entries()
-    published = [entry for entry in entries if entry.address and entry.config]
+    published = [entry for entry in entries if entry.address and not entry.is_image_network]
     parts = [
         _HEAD,
         "## With weights\n",
@@ -49,7 +49,7 @@ def zoo_page() -> str:
                 for e in published
             ],
         ),
-        _authors_networks([entry for entry in entries if not entry.config]),
+        _authors_networks([entry for entry in entries if entry.is_image_network]),
         "\nWhere the SHA-256 is not known, a download is checked by its length and by loading it "
         "strictly, and\nits own SHA-256 is logged.\n",
         "## Configurations without weights\n",
@@ -89,15 +89,21 @@ are read as they are published, without MXNet, and give the logits that MXNet gi
     model.eval()(images)  # (N, 3, 224, 224), normalised -> probabilities (N, 1000)
     model.view_settings.mean, model.view_settings.std  # how to normalise pictures in [0, 1]
 
+The same network by its configuration, tested on ImageNet:
+
+    python tools/run_net.py --cfg configs/ImageNet/OCT_RESNET50_A0.125.yaml --opts \\
+        DATA.PATH_TO_DATA_DIR imagenet  TRAIN.ENABLE False  NUM_GPUS 1 \\
+        TEST.CHECKPOINT_FILE_PATH a03_resnet-50_alpha-0.125.tar  TEST.CHECKPOINT_TYPE mxnet
+
 Scores are the authors', percent, of one centre crop of 224 from a short side of 256.
 """
 
 
 def _authors_networks(entries: list[ZooEntry]) -> str:
-    header = ["name", "model", "alpha", "top-1", "top-5", "address", "SHA-256"]
+    header = ["name", "model", "alpha", "configuration", "top-1", "top-5", "address", "SHA-256"]
     rows = [
         [
-            *(f"`{e.name}`", f"`{e.model}`", str(e.options["octave_alpha"])),
+            *(f"`{e.name}`", f"`{e.model}`", str(e.options["octave_alpha"]), f"`{e.config}`"),
             *(str(e.top1), str(e.top5), f"<{e.address}>", e.sha256 or "not known"),
         ]
         for e in entries

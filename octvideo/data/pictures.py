@@ -35,6 +35,8 @@ class ImageError(VideoError):
 def read_picture(path: str) -> Image.Image:
     """The picture of a file, upright (EXIF), in RGB: grey, palette and CMYK files too.
 
+    Of 16 bits the upper 8 are taken, of an animation the first picture; transparency is ignored.
+
     Raises:
         ImageError: no such file, no picture of FORMATS, damaged, truncated or absurdly large.
     """
@@ -45,7 +47,10 @@ def read_picture(path: str) -> Image.Image:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise ImageError(path, f"{width}x{height} pixels, more than {MAX_PIXELS}")
-            return ImageOps.exif_transpose(picture).convert("RGB")
+            upright = ImageOps.exif_transpose(picture)
+            if upright.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut at 255
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            return upright.convert("RGB")
     # Besides OSError, Pillow's decoders let these out where a file contradicts itself.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -9,6 +9,7 @@ from octvideo.weights.load import (
     Weights,
     compare,
     load_into,
+    low_channels_of,
     read_weights,
 )
 from octvideo.weights.torch_file import check_state, read_torch
@@ -23,6 +24,7 @@ __all__ = [
     "compare",
     "inflate",
     "load_into",
+    "low_channels_of",
     "read_torch",
     "read_weights",
     "sha256_of",

@@ -152,6 +152,8 @@ def _of_pytorch(
     _check_kind(path, found, kind)
     epoch, cfg, classes = (extra.get(key) for key in ("epoch", "cfg", "class_names"))
     has_names = isinstance(classes, (list, tuple)) and all(isinstance(c, str) for c in classes)
+    lows = extra.get("low_channels")
+    has_lows = isinstance(lows, dict) and all(isinstance(n, int) for n in lows.values())
     return Weights(
         path,
         found,
@@ -159,6 +161,7 @@ def _of_pytorch(
         epoch if isinstance(epoch, int) else None,
         cfg if isinstance(cfg, str) else None,
         list(classes) if has_names else None,
+        lows if has_lows else None,
     )
 
 
@@ -260,21 +263,32 @@ def _hint(weights: Weights, refused: Sequence[Mismatch], inflate: bool) -> str:
     return ""
 
 
+def low_channels_of(model: nn.Module) -> dict[str, int]:
+    """As ``Weights.low_channels``, of a model: of each batch norm that has low channels."""
+    return {
+        f"{name}.running_mean": module.channels.low
+        for name, module in model.named_modules()
+        if isinstance(module, (OctBatchNorm2d, OctBatchNorm3d)) and module.channels.low
+    }
+
+
 def _warn_of_another_alpha(model: nn.Module, weights: Weights) -> None:
     """The parameters of an octave network fit a model of any alpha, but it computes otherwise."""
-    for name, module in model.named_modules() if weights.low_channels is not None else ():
-        key = f"{name}.running_mean"
-        if not isinstance(module, (OctBatchNorm2d, OctBatchNorm3d)) or key not in weights.state:
+    if weights.low_channels is None:
+        return
+    of_model = low_channels_of(model)
+    for key in model.state_dict():
+        if key not in weights.state or not key.endswith(".running_mean"):
             continue
-        theirs, ours = weights.low_channels.get(key, 0), module.channels.low
+        theirs, ours = weights.low_channels.get(key, 0), of_model.get(key, 0)
         if theirs != ours:
             logger.warning(
                 "ANOTHER ALPHA: %s has %d low channels of %d in %s, the model has %d: it is "
                 "another network, set octave_alpha (OCTAVE.ALPHA) to that of the file",
                 weights.path,
                 theirs,
-                module.channels.total,
-                name,
+                len(weights.state[key]),
+                key.removesuffix(".running_mean"),
                 ours,
             )
             return

@@ -49,11 +49,15 @@ def read_octconv(path: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
         CheckpointError: as ``read_mxnet``, or the arrays are not those of octave layers.
     """
     arrays = read_mxnet(path)
-    state = octconv_state(arrays, path)
+    return octconv_state(arrays, path), octconv_low_channels(arrays)
+
+
+def octconv_low_channels(arrays: Mapping[str, Tensor]) -> dict[str, int]:
+    """Of arrays under MXNet's names: low channels by our name of a running mean."""
     parsed = [(_parse(name), len(array)) for name, array in arrays.items() if array.ndim]
     lows = {key: n for (key, way), n in parsed if way == "l" and key.endswith(".running_mean")}
     names = octconv_names(key for (key, _), _ in parsed)
-    return state, {names[key]: count for key, count in lows.items()}
+    return {names[key]: count for key, count in lows.items()}
 
 
 def octconv_state(arrays: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:

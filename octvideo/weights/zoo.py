@@ -29,7 +29,7 @@ ORIGINS = {
 class ZooEntry:
     """A model of the zoo.
 
-    config: file under configs/, without its ending; None where the weights are used by name only.
+    config: file under configs/, without its ending.
     model, options: what ``create_model`` takes for the same network. address: of the weights;
     sha256 is None where it is not known.
     inflate: the weights are of a 2D network. class_names: what `octvideo.data.labels` knows.
@@ -39,7 +39,7 @@ class ZooEntry:
     """
 
     name: str
-    config: str | None
+    config: str
     model: str
     status: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -65,7 +65,6 @@ class ZooEntry:
         assert (self.origin is None) == (self.top1 is None), self.name
         assert self.origin is None or self.origin in ORIGINS, self.name
         assert (self.address is None) == (self.status == "config-only"), self.name
-        assert self.config or self.address, self.name
 
     @property
     def is_image_network(self) -> bool:
@@ -100,7 +99,7 @@ def _of_the_paper(config: str, model: str, top1: float, alpha: float = 0.0) -> Z
     data, _, stem = config.partition("/")
     options: dict[str, Any] = {"octave_alpha": alpha} if alpha else {}
     if alpha and "IN1K" in stem:
-        options["octave_stages"] = (2, 3, 4)
+        options |= {"octave_stages": (2, 3, 4), "pool_stride": True}
     is_600 = data == "Kinetics600"
     return ZooEntry(
         name=f"{stem.lower()}_k{600 if is_600 else 400}",
@@ -117,6 +116,14 @@ def _of_the_paper(config: str, model: str, top1: float, alpha: float = 0.0) -> Z
     )
 
 
+# Their networks in configs/ImageNet.
+_CONFIGS = {
+    **{f"resnet{depth}_v2": f"RESNET{depth}" for depth in (26, 50, 101, 200)},
+    "resnext50_32x4d": "RESNEXT50",
+    "resnext101_32x4d": "RESNEXT101",
+    "resnet152_v1f": "RESNET152",
+    "se_resnet152_v1e": "SE_RESNET152",
+}
 # The authors' ablation: file, our name, top-1 and top-5 by alpha, in one centre crop of 224.
 _ABLATION: tuple[tuple[str, str, dict[float, tuple[float, float]]], ...] = (
     ("a01_densenet-121", "densenet121", {0.125: (76.1, 93.0), 0.25: (75.9, 93.1)}),
@@ -183,7 +190,7 @@ def _of_the_authors(
     stem = file.rpartition("/")[2].rpartition(".")[0]
     return ZooEntry(
         name=f"oct_{model}_a{alpha}_in1k_mxnet",
-        config=None,
+        config=f"ImageNet/OCT_{_CONFIGS.get(model, model.upper())}_A{alpha}",
         model=model,
         status="converted",
         options={"octave_alpha": alpha},
@@ -206,9 +213,9 @@ def _of_the_authors(
 
 def _authors_networks() -> Iterator[ZooEntry]:
     # Their test programs: (x - (124, 117, 104)) * .0167 in the ablation, ImageNet's usual values
-    # in the rest; the short side to 256, and a centre crop.
-    old = {"mean": (0.48627, 0.45882, 0.40784), "std": (0.23482,) * 3}
-    usual = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    # in the rest; the short side to 256, and a centre crop. As in the configurations.
+    old = {"mean": (0.48627, 0.45882, 0.40784), "std": (0.23483,) * 3}
+    usual = {"mean": (0.48502, 0.45796, 0.40760), "std": (0.22899, 0.224, 0.225)}
     for file, model, scores in _ABLATION:
         for alpha, (top1, top5) in scores.items():
             address = f"ablation/{file}_alpha-{alpha:.3f}.tar"

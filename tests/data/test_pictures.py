@@ -39,6 +39,18 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     assert (picture.mode, picture.size) == ("RGB", (12, 8))
 
 
+def test_grey_of_16_bits_keeps_its_shades(tmp_path: Path) -> None:
+    grey = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    for file in ("x.png", "x.pgm"):
+        if file == "x.png":
+            Image.fromarray(grey * 257).save(tmp_path / file)
+        else:  # big-endian, by definition
+            content = b"P5 16 16 65535\n" + (grey * 257).astype(">u2").tobytes()
+            (tmp_path / file).write_bytes(content)
+        pixels = np.asarray(read_picture(str(tmp_path / file)))
+        assert np.array_equal(pixels, np.repeat(grey[..., None], 3, axis=2))
+
+
 def test_pictures_are_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the top is at the right

@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from authors import FOLDER, authors_arrays, need_lists
+from authors import FOLDER, authors_arrays, authors_shapes, need_lists
 from mxnet_reference import reference_logits
 from test_mxnet_resnets import NETWORKS as RESNETS
 
 from octvideo import create_model
+from octvideo.apps.hub import load_trained
+from octvideo.apps.identify import alpha_of, network_of
 from octvideo.utils.complexity import count
-from octvideo.weights import load_into, read_weights
+from octvideo.weights import Weights, load_into, read_weights
 from octvideo.weights.mxnet import write_mxnet
-from octvideo.weights.mxnet_names import octconv_state
+from octvideo.weights.mxnet_names import octconv_low_channels, octconv_state
 from support import ROOT
 
 #   the authors' network: our name, alpha
@@ -134,8 +136,54 @@ def test_the_tool(tmp_path, monkeypatch, capsys):
     assert "(mxnet): 164 entries loaded, none left out" in capsys.readouterr().out
     content = torch.load(tmp_path / "net.pyth", weights_only=True)
     assert content["source"]["kind"] == "mxnet"
+    assert content["low_channels"]["s2.block0.bn1.running_mean"] == 18  # int(0.375 * 48)
     model = create_model("mobilenet_v1_075", octave_alpha=0.375, head_activation="none").eval()
     load_into(model, read_weights(tmp_path / "net.pyth", "octvideo"))
     with torch.no_grad():
         wanted = reference_logits(network, authors_arrays(network), images())
         assert_close(model(images()), wanted)
+
+
+@pytest.mark.timeout(120)
+def test_the_tool_tells_the_network_and_its_file_knows_it(tmp_path, monkeypatch, capsys, caplog):
+    network = "resnet-26_alpha-0.250"
+    write_mxnet(tmp_path / "a.params", authors_arrays(network))
+    monkeypatch.chdir(tmp_path)
+    spec = importlib.util.spec_from_file_location("tool", ROOT / "tools" / "convert_checkpoint.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert tool.main(["a.params", "a.pyth"]) == 0
+    out = capsys.readouterr().out
+    assert "network resnet26_v2, alpha 0.25\n" in out
+    assert "create_model('resnet26_v2', pretrained='./a.pyth')" in out
+    [config] = [line.strip() for line in out.splitlines() if line.strip().startswith("configs/")]
+    assert config == "configs/ImageNet/OCT_RESNET26_A0.25.yaml"
+    by_cfg = load_trained(ROOT / config, "a.pyth", ["MODEL.HEAD_ACT", "none"]).eval()
+    wanted = torch.from_numpy(np.load(FOLDER / "logits.npz")[network])
+    for file in ("./a.params", "./a.pyth"):
+        model = create_model("resnet26_v2", pretrained=file, head_activation="none").eval()
+        with torch.no_grad():
+            assert_close(model(images()), wanted, 1e-4)
+    with torch.no_grad():
+        assert_close(by_cfg(images()), wanted, 1e-4)
+    assert "ANOTHER ALPHA" not in caplog.text
+    create_model("resnet26_v2", octave_alpha=0.0, pretrained="./a.pyth")  # the converted one, too
+    assert "ANOTHER ALPHA" in caplog.text
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param(n, marks=[pytest.mark.slow] * (n[:4] != "dens"))
+        for n in {**RESNETS, **NETWORKS}
+    ],
+)
+def test_a_file_is_recognised(network):
+    arrays = {n: torch.zeros(s) for n, s in authors_shapes(network).items()}
+    state, lows = octconv_state(arrays, Path("x")), octconv_low_channels(arrays)
+    weights = Weights(Path("x"), "mxnet", state, low_channels=lows)
+    counters = {k.replace("running_var", "num_batches_tracked") for k in state if "_var" in k}
+    weights.state |= dict.fromkeys(counters, torch.tensor(0))
+    name, alpha = {**RESNETS, **NETWORKS}[network]
+    assert (network_of(weights), alpha_of(weights, name)) == (name, alpha)

@@ -30,13 +30,10 @@ from octvideo.weights.zoo import ZooEntry, list_pretrained, zoo_entries, zoo_ent
 from support import ROOT
 
 every_entry = pytest.mark.parametrize("entry", zoo_entries(), ids=lambda entry: entry.name)
-with_configuration = pytest.mark.parametrize(
-    "entry", [e for e in zoo_entries() if e.config], ids=lambda entry: entry.name
-)
 TINY = {"depth": 14, "width_per_group": 4}
 
 
-@with_configuration
+@every_entry
 def test_name_and_configuration_are_the_same_network(entry):
     cfg = load_cfg(ROOT / "configs" / f"{entry.config}.yaml")
     with torch.device("meta"):
@@ -44,16 +41,23 @@ def test_name_and_configuration_are_the_same_network(entry):
         classes = cfg.MODEL.NUM_CLASSES if entry.inflate else entry.num_classes
         by_name = octvideo.create_model(entry.model, classes, **entry.options)
     # What the shapes below do not tell:
-    for name in ("arch", "octave", "num_frames", "sampling_rate", "crop_size"):
+    for name in ("octave", "num_frames", "sampling_rate", "crop_size"):
         assert getattr(by_cfg.spec, name) == getattr(by_name.spec, name), name
+    assert getattr(by_cfg.spec, "arch", None) == getattr(by_name.spec, "arch", None)
     if "_nln_" in entry.name:
         assert by_cfg.spec.non_local == by_name.spec.non_local
     shapes = {key: value.shape for key, value in by_cfg.state_dict().items()}
     assert shapes == {key: value.shape for key, value in by_name.state_dict().items()}
-    assert (entry.num_frames, entry.sampling_rate) == (cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE)
+    assert entry.num_frames == cfg.DATA.NUM_FRAMES
+    assert entry.crop_size == cfg.DATA.TEST_CROP_SIZE
+    if entry.is_image_network:  # one crop, whatever TEST.NUM_ENSEMBLE_VIEWS says
+        assert by_cfg.spec == by_name.spec
+        assert (list(entry.mean), list(entry.std)) == (cfg.DATA.MEAN, cfg.DATA.STD)
+        assert (entry.num_clips, entry.num_crops) == (1, 1)
+        return
+    assert entry.sampling_rate == cfg.DATA.SAMPLING_RATE
     assert (cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS) == (10, 3)
     assert (entry.num_clips, entry.num_crops) == (10, 3)
-    assert entry.crop_size == cfg.DATA.TEST_CROP_SIZE
 
 
 @every_entry
