@@ -167,6 +167,8 @@ def load_weights(model: torch.nn.Module, state: dict[str, Any], path: Path) -> N
 _FIXED = ("MODEL.ARCH", "MODEL.MODEL_NAME", "MODEL.NUM_CLASSES", "RESNET.", "OCTAVE.", "SLOWFAST.")
 _FIXED += ("NONLOCAL.", "SOLVER.OPTIMIZING_METHOD", "SOLVER.ZERO_WD_1D_PARAM")
 _NETWORK = tuple(key for key in _FIXED if not key.startswith("SOLVER."))
+# Which channels are low: the shapes of the weights do not tell, but a network needs the same ones.
+SPLIT = ("OCTAVE.ENABLE", "OCTAVE.ALPHA", "OCTAVE.STAGES", "OCTAVE.CHANNEL_DIVISOR")
 _WATCHED = ("MODEL.", "SOLVER.", "DATA.", "BN.", "AUG.", "MIXUP.", "EMA.", "TRAIN.BATCH_SIZE")
 _WATCHED += ("TRAIN.PRECISION", "TRAIN.MIXED_PRECISION")
 _WATCHED += ("NUM_GPUS", "NUM_SHARDS", "RNG_SEED")
@@ -222,13 +224,15 @@ def check_resume(path: Path, content: dict[str, Any], cfg: CfgNode) -> str:
     return _tell({key: pair for key, pair in changes.items() if key.startswith(_WATCHED)})
 
 
-def warn_of_another_network(path: Path, text: str | None, cfg: CfgNode) -> None:
-    """A network may be tested with the weights of another, such as its vanilla twin: say so.
+def warn_of_another_network(
+    path: Path, text: str | None, cfg: CfgNode, keys: tuple[str, ...] = _NETWORK
+) -> None:
+    """A network may take the weights of another, such as its vanilla twin: say so.
 
-    ``text``: the configuration that the weights come with.
+    ``text``: the configuration that the weights come with; ``keys``: what is compared.
     """
     changes = changed_keys(text, cfg)
-    if network := {key: pair for key, pair in changes.items() if key.startswith(_NETWORK)}:
+    if network := {key: pair for key, pair in changes.items() if key.startswith(keys)}:
         logger.warning("%s was trained as another network: %s", path, _tell(network))
 
 

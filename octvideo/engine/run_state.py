@@ -20,6 +20,7 @@ from octvideo.config import dump
 from octvideo.data.loader import EpochSampler
 from octvideo.engine.averaging import WeightAverage
 from octvideo.engine.checkpoint import (
+    SPLIT,
     CheckpointError,
     OtherRun,
     best_path,
@@ -33,6 +34,7 @@ from octvideo.engine.checkpoint import (
     prepare_folder,
     remove_superseded,
     save_checkpoint,
+    warn_of_another_network,
 )
 from octvideo.engine.meters import TrainMeter
 from octvideo.utils.dist import gather_objects, is_main, on_all, on_main, rank, world_size
@@ -134,6 +136,7 @@ class RunState:
     def _begin_from(self, path: str) -> None:
         cfg = self.cfg.TRAIN
         weights = read_weights(path, cfg.CHECKPOINT_TYPE, cfg.CHECKPOINT_CLEAR_NAME_PATTERN)
+        warn_of_another_network(weights.path, weights.cfg, self.cfg, SPLIT)
         report = load_into(self.model, weights, finetune=True, inflate=cfg.CHECKPOINT_INFLATE)
         logger.info("A new training starts from the weights of %s", report)
 

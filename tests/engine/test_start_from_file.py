@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from octvideo.config import load_cfg
+from octvideo.config import dump, load_cfg
 from octvideo.engine import CheckpointError, run_test, run_train, save_checkpoint
 from octvideo.engine.train import Trainer
 from octvideo.models import build_model
@@ -89,6 +89,27 @@ def test_a_2d_network_is_inflated(opts, tmp_path):
     torch.testing.assert_close(kernel.sum(2), c2d["s1.pathway0_stem.conv.weight"][:, :, 0])
     with pytest.raises(CheckpointError, match=r"set TRAIN\.CHECKPOINT_INFLATE True"):
         start(opts("TRAIN.CHECKPOINT_FILE_PATH", path))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "warning"),
+    [
+        ({"ALPHA": 0.25}, None),
+        ({"ALPHA": 0.25, "POOL_STRIDE": True}, None),  # as in our recipes
+        ({"ALPHA": 0.5}, "OCTAVE.ALPHA was 0.5, is 0.25"),
+        ({"ALPHA": 0.25, "STAGES": [2, 3, 4]}, "OCTAVE.STAGES was [2, 3, 4], is [2, 3, 4, 5]"),
+    ],
+)
+def test_weights_of_another_split_are_told(opts, tmp_path, caplog, theirs, warning):
+    pairs = [pair for key, value in theirs.items() for pair in (f"OCTAVE.{key}", value)]
+    cfg2d = load_cfg(ROOT / "configs/Synthetic/C2D.yaml", ["OCTAVE.ENABLE", True, *pairs])
+    flat = {k: v.squeeze(2) if v.ndim == 5 else v for k, v in random_state(cfg2d).items()}
+    path = tmp_path / "2d.pyth"
+    torch.save({"model_state": flat, "epoch": 0, "cfg": dump(cfg2d)}, path)
+    with caplog.at_level("WARNING", logger="octvideo"):
+        start(opts("TRAIN.CHECKPOINT_FILE_PATH", path, "TRAIN.CHECKPOINT_INFLATE", True))
+    told = [m for m in caplog.messages if "another network" in m]
+    assert told == ([f"{path} was trained as another network: {warning}"] if warning else [])
 
 
 def test_another_number_of_classes(opts, tmp_path, caplog):
