@@ -1,8 +1,10 @@
-"""A small set of real JPEG files: shapes of random colours on textured ground, in class folders.
+"""A small set of real JPEG files: coloured shapes on textured ground, in class folders.
 
-A class is a shape and how it is filled, neither a colour nor a place: disc_plain, cross_striped ...
+A class is a hue, which low frequencies carry, and a fill, which high ones do: cool_plain,
+warm_striped ... Shape, size, turn, place, and the ground and its colour are random.
 """
 
+import colorsys
 import io
 import json
 from pathlib import Path
@@ -14,37 +16,42 @@ from octvideo.data.scenes import background
 from octvideo.utils.files import write_whole
 
 SHAPES = ("disc", "cross")
-FILLS = ("plain", "striped", "ringed")
-CLASSES = tuple(sorted(f"{shape}_{fill}" for shape in SHAPES for fill in FILLS))
+HUES = {"cool": (0.45, 0.7), "warm": (-0.08, 0.17)}  # ranges of the circle; red is 0
+FILLS = ("plain", "striped", "chequered")
+CLASSES = tuple(sorted(f"{hue}_{fill}" for hue in HUES for fill in FILLS))
 MANIFEST = "synthetic_images.json"  # written last: its presence says that the set is complete
+FORMAT_VERSION = 2  # to be raised when the same settings no longer give the same pixels
 _SPLITS = ("train", "val")
 
 
 def render_picture(seed: int | list[int], name: str, height: int, width: int) -> np.ndarray:
     """A picture of class ``name``, uint8 (height, width, 3)."""
-    shape, fill = name.split("_")
+    hue, fill = name.split("_")
     rng = np.random.default_rng(seed)
-    texture, short = background(rng), min(height, width)
-    picture = texture[:height, :width].copy()
-    radius = short * rng.uniform(0.3, 0.42)
-    y0, x0 = (rng.uniform(0.9 * radius, side - 0.9 * radius) for side in (height, width))
+    picture, short = background(rng)[:height, :width], min(height, width)
+    radius = short * rng.uniform(0.34, 0.44)
+    # Within the middle square, which is what a validation sees.
+    y0, x0 = (side / 2 + rng.uniform(-1, 1) * (short / 2 - radius) for side in (height, width))
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     turn = rng.uniform(0, 2 * np.pi)
     u = (x - x0) * np.cos(turn) + (y - y0) * np.sin(turn)
     v = (y - y0) * np.cos(turn) - (x - x0) * np.sin(turn)
-    opacity = np.clip(_inside(shape, u, v, radius) + 0.5, 0, 1)[..., None]
-    ground = picture.mean((0, 1))
-    colour = (ground + rng.uniform(90, 150, 3) * rng.choice((-1, 1), 3)).clip(0, 255)
-    content = np.broadcast_to(colour, picture.shape)
-    if fill != "plain":
-        phase = 2 * np.pi / (radius * rng.uniform(0.5, 0.7))
-        waves = {
-            "striped": np.sin(phase * u),
-            "ringed": np.sin(phase * np.hypot(u, v)),
-        }
-        share = np.clip(2 * waves[fill] + 0.5, 0, 1)[..., None]
-        content = colour + share * (255 - 2 * colour)  # its complement
+    outline = _inside(SHAPES[rng.integers(len(SHAPES))], u, v, radius)
+    opacity = np.clip(outline + 0.5, 0, 1)[..., None]
+    colour = 255 * np.array(
+        colorsys.hsv_to_rgb(rng.uniform(*HUES[hue]) % 1, rng.uniform(0.7, 1), rng.uniform(0.7, 1))
+    )
+    waves = 2 * np.pi / (radius * rng.uniform(0.28, 0.4))
+    share = np.clip(2 * _pattern(fill, waves * u, waves * v) + 0.5, 0, 1)[..., None]
+    content = colour * (1 - rng.uniform(0.6, 0.9) * share)  # a darker shade
     return (picture + opacity * (content - picture) + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def _pattern(fill: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Waves in -1..1 along u and v (radians)."""
+    if fill == "plain":
+        return np.full_like(u, -1)
+    return np.sin(u) if fill == "striped" else 2 * np.sin(u) * np.sin(v)
 
 
 def _inside(shape: str, u: np.ndarray, v: np.ndarray, radius: float) -> np.ndarray:
@@ -66,7 +73,8 @@ def make_synthetic_images(
     """
     if min(num_train, num_val, seed) < 0:
         raise ValueError(f"numbers must not be negative, got {num_train}, {num_val}, seed {seed}")
-    root, settings = Path(out_dir), {"train": num_train, "val": num_val, "seed": seed}
+    settings = {"format": FORMAT_VERSION, "train": num_train, "val": num_val, "seed": seed}
+    root = Path(out_dir)
     manifest, unfinished = root / MANIFEST, root / f"unfinished_{MANIFEST}"
     found = next((path for path in (manifest, unfinished) if path.exists()), None)
     if found is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
@@ -90,7 +98,7 @@ def make_synthetic_images(
 
 def _jpeg(seed: list[int], name: str) -> bytes:
     """A file of a size that does not depend on the class."""
-    height, width = (int(n) for n in np.random.default_rng([*seed, 1]).integers(64, 113, 2))
+    height, width = (int(n) for n in np.random.default_rng([*seed, 1]).integers(64, 97, 2))
     file = io.BytesIO()
     Image.fromarray(render_picture([*seed, 2], name, height, width)).save(file, "JPEG", quality=90)
     return file.getvalue()

@@ -43,8 +43,14 @@ def test_an_interrupted_set_is_taken_up_again(tmp_path: Path) -> None:
     assert victim.read_bytes() == content
 
 
-def test_classes_differ_in_their_shape_alone() -> None:
-    pictures = {name: render_picture(3, name, 80, 90) for name in CLASSES}
-    assert len({picture.tobytes() for picture in pictures.values()}) == len(CLASSES)
-    corners = [picture[:3, :3] for picture in pictures.values()]
-    assert all(np.array_equal(corner, corners[0]) for corner in corners)
+def test_classes_differ_in_hue_and_fill_alone() -> None:
+    for seed in range(5):
+        pictures = {name: render_picture(seed, name, 80, 90) for name in CLASSES}
+        assert len({picture.tobytes() for picture in pictures.values()}) == len(CLASSES)
+        warm, cool = pictures["warm_plain"], pictures["cool_plain"]
+        within = (warm != cool).any(-1)
+        assert 0.1 < within.mean() < 0.6
+        for picture in pictures.values():
+            assert np.array_equal(picture[~within], warm[~within])
+        assert (np.median(warm[within], 0)[[0, 2]] @ [1, -1]) > 30  # red over blue
+        assert (np.median(cool[within], 0)[[0, 2]] @ [1, -1]) < -30
