@@ -104,7 +104,9 @@ def features_of(
     model = optimized(model, settings.precision)
     with _last_layer(model).register_forward_pre_hook(lambda _, args: seen.append(args[0])):
         run_views(model, item, settings, batch_size)
-    return torch.cat([x.flatten(1, -2).mean(1) for x in seen]).float().cpu().numpy()
+    # What an image network's last layer sees is pooled already: (N, C).
+    pooled = [x.flatten(1, -2).mean(1) if x.ndim > 2 else x for x in seen]
+    return torch.cat(pooled).float().cpu().numpy()
 
 
 def load_views(video: Video, settings: ViewSettings, fast: bool = False) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 import octvideo
 from octvideo.apps.features import extract_all, feature_path, read_paths
@@ -98,3 +99,18 @@ def test_tool(small, model, tmp_path):
     assert "3 videos done, 1 could not be read" in done.stdout
     with np.load(tmp_path / "f.npz") as saved:
         assert saved["features"].shape == (3, 256)
+
+
+@pytest.mark.timeout(60)
+def test_an_image_network_on_a_picture(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (120, 80), (200, 90, 10)).save(tmp_path / "x.jpg")
+    model = octvideo.create_model("resnet26_v2", 5, octave_alpha=0.25, crop_size=64, width=8)
+    best = octvideo.predict(tmp_path / "x.jpg", model, fast=True)
+    assert len(best) == 5
+    assert sum(score for _, score in best) == pytest.approx(1, abs=1e-5)
+    features = octvideo.extract_features(tmp_path / "x.jpg", model, fast=True, per_view=True)
+    assert features.shape == (1, 256)
+    scores = model.head.projection(torch.from_numpy(features)).softmax(1)[0].tolist()
+    assert sorted(scores, reverse=True) == pytest.approx([score for _, score in best], abs=1e-5)

@@ -2,6 +2,8 @@
 
 import io
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +83,11 @@ def test_what_is_no_picture_is_named(tmp_path: Path, kind: str) -> None:
 
 
 def test_absurdly_large_pictures_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
-    Image.new("1", (20_000, 6_000)).save(tmp_path / "x.png")
+    Image.new("1", (8, 8)).save(tmp_path / "x.png")
+    content = bytearray((tmp_path / "x.png").read_bytes())
+    content[16:24] = struct.pack(">II", 20_000, 6_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(ImageError, match="20000x6000 pixels, more than"):
         read_picture(str(tmp_path / "x.png"))
 
