@@ -41,3 +41,17 @@ def test_a_run_on_pictures(tmp_path: Path) -> None:
     assert result["top1_acc"] == pytest.approx(100 - validation["top1_err"], abs=0.01)
     with open(tmp_path / "run" / "bad_videos.csv") as file:
         assert [row[0] for row in csv.reader(file)][1:] == [str(bad)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_recipe_learns_the_set(tmp_path: Path) -> None:
+    """DATASET.md has the accuracy that was seen, 97.75 %; the vanilla twin came to 95.25."""
+    data = tmp_path / "data"
+    make_synthetic_images(data)
+    paths = ("DATA.PATH_TO_DATA_DIR", str(data), "OUTPUT_DIR", str(tmp_path / "run"))
+    cfg = load_cfg(
+        ROOT / "configs" / "Synthetic" / "OCT_RESNET26.yaml",
+        [*paths, "DATA_LOADER.NUM_WORKERS", 0],
+    )
+    assert run_test(cfg, run_train(cfg))["top1_acc"] >= 90
