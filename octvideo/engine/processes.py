@@ -7,10 +7,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
+
+from octvideo.utils.signals import leave_when_preempted
 
 logger = logging.getLogger("octvideo")
 
@@ -29,24 +31,36 @@ def run_processes(function: Callable[..., int], arguments: Sequence[tuple[Any, .
         context.Process(target=_main, args=(function, args), name=f"process {number}")
         for number, args in enumerate(arguments)
     ]
-    for process in processes:
-        process.start()
+    asked: list[int] = []
     handlers = {}
-    for name in _FORWARDED:
-        signum = getattr(signal, name, None)
-        if signum is not None and signal.getsignal(signum) != signal.SIG_IGN:
-            handlers[signum] = signal.signal(signum, _forward(processes))
+    # It waits until the processes know what to do with it, which they inherit.
+    _mask_preemption(signal.SIG_BLOCK)
     try:
-        return _watch(processes)
+        for process in processes:
+            process.start()
+        for name in _FORWARDED:
+            signum = getattr(signal, name, None)
+            if signum is not None and signal.getsignal(signum) != signal.SIG_IGN:
+                handlers[signum] = signal.signal(signum, _forward(processes, asked))
+        _mask_preemption(signal.SIG_UNBLOCK)
+        return _watch(processes, asked)
     finally:
         for process in processes:
-            process.kill()
+            if process.pid:
+                process.kill()
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
+        _mask_preemption(signal.SIG_UNBLOCK)
 
 
-def _forward(processes: Sequence[BaseProcess]) -> Callable[[int, Any], None]:
+def _mask_preemption(how: int) -> None:
+    if hasattr(signal, "pthread_sigmask") and hasattr(signal, "SIGUSR1"):
+        signal.pthread_sigmask(how, {signal.SIGUSR1})
+
+
+def _forward(processes: Sequence[BaseProcess], asked: list[int]) -> Callable[[int, Any], None]:
     def handler(signum: int, _frame: Any) -> None:
+        asked.append(signum)
         # A terminal sends Ctrl-C and its own end to the whole group.
         if signum in (signal.SIGINT, getattr(signal, "SIGHUP", None)) and sys.stdin.isatty():
             return
@@ -57,7 +71,7 @@ def _forward(processes: Sequence[BaseProcess]) -> Callable[[int, Any], None]:
     return handler
 
 
-def _watch(processes: Sequence[BaseProcess]) -> int:
+def _watch(processes: Sequence[BaseProcess], asked: Collection[int]) -> int:
     status, deadline = 0, float("inf")
     while running := [process for process in processes if process.is_alive()]:
         wait([process.sentinel for process in running], timeout=1.0)
@@ -65,7 +79,9 @@ def _watch(processes: Sequence[BaseProcess]) -> int:
             if process.exitcode and not status:
                 status = process.exitcode
                 deadline = time.monotonic() + GRACE
-                if status < 0:
+                if -status in asked:  # while it had nothing to save yet
+                    status = 128 - status
+                elif status < 0:
                     name = signal.Signals(-status).name
                     logger.error("%s of %d was ended by %s", process.name, len(processes), name)
         if time.monotonic() > deadline:
@@ -75,6 +91,8 @@ def _watch(processes: Sequence[BaseProcess]) -> int:
 
 
 def _main(function: Callable[..., int], args: tuple[Any, ...]) -> None:
+    leave_when_preempted()
+    _mask_preemption(signal.SIG_UNBLOCK)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.exit(function(*args))
 

@@ -24,6 +24,11 @@ def _end(status: int, seconds: float) -> int:
     return status
 
 
+def _sleep(seconds: float) -> int:
+    time.sleep(seconds)
+    return 1
+
+
 def _wait_for_a_signal(folder: Path, number: int) -> int:
     signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
     (folder / str(number)).touch()
@@ -61,6 +66,22 @@ def test_a_signal_goes_to_all(tmp_path):
     assert processes.run_processes(_wait_for_a_signal, [(tmp_path, 0), (tmp_path, 1)]) == 75
     thread.join()
     assert signal.getsignal(signal.SIGUSR1) == before
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 143)])
+def test_a_signal_while_they_start(monkeypatch, signum, status):
+    """Which takes them seconds: they import torch before they can do anything about signals."""
+    watch = processes._watch
+
+    def send_and_watch(*args):
+        os.kill(os.getpid(), signum)
+        return watch(*args)
+
+    monkeypatch.setattr(processes, "_watch", send_and_watch)
+    begin = time.monotonic()
+    assert processes.run_processes(_sleep, [(100.0,), (100.0,)]) == status
+    assert time.monotonic() - begin < 90
+    assert signal.SIGUSR1 not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
 
 
 def test_the_address_of_the_first_node():
