@@ -19,6 +19,7 @@ from octvideo.config import (
     validate,
 )
 from octvideo.config.scope import NOT_YET
+from octvideo.engine.optim import build_schedule
 
 
 def problems_of(*opts: Any) -> list[str]:
@@ -318,6 +319,36 @@ def test_batch_and_rate(opts: str, batch: int, per_process: int, lr: float, rule
     assert (warning is None) == (lr == rule)
     if warning:
         assert f"gives {rule:g}" in warning
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"RANK": 13, "WORLD_SIZE": 16, "LOCAL_RANK": 5, "LOCAL_WORLD_SIZE": 8, "MASTER_PORT": 1},
+        {
+            **{"SLURM_STEP_NUM_TASKS": 16, "SLURM_STEP_TASKS_PER_NODE": "8(x2)"},
+            **{"SLURM_JOB_ID": 1, "SLURM_PROCID": 13, "SLURM_LOCALID": 5},
+        },
+    ],
+    ids=["torchrun", "slurm"],
+)
+def test_the_nodes_that_a_launcher_started_count(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, Any]
+) -> None:
+    """Two of eight processes, whatever NUM_SHARDS and NUM_GPUS say."""
+    for name, value in {**environ, "MASTER_ADDR": "10.0.0.7"}.items():
+        monkeypatch.setenv(name, str(value))
+    opts = ["NUM_GPUS", "1", "TRAIN.BATCH_SIZE", "64", "SOLVER.COSINE_END_LR", "0.001"]
+    cfg = load_cfg(opts=[*opts, "SOLVER.BASE_LR_SCALE_NUM_SHARDS", "True"])
+    assert (global_batch_size(cfg), batch_per_process(cfg)) == (128, 8)
+    assert effective_base_lr(cfg) == pytest.approx(0.2) == linear_rule_lr(cfg)
+    line, warning = describe_scaling(cfg)
+    assert line == "global batch 128 (2 x 8 processes with 8 clips each), base LR 0.2"
+    assert warning is None
+    assert build_schedule(cfg)(cfg.SOLVER.MAX_EPOCH) == pytest.approx(0.002)
+    plain = load_cfg(opts=opts)
+    assert effective_base_lr(plain) == 0.1
+    assert "set SOLVER.BASE_LR 0.2" in str(describe_scaling(plain)[1])
 
 
 def test_advice_of_the_linear_rule_fulfils_it() -> None:
