@@ -97,6 +97,36 @@ def test_two_processes_with_half_of_the_batch_are_one(tiny_opts, tmp_path, name)
     assert (tmp_path / "of-2/json_stats.log").read_text().count("train_iter") == 12
 
 
+def losses_in_float32(rank: int, opts: list[str], folder: Path) -> list[float]:
+    """Of every step; the files have fewer digits."""
+    log = []
+    train.log_json_stats = lambda stats, _: log.append(stats)
+    run_train(load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", [*opts, "OUTPUT_DIR", str(folder)]))
+    return of_kind({"log": log}, "train_iter", "loss")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("octave", [True, False])
+def test_two_processes_with_half_of_the_batch_have_the_same_losses_in_float32(
+    tiny_opts, tmp_path, octave
+):
+    """12 steps at a small rate, so that a ReLU which rounding has turned moves little; half of
+    that rate, as of gradients half as large, moves the losses more than a hundred times as much.
+    """
+    opts = [*tiny_opts, *EXACT, "TRAIN.EVAL_PERIOD", 0, "BN.USE_PRECISE_STATS", False]
+    opts += ["OCTAVE.ENABLE", octave, "SOLVER.WARMUP_EPOCHS", 0, "SOLVER.BASE_LR"]
+    losses = {}
+    for size, rate in ((1, 2e-5), (2, 2e-5), (1, 1e-5)):
+        words, name = [*map(str, opts), str(rate)], f"{size}-{rate}"
+        folders = tmp_path / f"processes-{name}", words, tmp_path / f"run-{name}"
+        losses[size, rate] = run_processes(losses_in_float32, size, *folders, timeout=90)
+    [one], two, [slower] = losses.values()
+    assert len(one) == 12
+    assert two == [pytest.approx(one, abs=1e-5)] * 2
+    assert max(abs(a - b) for a, b in zip(one, slower, strict=True)) > 1e-4
+
+
 def uneven_run(rank: int, opts: list[str], folder: Path) -> dict:
     """The second process loses a clip in every batch; batch norm is each process's own."""
     cfg = load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", [*opts, "OUTPUT_DIR", str(folder)])
