@@ -8,9 +8,7 @@ from collections.abc import Collection, Iterator
 from types import FrameType
 from typing import TypeVar
 
-import torch
-
-from octvideo.utils.dist import all_reduce, world_size
+from octvideo.utils.dist import largest
 from octvideo.utils.signals import STOP_SIGNALS
 
 T = TypeVar("T")
@@ -65,7 +63,7 @@ class StopRequest:
         Raises:
             Interrupted: on every process, where a signal has come to one.
         """
-        wish = _largest(2 * (self.signum or 0) + save_is_due)
+        wish = largest(2 * (self.signum or 0) + save_is_due)
         if wish > 1:
             raise Interrupted(wish // 2)
         return bool(wish)
@@ -75,16 +73,11 @@ class StopRequest:
 
         Those that the others do not have are passed on unchecked.
         """
-        common = -_largest(-len(batches))
+        common = -largest(-len(batches))
         for number, batch in enumerate(batches):
             if number < common:
                 self.check()
             yield batch
-
-
-def _largest(number: int) -> int:
-    """Over all processes: a word on the wire, without the device."""
-    return number if world_size() == 1 else int(all_reduce(torch.tensor(number), "max"))
 
 
 def _leave_terminal() -> None:

@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -148,6 +149,7 @@ def _run_member(load: Load, world: World) -> int:
             logger.setLevel(logging.WARNING)
             logger.error("%s", error)
         status = 3 if isinstance(error, WorldError) else 2
+        _wait_for_others(store, world)
     except KeyboardInterrupt:
         status = 130
     except RuntimeError as error:
@@ -208,6 +210,16 @@ def _is_first_failure(store: Store | None) -> bool:
         return store is None or store.add("failures", 1) == 1
     except (DistError, RuntimeError):  # the store has gone with rank 0
         return True
+
+
+def _wait_for_others(store: Store | None, world: World) -> None:
+    """Not long: those to which this process has just told an error must get to hear all of it."""
+    until = time.monotonic() + 5
+    try:
+        while store and store.add("failures", 0) < world.size and time.monotonic() < until:
+            time.sleep(0.05)
+    except (DistError, RuntimeError):  # the store has gone with rank 0
+        return
 
 
 def _is_of_peers(error: RuntimeError) -> bool:

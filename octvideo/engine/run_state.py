@@ -122,7 +122,8 @@ class RunState:
         if resumed:
             return
         if self.cfg.TRAIN.CHECKPOINT_FILE_PATH:
-            self._begin_from(self.cfg.TRAIN.CHECKPOINT_FILE_PATH)
+            path = self.cfg.TRAIN.CHECKPOINT_FILE_PATH
+            on_all(lambda: self._begin_from(path))
         elif self.cfg.TRAIN.CHECKPOINT_INFLATE:
             raise UserError(
                 "TRAIN.CHECKPOINT_INFLATE is True but there is nothing to inflate: set "

@@ -2,6 +2,7 @@
 
 import logging
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from octvideo.config import check_machine, dump
 from octvideo.data import read_split
 from octvideo.engine.precision import check_device, prepare_device
 from octvideo.models import build_model
-from octvideo.utils.dist import is_main, local_rank, rank
+from octvideo.utils.dist import local_rank, on_all, on_main, rank
 from octvideo.utils.errors import UserError
+from octvideo.utils.files import write_whole
 from octvideo.utils.log import environment_report, setup_logging
 
 logger = logging.getLogger("octvideo")
@@ -58,22 +60,13 @@ def process_device(cfg: CfgNode, local_rank: int) -> torch.device:
 def start_run(cfg: CfgNode) -> torch.device:
     """Checks the machine, opens the log, seeds, and returns the device of this process.
 
-    The configuration is written to ``OUTPUT_DIR/config.yaml``.
-
     Raises:
         ConfigError: the configuration asks for devices that are not there.
-        UserError: OUTPUT_DIR can not be written.
+        UserError: OUTPUT_DIR can not be written; on all processes alike.
     """
     check_machine(cfg, torch.cuda.device_count())
     output_dir = Path(cfg.OUTPUT_DIR)
-    try:
-        setup_logging(output_dir)
-        if is_main():
-            (output_dir / "config.yaml").write_text(dump(cfg))
-    except OSError as error:
-        raise UserError(
-            f"OUTPUT_DIR {output_dir} can not be written: {error.strerror}; set another OUTPUT_DIR"
-        ) from error
+    on_all(lambda: _write(output_dir, lambda: setup_logging(output_dir)))
     random.seed(cfg.RNG_SEED)
     np.random.seed(cfg.RNG_SEED)
     torch.manual_seed(cfg.RNG_SEED + rank())  # dropout; the weights of rank 0 are everybody's
@@ -82,3 +75,19 @@ def start_run(cfg: CfgNode) -> torch.device:
     prepare_device(cfg, device)
     logger.info("Output goes to %s, the whole configuration to its config.yaml", output_dir)
     return device
+
+
+def write_config(cfg: CfgNode) -> None:
+    """Writes ``OUTPUT_DIR/config.yaml``, once it is sure that OUTPUT_DIR is not another run's."""
+    output_dir = Path(cfg.OUTPUT_DIR)
+    path = output_dir / "config.yaml"
+    on_main(lambda: _write(output_dir, lambda: write_whole(path, dump(cfg))))
+
+
+def _write(output_dir: Path, function: Callable[[], object]) -> None:
+    try:
+        function()
+    except OSError as error:
+        raise UserError(
+            f"OUTPUT_DIR {output_dir} can not be written: {error.strerror}; set another OUTPUT_DIR"
+        ) from error

@@ -16,11 +16,15 @@ class _NoWriter:
     def close(self) -> None: ...
 
 
-def build_writer(cfg: CfgNode) -> Any:
-    """A SummaryWriter in TENSORBOARD.LOG_DIR (default ``runs-{dataset}``) under OUTPUT_DIR."""
+def build_writer(cfg: CfgNode, steps_done: int = 0) -> Any:
+    """A SummaryWriter in TENSORBOARD.LOG_DIR (default ``runs-{dataset}``) under OUTPUT_DIR.
+
+    Of what a killed run has written, TensorBoard does not show what comes after ``steps_done``.
+    """
     if not (cfg.TENSORBOARD.ENABLE and is_main()):
         return _NoWriter()
     from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
     folder = cfg.TENSORBOARD.LOG_DIR or f"runs-{cfg.TRAIN.DATASET}"
-    return SummaryWriter(log_dir=str(Path(cfg.OUTPUT_DIR) / folder))
+    purge_step = steps_done + 1 if steps_done else None
+    return SummaryWriter(log_dir=str(Path(cfg.OUTPUT_DIR) / folder), purge_step=purge_step)

@@ -33,9 +33,9 @@ from octvideo.engine.results import (
     write_class_accuracy,
     write_confusion_matrix,
 )
-from octvideo.engine.start import start_run
+from octvideo.engine.start import start_run, write_config
 from octvideo.models import build_model, optimize_for_inference
-from octvideo.utils.dist import is_main, rank, world_size
+from octvideo.utils.dist import is_main, on_all, on_main, rank, world_size
 from octvideo.utils.errors import UserError
 from octvideo.utils.log import is_terminal, log_json_stats, memory_stats
 from octvideo.weights import Weights, load_into, read_weights
@@ -60,10 +60,9 @@ def run_test(cfg: CfgNode, trained: Path | None = None) -> dict[str, Any]:
         Interrupted: a signal came.
     """
     device = start_run(cfg)
-    weights = find_checkpoint(cfg, trained)
-    warn_of_another_network(weights.path, weights.cfg, cfg)
     model = build_model(cfg)
-    logger.info("Testing %s", load_into(model, weights))
+    on_all(lambda: load_tested(model, cfg, trained))
+    write_config(cfg)
     model.to(device).eval()
     if cfg.MODEL.FOLD_CONV3D:
         model = optimize_for_inference(model, DTYPES.get(cfg.TEST.PRECISION))
@@ -73,9 +72,15 @@ def run_test(cfg: CfgNode, trained: Path | None = None) -> dict[str, Any]:
     with StopRequest() as stop:
         table = score_videos(model, loader, cfg, device, stop)
     table.gather()
-    if not is_main():
-        return {}
-    return report(table, cfg, loader.dataset.videos.paths(), device)
+    stats = on_main(lambda: report(table, cfg, loader.dataset.videos.paths(), device))
+    return stats if is_main() else {}
+
+
+def load_tested(model: nn.Module, cfg: CfgNode, trained: Path | None) -> None:
+    """Loads into ``model`` what ``run_test`` tests."""
+    weights = find_checkpoint(cfg, trained)
+    warn_of_another_network(weights.path, weights.cfg, cfg)
+    logger.info("Testing %s", load_into(model, weights))
 
 
 def find_checkpoint(cfg: CfgNode, trained: Path | None = None) -> Weights:
@@ -116,8 +121,10 @@ def score_videos(
         clock.step_done()
         if done % cfg.LOG_PERIOD == 0:
             _log_progress(cfg, clock, done, len(loader))
-    bad_videos.close()
-    bad_videos.share()
+    try:
+        bad_videos.share()
+    finally:
+        bad_videos.close()
     return table
 
 

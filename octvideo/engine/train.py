@@ -49,12 +49,12 @@ from octvideo.engine.precision import (
     move_model,
 )
 from octvideo.engine.run_state import RunState
-from octvideo.engine.start import start_run
+from octvideo.engine.start import start_run, write_config
 from octvideo.engine.step import OptimizerStep
 from octvideo.engine.tensorboard import build_writer
 from octvideo.models import build_model
 from octvideo.utils.complexity import count
-from octvideo.utils.dist import all_reduce, is_main, rank, world_size
+from octvideo.utils.dist import all_reduce, is_main, largest, rank, world_size
 from octvideo.utils.errors import UserError
 from octvideo.utils.log import is_terminal, log_json_stats, memory_stats
 
@@ -78,6 +78,7 @@ def run_train(cfg: CfgNode) -> Path:
         logger.warning(warning)
     trainer = Trainer(cfg, device)
     trainer.start()
+    write_config(cfg)
     with StopRequest() as stop:
         return trainer.run(stop)
 
@@ -133,7 +134,6 @@ class Trainer:
         if cfg.TRAIN.EVAL_PERIOD:
             self.val_loader = build_val_loader(cfg, rank(), world_size())
         self.steps_per_epoch = len(self.train_loader)
-        self.writer = build_writer(cfg)
         skip_lost = self.precision == "fp16" or cfg.TRAIN.NONFINITE_LOSS == "skip"
         self.meter, self.clock = TrainMeter(device, skip_lost), Clock(device)
         self.epoch_meter, self.epoch_clock = TrainMeter(device, skip_lost), Clock(device)
@@ -155,6 +155,7 @@ class Trainer:
         """Continues the newest checkpoint of OUTPUT_DIR, or begins from a file, or from scratch."""
         self.state.start()
         share_weights(*self.models)
+        self.writer = build_writer(self.cfg, self._steps_done())
 
     # ---------------------------------------------------------------- the loop
 
@@ -199,12 +200,15 @@ class Trainer:
     def _train_batches(self) -> Iterator[dict[str, Any]]:
         """Those of the loader, each as large as it should be, as all processes weigh the same.
 
-        In the place of clips that could not be read are others of the batch once more.
+        In the place of clips that could not be read are others of the batch once more. Where one
+        process has none, all of them raise.
         """
         size = batch_per_process(self.cfg) * self.cfg.AUG.NUM_SAMPLE
         for batch in self.train_loader:
             self.bad_videos.add(batch)
-            if not (found := len(batch["label"])):
+            found = len(batch["label"])
+            if largest(not found):
+                self.bad_videos.share()
                 raise UserError("no video of a batch could be read, nor any in their place")
             if found < size:
                 places = torch.arange(size) % found

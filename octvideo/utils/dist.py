@@ -94,6 +94,11 @@ def all_reduce(tensor: Tensor, op: str = "sum") -> Tensor:
     return tensor
 
 
+def largest(number: int) -> int:
+    """That of all processes: a word on the wire, without the device."""
+    return number if world_size() == 1 else int(all_reduce(torch.tensor(int(number)), "max"))
+
+
 def broadcast(tensor: Tensor, source: int = 0) -> Tensor:
     """That of process ``source``, written into ``tensor``; on CPU or GPU."""
     if world_size() > 1:

@@ -10,17 +10,19 @@ import av
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from octvideo.config import load_cfg
 from octvideo.data import kinetics
 from octvideo.data.synthetic import write_video
-from octvideo.engine import run_train
+from octvideo.engine import run_test, run_train, train
 from octvideo.engine.bad_videos import BadVideos
-from octvideo.engine.checkpoint import list_checkpoints, load_checkpoint
+from octvideo.engine.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from octvideo.engine.interrupt import StopRequest
+from octvideo.models import build_model
 from octvideo.utils.errors import UserError
 from octvideo.utils.log import log_json_stats
+from processes import run_processes
 from support import ROOT
 
 pytestmark = pytest.mark.timeout(120)
@@ -108,26 +110,73 @@ def test_a_full_disk_is_told(tmp_path, name):
 # ---------------------------------------------------------------------- several processes
 
 
-def _process(rank: int, folder: Path) -> None:
-    store = torch.distributed.FileStore(str(folder / "store"), 2)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+def _share(rank: int, folder: Path) -> str:
     videos = BadVideos(folder, 0.4)
     videos.begin("train", 1, 10)
     videos.add(batch("both.mp4", f"of {rank}.mp4"))
     videos.share()
     videos.add(batch("both.mp4") if rank else batch())
-    try:
+    with pytest.raises(UserError) as caught:
         videos.share()
-    except UserError as error:
-        (folder / f"stopped {rank}").write_text(str(error))
+    torch.distributed.barrier()  # one that ends must not take the answer of the other along
+    return str(caught.value)
 
 
 def test_processes_have_one_file_and_stop_together(tmp_path):
-    mp.spawn(_process, (tmp_path,), nprocs=2)
+    messages = run_processes(_share, 2, tmp_path / "processes", tmp_path, timeout=100)
     rows = [row["path"] for row in rows_of(tmp_path)]
     assert sorted(rows) == ["both.mp4", "of 0.mp4", "of 1.mp4"]
-    for rank in range(2):
-        assert (tmp_path / f"stopped {rank}").read_text().startswith("5 of the 10 videos")
+    assert all(message.startswith("5 of the 10 videos") for message in messages)
+
+
+def _lose_a_batch(rank: int, opts: list[str]) -> str:
+    """The third batch of the second process has no video at all."""
+    cfg = load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", opts)
+    trainer = train.Trainer(cfg, train.start_run(cfg))
+    loader = trainer.train_loader
+
+    class Losing:
+        sampler, dataset, num_workers = loader.sampler, loader.dataset, 0
+
+        def __iter__(self):
+            for number, good in enumerate(loader):
+                if (rank, number) == (1, 2):
+                    good = kinetics.collate_clips([{"video": None, "bad": [("z.mp4", "gone")]}])
+                yield good
+
+    trainer.train_loader = Losing()
+    trainer.start()
+    with StopRequest() as stop, pytest.raises(UserError) as caught:
+        trainer.run(stop)
+    torch.distributed.barrier()
+    assert trainer.state.step == 2
+    return str(caught.value)
+
+
+@pytest.mark.slow
+def test_processes_stop_together_where_one_has_no_video_of_a_batch(tiny_opts, tmp_path):
+    messages = run_processes(_lose_a_batch, 2, tmp_path / "processes", tiny_opts, timeout=100)
+    assert messages == ["no video of a batch could be read, nor any in their place"] * 2
+    assert [row["path"] for row in rows_of(tmp_path / "run")] == ["z.mp4"]
+    assert not list_checkpoints(tmp_path / "run/checkpoints")
+
+
+def _test(rank: int, opts: list[str]) -> dict:
+    return run_test(load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", opts))
+
+
+@pytest.mark.slow
+def test_the_file_of_a_test_has_what_each_process_met(tiny_set, tiny_opts, tmp_path):
+    bad = [tmp_path / f"missing {n}.mp4" for n in range(2)]
+    good = videos_of(tiny_set, "test")
+    opts = [*tiny_opts, *lists(tmp_path, good, [*good[:2], *bad]), "TRAIN.ENABLE", "False"]
+    opts += ["TEST.CHECKPOINT_FILE_PATH", str(tmp_path / "model.pyth")]
+    opts += ["DATA.MAX_BAD_FRACTION", "0.5"]
+    model = build_model(load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", opts))
+    save_checkpoint(tmp_path / "model.pyth", {"epoch": 0, "model_state": model.state_dict()})
+    main, other = run_processes(_test, 2, tmp_path / "processes", opts, timeout=100)
+    assert (main["num_videos"], main["num_missing"], other) == (2, 2, {})
+    assert sorted(row["path"] for row in rows_of(tmp_path / "run")) == [str(path) for path in bad]
 
 
 # ---------------------------------------------------------------------- every kind of file

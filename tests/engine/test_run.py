@@ -76,6 +76,18 @@ def test_training_writes_what_users_expect(tiny_opts):
     assert load_cfg(folder / "config.yaml") == cfg
 
 
+def test_tensorboard_forgets_the_steps_that_a_killed_run_makes_again(tiny_opts):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    cfg = with_opts(tiny_opts, "TENSORBOARD.ENABLE", True, "LOG_PERIOD", 1)
+    newest = run_train(cfg)
+    newest.unlink()  # as if the run had been killed before it: the first epoch is what it goes on
+    run_train(cfg)
+    events = EventAccumulator(str(Path(cfg.OUTPUT_DIR) / "runs-kinetics")).Reload()
+    assert [event.step for event in events.Scalars("Train/loss")] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert len(stats_of(Path(cfg.OUTPUT_DIR), "train_iter")) == 12  # a log is never cut
+
+
 def test_loss_falls_on_a_set_that_is_learnt_by_heart(tiny_opts):
     more = ["SOLVER.MAX_EPOCH", 12, "MODEL.DROPOUT_RATE", 0, "TRAIN.EVAL_PERIOD", 0]
     cfg = with_opts(tiny_opts, *more, "TRAIN.CHECKPOINT_PERIOD", 12)
@@ -122,6 +134,7 @@ def test_another_network_does_not_go_on_where_one_of_the_same_shapes_stopped(tin
     for change in (["OCTAVE.ALPHA", 0.5], ["OCTAVE.ENABLE", False]):
         with pytest.raises(CheckpointError, match=rf"{change[0]} was .*OUTPUT_DIR"):
             run_train(with_opts(tiny_opts, *change))
+    assert load_cfg(Path(cfg.OUTPUT_DIR) / "config.yaml") == cfg
     with pytest.raises(CheckpointError, match=r"SOLVER\.OPTIMIZING_METHOD was sgd, is adamw"):
         run_train(with_opts(tiny_opts, "SOLVER.OPTIMIZING_METHOD", "adamw"))
     run_test(with_opts(tiny_opts, "OCTAVE.ALPHA", 0.5))  # a feature, but it is told
