@@ -171,7 +171,9 @@ class VideoLoader:
     def _find_lost(self, error: Exception) -> bool:
         """Notes what the workers were at that have ended; False where none has."""
         workers = getattr(self._loader._iterator, "_workers", [])
-        wait([worker.sentinel for worker in workers], timeout=1)  # its end may be under way
+        # Its end may be under way; for longer where it has left a connection already.
+        patience = 1 if isinstance(error, RuntimeError) else 30
+        wait([worker.sentinel for worker in workers], timeout=patience)
         ended = [(n, worker.exitcode) for n, worker in enumerate(workers) if not worker.is_alive()]
         lost = [(self._watch.video_of(worker_id), code) for worker_id, code in ended]
         paths = ["" if index is None else self._videos.path(index) for index, _ in lost]

@@ -72,10 +72,12 @@ def _forward(processes: Sequence[BaseProcess], asked: list[int]) -> Callable[[in
 
 
 def _watch(processes: Sequence[BaseProcess], asked: Collection[int]) -> int:
-    status, deadline = 0, float("inf")
-    while running := [process for process in processes if process.is_alive()]:
+    status, deadline, running = 0, float("inf"), list(processes)
+    while running:
         wait([process.sentinel for process in running], timeout=1.0)
-        for process in running:
+        ended = [process for process in running if process.exitcode is not None]
+        running = [process for process in running if process not in ended]
+        for process in ended:
             if process.exitcode and not status:
                 status = process.exitcode
                 deadline = time.monotonic() + GRACE
