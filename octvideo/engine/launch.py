@@ -143,6 +143,8 @@ def _run_member(load: Load, world: World) -> int:
     except CalledOff as reason:
         if world.rank == 0:
             logger.error("%s", reason)
+        else:
+            time.sleep(2)  # a launcher ends all with the first that fails: rank 0 speaks before
         status = reason.status
     except UserError as error:
         if _is_first_failure(store):

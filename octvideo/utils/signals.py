@@ -23,8 +23,15 @@ STOP_SIGNALS = tuple(
 
 
 def exit_status(signum: int) -> int:
-    """The status with which a run leaves that was stopped by a signal and has saved its state."""
-    if signum == getattr(signal, "SIGUSR1", None):
+    """The status with which a run leaves that was stopped by a signal and has saved its state.
+
+    Where a batch script sets OCTVIDEO_TERM_IS_PREEMPTION, SIGTERM is one too: by its status the
+    script can tell a run that has saved from a process that SIGTERM ended before it could.
+    """
+    preemptions = ["SIGUSR1"]
+    if os.environ.get("OCTVIDEO_TERM_IS_PREEMPTION"):
+        preemptions.append("SIGTERM")
+    if signal.Signals(signum).name in preemptions:
         return PREEMPTED
     return 128 + signum
 

@@ -50,6 +50,11 @@ class Cluster:
         words = self("scontrol", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
+    def start_again(self, job: str) -> None:
+        """A requeued job waits for two minutes, in which the nodes clear up: they need seconds."""
+        time.sleep(8)
+        self("scontrol", "update", f"JobId={job}", "StartTime=now")
+
     def wait(self, job: str, *states: str, timeout: float = 120) -> dict[str, str]:
         """Its description when the job has come to one of the states."""
         deadline = time.monotonic() + timeout
@@ -113,7 +118,7 @@ def test_a_mistake_ends_the_job_with_one_message(cluster, job_opts, tmp_path):
     log, folder = tmp_path / "log", tmp_path / "run"
     opts = [*job_opts, "OUTPUT_DIR", str(folder), "TRAIN.BATCH_SIZE", "0"]
     described = cluster.wait(cluster.submit("train", log, opts), "FAILED", "COMPLETED")
-    assert (described["JobState"], described["ExitCode"]) == ("FAILED", "2:0")
+    assert (described["JobState"], described["Restarts"]) == ("FAILED", "0")
     assert log.read_text().count("TRAIN.BATCH_SIZE must be at least 1") == 1
     assert "Traceback" not in log.read_text()
 
@@ -133,7 +138,7 @@ def test_a_job_of_submitit_is_requeued_and_goes_on(cluster, two_node_run, job_op
     wait_for_steps(folder, 3)
     cluster("scancel", "--signal=USR1", job)
     assert cluster.wait(job, "PENDING", "COMPLETED")["Restarts"] == "1"
-    cluster("scontrol", "update", f"JobId={job}", "StartTime=now")
+    cluster.start_again(job)
     assert cluster.wait(job, "COMPLETED", "FAILED")["JobState"] == "COMPLETED"
     assert "Resuming from" in (folder / f"submit/{job}_0_log.out").read_text()
     assert_same_weights(weights_of(folder), two_node_run)

@@ -35,3 +35,11 @@ def test_preemption_has_a_status_of_its_own():
     assert exit_status(signal.SIGUSR1) == os.EX_TEMPFAIL == 75
     assert exit_status(signal.SIGINT) == 130
     assert exit_status(signal.SIGTERM) == 143
+
+
+def test_a_batch_script_may_take_sigterm_for_a_preemption(monkeypatch):
+    monkeypatch.delenv("OCTVIDEO_TERM_IS_PREEMPTION", raising=False)
+    assert exit_status(signal.SIGTERM) == 143
+    monkeypatch.setenv("OCTVIDEO_TERM_IS_PREEMPTION", "1")
+    assert exit_status(signal.SIGTERM) == exit_status(signal.SIGUSR1) == 75
+    assert exit_status(signal.SIGINT) == 130
