@@ -97,7 +97,7 @@ def test_a_job_that_is_asked_to_make_room_is_requeued(
     cluster("scancel", "--signal=USR1", *how, job)
     assert cluster.wait(job, "PENDING", "COMPLETED")["Restarts"] == "1"
     assert "Stopped by SIGUSR1" in log.read_text()
-    cluster("scontrol", "update", f"JobId={job}", "StartTime=now")  # SLURM waits two minutes
+    cluster.start_again(job)
     assert cluster.wait(job, "COMPLETED", "FAILED")["JobState"] == "COMPLETED", log.read_text()
     assert "Resuming from" in log.read_text()
     assert_same_weights(weights_of(folder), two_node_run)
