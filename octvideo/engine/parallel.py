@@ -1,7 +1,6 @@
 """One model in several processes: gradients are averaged, the main process decides the rest."""
 
 import inspect
-import warnings
 from collections.abc import Iterable
 
 import torch
@@ -29,7 +28,6 @@ def distribute(model: nn.Module) -> nn.Module:
     # Else the second step adds in another order than the first, and a run that goes on from a
     # checkpoint, for which it is the first, is not bit for bit the one that was never stopped.
     options["find_unused_parameters"] = all(p.device.type == "cpu" for p in model.parameters())
-    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
     return DistributedDataParallel(model, gradient_as_bucket_view=True, **options)
 
 
