@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data._utils import signal_handling
 
 from octvideo.data.video_index import VideoError
 from octvideo.utils.errors import UserError
@@ -161,12 +162,13 @@ class VideoLoader:
             return iter(self._loader)
         # torch has the signal of a dead worker raise an error wherever the main thread is, in the
         # middle of a step. It is early enough when the next batch is asked for.
-        handlers = {s: signal.getsignal(s) for s in (getattr(signal, "SIGCHLD", None),) if s}
+        before = {s: signal.getsignal(s) for s in (getattr(signal, "SIGCHLD", None),) if s}
         try:
             return iter(self._loader)
         finally:
-            for signum, handler in handlers.items():
-                signal.signal(signum, handler)
+            for signum, handler in before.items():
+                of_torch = getattr(handler, "__module__", "") == signal_handling.__name__
+                signal.signal(signum, signal.SIG_DFL if of_torch else handler)
 
     def _find_lost(self, error: Exception) -> bool:
         """Notes what the workers were at that have ended; False where none has."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from octvideo.config import load_cfg
@@ -149,7 +150,11 @@ def test_a_second_chance(folder, impatient, monkeypatch, tmp_path):
 
 
 def test_workers_killed_between_batches(folder, impatient):
-    """Also where the main thread is busy: no error reaches it from the signal of a dead child."""
+    """Also where the main thread is busy: no error reaches it from the signal of a dead child.
+
+    Not even where torch's own loader has had its handler installed before.
+    """
+    list(DataLoader(range(2), num_workers=1))
     wanted = read_all(loader_of(folder, "train", 0), epochs=2)
     loader, got = loader_of(folder, "train", 2), []
     for epoch in range(2):

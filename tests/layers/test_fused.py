@@ -35,7 +35,7 @@ def test_conv_norm_sum_relu(case: Case, ndim: int, dtype: torch.dtype) -> None:
     conv = case.build(ndim).to(dtype)
     norm = norm_of(case.c_out, ndim).to(dtype)
     if conv.is_depthwise and not conv.is_plain:
-        with pytest.raises(ValueError, match="depthwise"):
+        with pytest.raises(ValueError, match="these channels can not be fused"):
             FusedConv(conv, norm)
         return
     for size in ((9, 12), (8, 6), (9, 12)):  # the packed weight follows the size of the input
