@@ -175,7 +175,10 @@ class VideoLoader:
         workers = getattr(self._loader._iterator, "_workers", [])
         # Its end may be under way; for longer where it has left a connection already.
         patience = 1 if isinstance(error, RuntimeError) else 30
-        wait([worker.sentinel for worker in workers], timeout=patience)
+        closed = wait([worker.sentinel for worker in workers], timeout=patience)
+        for worker in workers:
+            if worker.sentinel in closed:  # its files are, which is before it counts as ended
+                worker.join(patience)
         ended = [(n, worker.exitcode) for n, worker in enumerate(workers) if not worker.is_alive()]
         lost = [(self._watch.video_of(worker_id), code) for worker_id, code in ended]
         paths = ["" if index is None else self._videos.path(index) for index, _ in lost]
