@@ -39,7 +39,7 @@ from octvideo.layers.glore import GloRe2d
 from octvideo.layers.octave_ablation import ablate
 from octvideo.layers.se import SqueezeExcite
 from octvideo.models.image import ImageHead, ImageSpec, images_of, init_image_weights
-from octvideo.models.recompute import run_and_recompute
+from octvideo.models.recompute import norm_relu_pool, run_and_recompute
 
 DEPTHS = {
     26: (2, 2, 2, 2),
@@ -322,7 +322,7 @@ class Stem2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, C, H/4, W/4)."""
-        return F.max_pool2d(F.relu_(self.bn(self.conv(x))), 3, 2, 1)
+        return norm_relu_pool(self.bn, nn.MaxPool2d(3, 2, 1), self.conv(x))
 
 
 class DeepStem(nn.Module):
