@@ -68,7 +68,7 @@ class Evaluation:
     def __init__(
         self, model: nn.Module, device: torch.device, precision: str, compiled: bool = False
     ) -> None:
-        self.model, self.compiled, self.largest = model, compiled, 0
+        self.model, self.device, self.compiled, self.largest = model, device, compiled, 0
         self.dtype = next((p.dtype for p in model.parameters()), torch.float32)
         is_half = self.dtype != torch.float32
         self.context = partial(autocast, device, "fp32" if is_half else precision)

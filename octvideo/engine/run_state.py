@@ -79,11 +79,26 @@ class RunState:
     # ---------------------------------------------------------------- how far
 
     @property
+    def steps_per_epoch(self) -> int:
+        return self.sampler.num_batches
+
+    @property
+    def step_of_epoch(self) -> int:
+        """Steps of the epoch under way, as if all had been of today's size."""
+        return self.samples // self.sampler.samples_per_step
+
+    @property
+    def steps_done(self) -> int:
+        return self.epoch * self.steps_per_epoch + self.step_of_epoch
+
+    @property
+    def steps_left(self) -> int:
+        return self.cfg.SOLVER.MAX_EPOCH * self.steps_per_epoch - self.steps_done
+
+    @property
     def position(self) -> float:
         """Epochs that are done, with the share of the one under way."""
-        return self.epoch + self.samples / (
-            self.sampler.num_batches * self.sampler.samples_per_step
-        )
+        return self.epoch + self.samples / (self.steps_per_epoch * self.sampler.samples_per_step)
 
     def step_done(self) -> None:
         self.step += 1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from octvideo.config import load_cfg
-from octvideo.engine import load_checkpoint, results, run_test, run_train, train
+from octvideo.engine import load_checkpoint, results, run_test, run_train, train, train_log
 from octvideo.engine.checkpoint import save_checkpoint
 from octvideo.engine.interrupt import StopRequest
 from octvideo.engine.parallel import distribute
@@ -31,8 +31,8 @@ def whole_run(rank: int, opts: list[str], folder: Path) -> dict:
     to_device = train.Trainer._to_device
     train.Trainer._to_device = lambda self, batch: _in_float64(*to_device(self, batch))
     cfg = load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", [*opts, "OUTPUT_DIR", str(folder)])
-    log, write = [], train.log_json_stats
-    train.log_json_stats = lambda stats, output_dir: (log.append(stats), write(stats, output_dir))
+    log, write = [], train_log.log_json_stats
+    train_log.log_json_stats = lambda stats, folder: (log.append(stats), write(stats, folder))
     path = run_train(cfg)
     return {"log": log, "path": path, "test": run_test(cfg, path)}
 
@@ -100,7 +100,7 @@ def test_two_processes_with_half_of_the_batch_are_one(tiny_opts, tmp_path, name)
 def losses_in_float32(rank: int, opts: list[str], folder: Path) -> list[float]:
     """Of every step; the files have fewer digits."""
     log = []
-    train.log_json_stats = lambda stats, _: log.append(stats)
+    train_log.log_json_stats = lambda stats, _: log.append(stats)
     run_train(load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", [*opts, "OUTPUT_DIR", str(folder)]))
     return of_kind({"log": log}, "train_iter", "loss")
 
@@ -155,7 +155,7 @@ def uneven_run(rank: int, opts: list[str], folder: Path) -> dict:
         "shared": shared_weight,
         "drawn": drawn,
         "videos": videos,
-        "samples": trainer.meter.count,
+        "samples": trainer.meters["steps"].count,
         "state": {key: value.clone() for key, value in trainer.model.state_dict().items()},
         "average": {k: v.clone() for k, v in trainer.average.model.state_dict().items()},
     }

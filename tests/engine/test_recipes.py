@@ -216,10 +216,10 @@ def test_all_of_it_together_still_learns(all_opts):
     trainer = Trainer(cfg, start_run(cfg))
     trainer.start()
     losses = []
-    log = trainer._log
-    trainer._log = lambda kind, stats: (
-        losses.append(stats["loss"]) if kind == "train_epoch" else None,
-        log(kind, stats),
+    tell = trainer.log.tell_epoch
+    trainer.log.tell_epoch = lambda stats, workers: (
+        losses.append(stats["loss"]),
+        tell(stats, workers),
     )
     trainer.run(StopAfter(10**9))
     assert np.mean(losses[-3:]) < 0.95 * np.mean(losses[:3])
