@@ -4,10 +4,9 @@ from octvideo.layers import fold
 from octvideo.layers.mgconv import MGConv2d
 from octvideo.layers.non_local import NonLocal3d
 from octvideo.layers.norm import OctBatchNorm2d, OctBatchNorm3d, synchronize_batch_norm
-from octvideo.layers.octave import (
+from octvideo.layers.octave import OctConv2d, OctConv3d
+from octvideo.layers.value import (
     Channels,
-    OctConv2d,
-    OctConv3d,
     Value,
     convert,
     merge,

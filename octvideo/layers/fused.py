@@ -14,15 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octvideo.layers import fold
-from octvideo.layers.octave import (
-    OctConv2d,
-    OctConv3d,
-    Value,
-    join_groups,
-    per_frequency,
-    pool,
-    upsample,
-)
+from octvideo.layers.octave import OctConv2d, OctConv3d
+from octvideo.layers.value import Value, join_groups, per_frequency, pool, upsample
 
 _IS_X86 = platform.machine() in ("x86_64", "AMD64")  # on Arm torch has no such operations
 

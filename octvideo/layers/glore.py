@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from octvideo.layers.norm import OctBatchNorm2d
-from octvideo.layers.octave import Channels, OctConv2d, Value, per_frequency
+from octvideo.layers.octave import OctConv2d
+from octvideo.layers.value import Channels, Value, per_frequency
 
 
 class GloRe2d(nn.Module):

@@ -7,7 +7,8 @@ grids of an octave value.
 import torch.nn.functional as F
 from torch import Tensor
 
-from octvideo.layers.octave import OctConv2d, Value, check_value, join_groups, upsample
+from octvideo.layers.octave import OctConv2d
+from octvideo.layers.value import Value, check_value, join_groups, upsample
 
 
 class MGConv2d(OctConv2d):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octvideo.layers import fold
-from octvideo.layers.octave import Channels, Value, check_value
+from octvideo.layers.value import Channels, Value, check_value
 
 INSTANTIATIONS = ("softmax", "dot_product")
 OCTAVE_MODES = ("cross", "high")

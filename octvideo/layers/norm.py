@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from octvideo.layers.octave import Channels, Value, as_channels, check_value
+from octvideo.layers.value import Channels, Value, as_channels, check_value
 from octvideo.utils.dist import world_size
 
 

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octvideo.layers import fold
-from octvideo.layers.octave import OctConv2d, OctConv3d, Value, check_value, pool, upsample
+from octvideo.layers.octave import OctConv2d, OctConv3d
+from octvideo.layers.value import Value, check_value, pool, upsample
 
 DOWNSAMPLES = ("avg", "max", "strided_conv")
 PATHS = ("both", "no_h2l", "no_l2h")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from octvideo.layers.octave import Channels, Value
+from octvideo.layers.value import Channels, Value
 
 
 class SqueezeExcite(nn.Module):
