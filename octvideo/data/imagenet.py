@@ -13,7 +13,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from octvideo.data.guarded import Watch
-from octvideo.data.kinetics import VideoList, item_of
+from octvideo.data.kinetics import VideoList, item_of, read_or_replace
 from octvideo.data.labels import class_names_beside
 from octvideo.data.pictures import CentreCrop, PictureTransform, read_picture
 from octvideo.data.video_index import VideoError
@@ -126,24 +126,17 @@ class TrainPictures(Dataset):
         """As `TrainClips`, but that video is (3, s, s)."""
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        bad: list[tuple[str, str]] = []
-        for _ in range(self.max_tries):
-            path = self.videos.path(index)
-            try:
-                with self.watch.reading(index, path):
-                    picture = read_picture(path)
-            except VideoError as error:
-                bad.append((path, error.reason))
-                index = int(rng.integers(len(self.videos)))
-                continue
+        picture, index, bad = read_or_replace(
+            self.videos, index, read_picture, rng, self.watch, self.max_tries
+        )
+        views = []
+        if picture is not None:
             clean = self.clean_first and self.copies > 1
             views = [
                 self.transform(picture, rng, clean=clean and copy == 0)
                 for copy in range(self.copies)
             ]
-            label = int(self.videos.labels[index])
-            return item_of(views if len(views) > 1 else views[0], label, index, bad)
-        return item_of(None, int(self.videos.labels[index]), index, bad)
+        return item_of(views, int(self.videos.labels[index]), index, bad)
 
 
 class CentrePictures(Dataset):

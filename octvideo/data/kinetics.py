@@ -6,10 +6,10 @@ video, validation the one in its middle, a test a grid of clips and crops.
 
 import os
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from octvideo.data.reader import VideoError, VideoReader
 from octvideo.data.sampling import ClipSampling, crop_offsets
 from octvideo.data.transforms import TrainTransform, resize_crop, short_side_size
 from octvideo.utils.errors import UserError
+
+T = TypeVar("T")
 
 MAX_ASPECT = 16  # a longer strip, resized as a whole for its three crops, would exhaust memory
 
@@ -117,6 +119,30 @@ def _parse(
             yield path.strip(), int(label)
 
 
+def read_or_replace(
+    videos: VideoList,
+    index: int,
+    read: Callable[[str], T],
+    rng: np.random.Generator,
+    watch: Watch,
+    max_tries: int = 10,
+) -> tuple[T | None, int, list[tuple[str, str]]]:
+    """What ``read(path)`` gives of a video, or, while it raises VideoError, of another, drawn anew.
+
+    None after max_tries of them; the index of the one that it is of; (path, reason) of the others.
+    """
+    bad: list[tuple[str, str]] = []
+    for _ in range(max_tries):
+        path = videos.path(index)
+        try:
+            with watch.reading(index, path):
+                return read(path), index, bad
+        except VideoError as error:
+            bad.append((path, error.reason))
+            index = int(rng.integers(len(videos)))
+    return None, index, bad
+
+
 class TrainClips(Dataset):
     """One random clip of each video; keys are (epoch, index), as `EpochSampler` yields them.
 
@@ -153,24 +179,19 @@ class TrainClips(Dataset):
         bad: (path, reason) of each unreadable one."""
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        bad: list[tuple[str, str]] = []
-        for _ in range(self.max_tries):
-            path = self.videos.path(index)
-            try:
-                with (
-                    self.watch.reading(index, path),
-                    VideoReader(path, backend=self.backend) as reader,
-                ):
-                    clip = self.sampling.random_indices(reader.num_frames, reader.fps, rng)
-                    frames = reader.get_frames(clip)
-            except VideoError as error:
-                bad.append((path, error.reason))
-                index = int(rng.integers(len(self.videos)))
-                continue
+
+        def read(path: str) -> np.ndarray:
+            with VideoReader(path, backend=self.backend) as reader:
+                clip = self.sampling.random_indices(reader.num_frames, reader.fps, rng)
+                return reader.get_frames(clip)
+
+        frames, index, bad = read_or_replace(
+            self.videos, index, read, rng, self.watch, self.max_tries
+        )
+        views = []
+        if frames is not None:
             views = augmented_views(frames, rng, self.transform, self.augmentation)
-            video = views if len(views) > 1 else views[0]
-            return item_of(video, int(self.videos.labels[index]), index, bad)
-        return item_of(None, int(self.videos.labels[index]), index, bad)
+        return item_of(views, int(self.videos.labels[index]), index, bad)
 
 
 class CentreClips(Dataset):
@@ -215,6 +236,9 @@ def item_of(
     index: int,
     bad: list[tuple[str, str]],
 ) -> dict[str, Any]:
+    """A list of one video is that video, an empty one None."""
+    if isinstance(video, list) and len(video) < 2:
+        video = video[0] if video else None
     return {"video": video, "label": label, "index": index, "bad": bad}
 
 
