@@ -33,7 +33,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER|FILE.npz")
     parser.add_argument("--per-view", action="store_true", help="(views, C), not their mean (C,)")
-    parser.add_argument("--workers", type=at_least(0), default=0, help="processes that decode")
+    parser.add_argument(
+        "--workers",
+        type=at_least(0),
+        default=1,
+        help="processes that decode; with 0, what hangs or crashes the decoder does so to the tool",
+    )
+    parser.add_argument("--timeout", type=at_least(1), default=120, help="seconds for one video")
     parser.add_argument(
         "--sampling-rate",
         type=at_least(1),
@@ -60,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         per_view=args.per_view,
         batch_size=args.batch_size,
         num_workers=args.workers,
+        timeout=args.timeout,
     )
     print(f"{len(set(videos)) - len(bad)} videos done, {len(bad)} could not be read: {args.out}")
     for video, reason in bad:

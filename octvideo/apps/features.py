@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from octvideo.apps.predict import features_of, views_of
 from octvideo.apps.views import ViewSettings
+from octvideo.data.guarded import VideoLoader, Watch
 from octvideo.utils.errors import UserError
 from octvideo.utils.files import whole_file, write_whole
 
@@ -57,6 +57,7 @@ def extract_all(
     per_view: bool = False,
     batch_size: int = 8,
     num_workers: int = 0,
+    timeout: float = 120.0,
 ) -> list[tuple[str, str]]:
     """Writes the features of every video; those that are there already are left alone.
 
@@ -66,6 +67,8 @@ def extract_all(
 
     Args:
         model_name: tells this model from others; a folder holds the features of one model.
+        num_workers: processes that decode. Without, a decoder that hangs or crashes does so here.
+        timeout: seconds that one of them may take for a video.
 
     Returns:
         (path, reason) of each video that could not be read.
@@ -83,9 +86,9 @@ def extract_all(
     if len(missing) < len(videos):
         logger.info("%d of %d videos are done already", len(videos) - len(missing), len(videos))
     bad = []
-    bar = tqdm(_items(missing, settings, fast, num_workers), total=len(missing), unit="video",
-               disable=None)  # fmt: skip
-    for item in bar:
+    watch = Watch(num_workers, timeout)
+    items = _items(missing, settings, fast, watch, num_workers)
+    for item in tqdm(items, total=len(missing), unit="video", disable=None):
         video = missing[item["index"]]
         if item["bad"]:
             bad.append((video, item["bad"][0][1]))
@@ -107,17 +110,17 @@ def feature_path(video: str, folder: Path) -> Path:
 
 
 def _items(
-    videos: Sequence[str], settings: ViewSettings, fast: bool, num_workers: int
+    videos: Sequence[str], settings: ViewSettings, fast: bool, watch: Watch, num_workers: int
 ) -> Iterator[dict[str, Any]]:
     if not videos:
         return
-    loader = DataLoader(
-        views_of(videos, settings, fast),
+    yield from VideoLoader(
+        views_of(videos, settings, fast, watch),
+        range(len(videos)),
+        num_workers,
         batch_size=None,
-        num_workers=num_workers,
         prefetch_factor=1 if num_workers else None,
     )
-    yield from loader
 
 
 def _claim(folder: Path, wanted: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from octvideo.apps.hub import load_zoo
 from octvideo.apps.views import ViewSettings
 from octvideo.data import VideoError, normalize
+from octvideo.data.guarded import Watch
 from octvideo.data.kinetics import CentreClips, TestViews, VideoList
 from octvideo.data.labels import class_names as read_class_names
 from octvideo.data.reader import check_backend
@@ -118,7 +119,7 @@ def load_views(video: Video, settings: ViewSettings, fast: bool = False) -> dict
 
 
 def views_of(
-    videos: Sequence[Video], settings: ViewSettings, fast: bool
+    videos: Sequence[Video], settings: ViewSettings, fast: bool, watch: Watch | None = None
 ) -> CentreClips | TestViews:
     """The views of several files as a data set; unreadable ones are items with ``bad``."""
     try:
@@ -128,8 +129,8 @@ def views_of(
     files = VideoList.from_rows((os.fspath(video), 0) for video in videos)
     sampling, size, backend = settings.sampling(), settings.crop_size, settings.backend
     if fast:
-        return CentreClips(files, sampling, size, backend)
-    return TestViews(files, sampling, settings.num_clips, settings.num_crops, size, backend)
+        return CentreClips(files, sampling, size, backend, watch)
+    return TestViews(files, sampling, settings.num_clips, settings.num_crops, size, backend, watch)
 
 
 @torch.inference_mode()

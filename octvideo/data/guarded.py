@@ -16,6 +16,8 @@ from torch.utils.data._utils import signal_handling
 
 from octvideo.data.video_index import VideoError
 from octvideo.utils.errors import UserError
+from octvideo.utils.memory import keep_freed_memory
+from octvideo.utils.signals import leave_signals_to_parent
 from octvideo.utils.workers import how_it_ended
 
 logger = logging.getLogger("octvideo")
@@ -72,10 +74,12 @@ def _set_alarm(seconds: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def take_alarms() -> None:
-    """For the start of a worker: an alarm of `Watch` ends this process, also one deaf to Python."""
-    if hasattr(signal, "SIGALRM"):
+def _init_worker(worker_id: int) -> None:
+    torch.set_num_threads(1)
+    if hasattr(signal, "SIGALRM"):  # an alarm of `Watch` ends also a process that is deaf to Python
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    keep_freed_memory()  # each clip takes the memory of the last one
+    leave_signals_to_parent()
 
 
 class _Rest(Sampler):
@@ -94,7 +98,11 @@ class _Rest(Sampler):
 class VideoLoader:
     """What a DataLoader with these arguments yields, also where workers hang or die on the way.
 
-    Workers live through all epochs. Where one has ended, all are started anew and go on at the
+    Workers live through all epochs. They start in the platform's default way: on Linux they are
+    forked, at once and sharing the list of videos with the main process (they never touch CUDA,
+    which a fork would break).
+
+    Where one has ended, all are started anew and go on at the
     batch that was due, so that nothing is lost or comes twice: a sample depends on its key alone.
     The video that the worker was reading gets a second chance, as the system may have ended the
     process for reasons of its own (memory, say). The second time the video counts as unreadable.
@@ -129,6 +137,7 @@ class VideoLoader:
             sampler=self._keys,
             num_workers=self.num_workers,
             persistent_workers=self.persistent_workers,
+            worker_init_fn=_init_worker,
             **self._options,
         )
 
@@ -192,8 +201,8 @@ class VideoLoader:
             logger.warning("A loader worker is started anew: %s", reason)
             if self._losses[path] > _MAX_UNEXPLAINED:
                 raise UserError(
-                    f"loader workers end one after another: {reason}. If memory runs out, lower "
-                    "DATA_LOADER.NUM_WORKERS"
+                    f"loader workers end one after another: {reason}. If memory runs out, use "
+                    "fewer of them: DATA_LOADER.NUM_WORKERS, or --workers of a tool"
                 ) from error
         elif self._losses[path] == 1:
             logger.info("%s: %s; it is read once more by another process", path, reason)

@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 from octvideo.config import batch_per_process, has_pictures
 from octvideo.config.notation import parse_rand_augment
 from octvideo.data.augment import Augmentation, RandAugment, RandomErasing
-from octvideo.data.guarded import VideoLoader, Watch, take_alarms
+from octvideo.data.guarded import VideoLoader, Watch
 from octvideo.data.imagenet import (
     CentrePictures,
     TrainPictures,
@@ -35,8 +35,6 @@ from octvideo.data.reader import check_backend
 from octvideo.data.sampling import ClipSampling
 from octvideo.data.transforms import TrainTransform
 from octvideo.utils.errors import UserError
-from octvideo.utils.memory import keep_freed_memory
-from octvideo.utils.signals import leave_signals_to_parent
 
 logger = logging.getLogger(__name__)
 
@@ -272,11 +270,6 @@ def _loader(
     prefetch_factor: int = 2,
     **options: Any,
 ) -> VideoLoader:
-    """A loader whose workers live through all epochs.
-
-    Workers start in the platform's default way: on Linux they are forked, at once and sharing
-    the list of videos with the main process (they never touch CUDA, which a fork would break).
-    """
     try:
         check_backend(cfg.DATA.DECODING_BACKEND)
     except ImportError as error:
@@ -289,7 +282,6 @@ def _loader(
         keys,
         workers,
         prefetch_factor=prefetch_factor if workers else None,
-        worker_init_fn=_init_worker,
         pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.NUM_GPUS > 0 and torch.cuda.is_available(),
         # Workers are seeded from here; the global generator stays as a checkpoint has it.
         generator=torch.Generator().manual_seed(cfg.RNG_SEED),
@@ -301,10 +293,3 @@ def _num_workers(asked: int) -> int:
     """As many as asked for, but not more than there are cores: they would only fight for them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(asked, max(1, cores or 1))
-
-
-def _init_worker(worker_id: int) -> None:
-    torch.set_num_threads(1)
-    take_alarms()
-    keep_freed_memory()  # each clip takes the memory of the last one
-    leave_signals_to_parent()

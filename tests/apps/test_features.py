@@ -1,17 +1,21 @@
 """Features of lists of videos: complete, resumable, never mixed."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 import octvideo
 from octvideo.apps.features import extract_all, feature_path, read_paths
 from octvideo.apps.hub import load_trained
 from octvideo.apps.views import ViewSettings
+from octvideo.data import kinetics
 from octvideo.utils.errors import UserError
 from support import ROOT
 
@@ -77,6 +81,39 @@ def test_damaged_files_are_named(small, model, tmp_path):
     (tmp_path / "all.npz.parts" / "features.json").write_text("{")
     with pytest.raises(UserError, match=r"features\.json is damaged"):
         extract_all(small.videos[:1], model, settings, out, fast=True)
+
+
+@pytest.mark.slow  # waits for the time limit, twice
+@pytest.mark.timeout(100)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's signals")
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_decoder_that_hangs_or_crashes(small, model, tmp_path, monkeypatch, fast):
+    get = _MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(get, "__defaults__", (0.5,))  # seconds between looks for dead workers
+
+    class Dangerous(kinetics.VideoReader):
+        def __init__(self, path, **kwargs):
+            if path.endswith("hangs.mp4"):
+                re.match("(a+)+$", "a" * 60 + "b")  # years, in C: no Python signal handler runs
+            if path.endswith("crashes.mp4"):
+                os.kill(os.getpid(), signal.SIGSEGV)
+            super().__init__(path, **kwargs)
+
+    monkeypatch.setattr(kinetics, "VideoReader", Dangerous)
+    settings, good = ViewSettings.of_model(model), small.videos
+    videos = [good[0], str(tmp_path / "hangs.mp4"), good[1], str(tmp_path / "crashes.mp4"), good[2]]
+    bad = extract_all(
+        videos, model, settings, tmp_path / "f.npz", fast=fast, num_workers=2, timeout=2
+    )
+    assert bad == [
+        (videos[1], "gave up after 2 seconds"),
+        (videos[3], "the process ended by SIGSEGV"),
+    ]
+    with np.load(tmp_path / "f.npz") as saved:
+        assert saved["paths"].tolist() == good
+        for video, features in zip(good, saved["features"], strict=True):
+            wanted = octvideo.extract_features(video, model, fast=fast)
+            np.testing.assert_allclose(features, wanted, rtol=1e-5)
 
 
 def test_lists(tmp_path):
