@@ -4,9 +4,9 @@
 learning rates) are functions of it and are never written back.
 """
 
-from octvideo.config.defaults import get_cfg
+from octvideo.config.defaults import get_cfg, leaf_values
 from octvideo.config.keys import Problem
-from octvideo.config.load import dump, load_cfg
+from octvideo.config.load import cfg_of_checkpoint, dump, load_cfg
 from octvideo.config.scaling import (
     batch_per_process,
     describe_scaling,
@@ -26,6 +26,7 @@ __all__ = [
     "ConfigError",
     "Problem",
     "batch_per_process",
+    "cfg_of_checkpoint",
     "check_machine",
     "describe_scaling",
     "dump",
@@ -34,6 +35,7 @@ __all__ = [
     "global_batch_size",
     "has_pictures",
     "input_shape",
+    "leaf_values",
     "linear_rule_lr",
     "load_cfg",
     "lr_scale",

@@ -84,6 +84,22 @@ def load_cfg(
     return cfg
 
 
+def cfg_of_checkpoint(text: str | None) -> CfgNode | None:
+    """The configuration whose text a checkpoint holds, of any version of octvideo or PySlowFast.
+
+    Nothing is checked: keys that octvideo does not have are left out, and those of another type
+    keep their defaults. None: there is no configuration, or the text is none.
+    """
+    reader = _Reader()
+    settings = list(reader.parse(Path("a checkpoint"), (), text or ""))
+    if not settings or reader.problems:
+        return None
+    cfg = get_cfg()
+    _apply(cfg, settings)
+    cfg.freeze()
+    return cfg
+
+
 def dump(cfg: CfgNode) -> str:
     """The whole tree as YAML text, which ``load_cfg`` reads back to an equal tree."""
     return str(cfg.dump(default_flow_style=None))
@@ -109,7 +125,7 @@ class _Reader:
             circle = " -> ".join(map(str, (*chain, path)))
             self.problems.append(f"{chain[-1]}: {BASE_KEY} leads back to itself: {circle}")
             return []
-        settings = list(self._parse(path, chain))
+        settings = list(self.parse(path, chain))
         own = [s for s in settings if s.key != BASE_KEY]
         return [s for s in settings if s.key == BASE_KEY for s in self._bases(path, s, chain)] + own
 
@@ -123,9 +139,12 @@ class _Reader:
         files = [path.parent / Path(name).expanduser() for name in names]
         return [s for file in files for s in self.read(file, (*chain, path))]
 
-    def _parse(self, path: Path, chain: tuple[Path, ...]) -> Iterator[Setting]:
+    def parse(
+        self, path: Path, chain: tuple[Path, ...], text: str | None = None
+    ) -> Iterator[Setting]:
+        """The settings of a file without its bases; ``text``: what is in it, if it is known."""
         try:
-            loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+            loader = yaml.SafeLoader(path.read_text(encoding="utf-8") if text is None else text)
             root = loader.get_single_node()
             if _size(root, {}) > _MAX_NODES:
                 self.problems.append(

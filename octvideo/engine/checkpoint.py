@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from fvcore.common.config import CfgNode
 
+from octvideo.config import cfg_of_checkpoint, leaf_values
 from octvideo.weights import CheckpointError, Weights, check_state, load_into, read_torch
 
 logger = logging.getLogger("octvideo")
@@ -167,8 +167,9 @@ def load_weights(model: torch.nn.Module, state: dict[str, Any], path: Path) -> N
 _FIXED = ("MODEL.ARCH", "MODEL.MODEL_NAME", "MODEL.NUM_CLASSES", "RESNET.", "OCTAVE.", "SLOWFAST.")
 _FIXED += ("NONLOCAL.", "SOLVER.OPTIMIZING_METHOD", "SOLVER.ZERO_WD_1D_PARAM")
 _NETWORK = tuple(key for key in _FIXED if not key.startswith("SOLVER."))
-# Which channels are low: the shapes of the weights do not tell, but a network needs the same ones.
-SPLIT = ("OCTAVE.ENABLE", "OCTAVE.ALPHA", "OCTAVE.STAGES", "OCTAVE.CHANNEL_DIVISOR")
+# What the shapes of the weights do not tell, but a network that starts from them needs alike:
+# which channels are low, and how octave layers compute.
+SPLIT = ("OCTAVE.",)
 _WATCHED = ("MODEL.", "SOLVER.", "DATA.", "BN.", "AUG.", "MIXUP.", "EMA.", "TRAIN.BATCH_SIZE")
 _WATCHED += ("TRAIN.PRECISION", "TRAIN.MIXED_PRECISION")
 _WATCHED += ("NUM_GPUS", "NUM_SHARDS", "RNG_SEED")
@@ -177,26 +178,30 @@ _WATCHED += ("NUM_GPUS", "NUM_SHARDS", "RNG_SEED")
 def changed_keys(text: str | None, cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
     """Keys with (value in a checkpoint's configuration, value in ``cfg``) where they differ.
 
-    Keys that only one of them has are left out: the file may come from another version. So are
-    the octave's where it is off in both; vanilla and octave weights look alike otherwise.
+    Keys of the octave that have no effect are left out, as all of a vanilla network. {} where the
+    checkpoint has no configuration.
     """
-    tree = yaml.safe_load(text or "") or {}
-    theirs, ours = _leaves(tree), _leaves(cfg)
-    both_off = not (cfg.OCTAVE.ENABLE or theirs.get("OCTAVE.ENABLE", False))
+    trained = cfg_of_checkpoint(text)
+    if trained is None:
+        return {}
+    theirs, ours = _effective(trained), _effective(cfg)
     return {
         key: (theirs[key], ours[key])
         for key in sorted(theirs.keys() & ours.keys())
-        if theirs[key] != ours[key] and not (both_off and key.startswith("OCTAVE."))
+        if theirs[key] != ours[key]
     }
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            leaves.update(_leaves(value, f"{prefix}{key}."))
-        else:
-            leaves[prefix + key] = list(value) if isinstance(value, tuple) else value
+def _effective(cfg: CfgNode) -> dict[str, Any]:
+    """The leaves of a tree, without those of the octave that change nothing."""
+    leaves, octave = leaf_values(cfg), cfg.OCTAVE
+    if not (octave.ENABLE and octave.ALPHA):
+        leaves = {key: value for key, value in leaves.items() if not key.startswith("OCTAVE.")}
+        return {**leaves, "OCTAVE.ENABLE": False}
+    if not any(s - 1 in octave.STAGES and s not in octave.STAGES for s in (3, 4, 5)):
+        del leaves["OCTAVE.POOL_STRIDE"]  # no plain stage is behind an octave one
+    elif cfg.MODEL.ARCH == "2d":
+        leaves["OCTAVE.POOL_STRIDE"] = True  # always, in 2D
     return leaves
 
 
@@ -229,11 +234,18 @@ def warn_of_another_network(
 ) -> None:
     """A network may take the weights of another, such as its vanilla twin: say so.
 
+    Without training it is of no use with them.
+
     ``text``: the configuration that the weights come with; ``keys``: what is compared.
     """
     changes = changed_keys(text, cfg)
     if network := {key: pair for key, pair in changes.items() if key.startswith(keys)}:
-        logger.warning("%s was trained as another network: %s", path, _tell(network))
+        logger.warning(
+            "%s was trained as another network: %s. Weights that fit compute something else here "
+            "until they are trained: set the values of the file for the network that it is of",
+            path,
+            _tell(network),
+        )
 
 
 def prepare_folder(folder: Path) -> None:

@@ -92,23 +92,34 @@ def test_a_2d_network_is_inflated(opts, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("theirs", "warning"),
+    ("theirs", "ours", "warning"),
     [
-        ({"ALPHA": 0.25}, None),
-        ({"ALPHA": 0.25, "POOL_STRIDE": True}, None),  # as in our recipes
-        ({"ALPHA": 0.5}, "OCTAVE.ALPHA was 0.5, is 0.25"),
-        ({"ALPHA": 0.25, "STAGES": [2, 3, 4]}, "OCTAVE.STAGES was [2, 3, 4], is [2, 3, 4, 5]"),
+        ({}, {}, None),
+        ({"POOL_STRIDE": True}, {}, None),  # without effect where all stages are octave
+        ({"STAGES": [2, 3, 4]}, {"STAGES": [2, 3, 4], "POOL_STRIDE": True}, None),  # our recipes
+        ({"STAGES": [2, 3, 4]}, {"STAGES": [2, 3, 4]}, "OCTAVE.POOL_STRIDE was True, is False"),
+        ({"ALPHA": 0.5}, {}, "OCTAVE.ALPHA was 0.5, is 0.25"),
+        ({"STAGES": [2, 3, 4]}, {}, "OCTAVE.STAGES was [2, 3, 4], is [2, 3, 4, 5]"),
+        ({"ENABLE": False, "ALPHA": 0.5}, {}, "OCTAVE.ENABLE was False, is True"),
+        ({"ALPHA": 0.5}, {"ENABLE": False}, "OCTAVE.ENABLE was True, is False"),
+        ({"ENABLE": False, "ALPHA": 0.5}, {"ENABLE": False}, None),
     ],
 )
-def test_weights_of_another_split_are_told(opts, tmp_path, caplog, theirs, warning):
-    pairs = [pair for key, value in theirs.items() for pair in (f"OCTAVE.{key}", value)]
-    cfg2d = load_cfg(ROOT / "configs/Synthetic/C2D.yaml", ["OCTAVE.ENABLE", True, *pairs])
-    flat = {k: v.squeeze(2) if v.ndim == 5 else v for k, v in random_state(cfg2d).items()}
+def test_weights_of_another_split_are_told(opts, tmp_path, caplog, theirs, ours, warning):
+    def pairs(octave):
+        return [pair for key, value in octave.items() for pair in (f"OCTAVE.{key}", value)]
+
+    base = {"ENABLE": True, "ALPHA": 0.25, "STAGES": [2, 3, 4, 5]}
+    small = ["RESNET.WIDTH_PER_GROUP", 8, "MODEL.NUM_CLASSES", 8]
+    cfg2d = load_cfg(
+        ROOT / "configs/Synthetic/OCT_RESNET26.yaml", [*small, *pairs({**base, **theirs})]
+    )
     path = tmp_path / "2d.pyth"
-    torch.save({"model_state": flat, "epoch": 0, "cfg": dump(cfg2d)}, path)
+    torch.save({"model_state": random_state(cfg2d), "epoch": 0, "cfg": dump(cfg2d)}, path)
+    inflate = ("TRAIN.CHECKPOINT_FILE_PATH", path, "TRAIN.CHECKPOINT_INFLATE", True)
     with caplog.at_level("WARNING", logger="octvideo"):
-        start(opts("TRAIN.CHECKPOINT_FILE_PATH", path, "TRAIN.CHECKPOINT_INFLATE", True))
-    told = [m for m in caplog.messages if "another network" in m]
+        start(opts(*inflate, "RESNET.DEPTH", 26, *pairs(ours)))
+    told = [m.partition(". Weights")[0] for m in caplog.messages if "another network" in m]
     assert told == ([f"{path} was trained as another network: {warning}"] if warning else [])
 
 
