@@ -2,6 +2,7 @@
 "Drop an Octave")."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,11 @@ from torch import Tensor, nn
 from octvideo.apps.predict import load_views
 from octvideo.apps.views import ViewSettings
 from octvideo.data import VideoError, normalize
-from octvideo.data.pictures import CentreCrop, read_picture
+from octvideo.data.pictures import ENDINGS, CentreCrop, read_picture
 from octvideo.models.image import ImageSpec
 from octvideo.utils.errors import UserError
 from octvideo.utils.files import whole_file
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm")
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 GROUPS = ("high", "low")
 
@@ -110,7 +110,7 @@ def inputs_of(
     if folder is None:
         yield from (x.to(device) for x in _edges(model.spec, is_image, limit, size))
         return
-    endings = PICTURES if is_image else VIDEOS
+    endings = ENDINGS if is_image else VIDEOS
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in endings)[:limit]
     if not files:
         raise UserError(f"{folder} has no files that end in {', '.join(endings)}")
@@ -118,7 +118,8 @@ def inputs_of(
     for file in files:
         try:
             if is_image:
-                x = CentreCrop(size)(read_picture(str(file)))[:, None]  # of one frame
+                crop = replace(settings.centre_crop or CentreCrop(), crop_size=size)
+                x = crop(read_picture(str(file)))[:, None]  # of one frame
             else:
                 x = load_views(file, _with_size(settings, size), fast=True)["video"]
         except VideoError as error:
@@ -128,7 +129,7 @@ def inputs_of(
 
 
 def _with_size(settings: ViewSettings, size: int) -> ViewSettings:
-    return ViewSettings(**{**vars(settings), "crop_size": size})
+    return replace(settings, crop_size=size)
 
 
 def _edges(spec: Any, is_image: bool, count: int, size: int) -> Iterator[Tensor]:

@@ -7,15 +7,18 @@ tell, what its classes are called (``model.class_names``).
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fvcore.common.config import CfgNode
 from torch import nn
 
-from octvideo.apps.identify import alpha_of
+from octvideo.apps.identify import alpha_of, contradictions, options_of
 from octvideo.apps.views import ViewSettings
-from octvideo.config import load_cfg
+from octvideo.config import cfg_of_checkpoint, load_cfg
 from octvideo.data.labels import class_names
+from octvideo.engine.checkpoint import warn_of_another_network
 from octvideo.models import build_model
 from octvideo.models import create_model as create_bare_model
 from octvideo.models.build import IMAGE_MODELS
@@ -24,7 +27,7 @@ from octvideo.weights import CheckpointError, load_into, read_weights
 from octvideo.weights.download import fetch
 from octvideo.weights.inflate import is_2d
 from octvideo.weights.load import HEAD, Weights
-from octvideo.weights.zoo import ZooEntry, list_pretrained, zoo_entry
+from octvideo.weights.zoo import ZooEntry, list_pretrained, zoo_entries, zoo_entry
 
 __all__ = ["create_model", "list_pretrained", "load_trained", "load_zoo"]
 
@@ -46,14 +49,16 @@ def create_model(
         num_classes: width of the last layer; None: that of the weights, or 400 without, of image
             networks 1000. For another number than theirs, the last layer starts from random
             weights, with a warning.
-        octave_alpha: share of low-frequency channels in [0, 1); None: that of the zoo's entry, of
-            the authors' file for an image network, or 0. An octave network takes the weights of
-            the vanilla one (its non-local blocks excepted).
+        octave_alpha: share of low-frequency channels in [0, 1); None: that of the weights, as the
+            zoo's entry, the configuration in a checkpoint or the authors' file tells it, or 0. An
+            octave network takes the weights of the vanilla one (its non-local blocks excepted),
+            to be trained: a warning says so, as with any other contradiction.
         pretrained: one of ``list_pretrained()``, downloaded at its first use, or the path of a
             checkpoint (octvideo, PySlowFast, Caffe2, PyTorchVideo, the paper authors' MXNet files,
             or a 2D ResNet, which a video network inflates). Of a training with EMA, the average
             of the weights, as a test takes it.
-        options: as in ``octvideo.models.create_model``.
+        options: as in ``octvideo.models.create_model``; those that are not given are as in the
+            configuration of the checkpoint.
 
     Raises:
         ValueError: an unknown name, option or value.
@@ -71,23 +76,69 @@ def create_model(
         known = zoo_entry(pretrained)
         weights = _weights_of(known)
         names = class_names(known.class_names) if known.class_names else None
-        if known.model == name:
-            options = {**known.options, **options}
+    cfg = None if known else cfg_of_checkpoint(weights.cfg)
     inflate, theirs = is_2d(weights.state) and name not in IMAGE_MODELS, _num_classes(weights)
     if num_classes is None:
         num_classes = 400 if inflate or not theirs else theirs
-    of_file = known is None and octave_alpha is None and name in IMAGE_MODELS
-    if of_file and (alpha := alpha_of(weights, name, **options)):
-        logger.info("%s is of an octave network: octave_alpha=%g", weights.path, alpha)
-        options["octave_alpha"] = alpha
-    model = create_bare_model(name, num_classes, **options)
+    trained = _trained_options(weights, name, known, cfg, options)
+    model = create_bare_model(name, num_classes, **{**trained, **options})
     is_new = inflate or num_classes != theirs
     logger.info("%s", load_into(model, weights, finetune=is_new, inflate=inflate))
-    if known and not inflate:
-        model.view_settings = ViewSettings.of_entry(known)
+    if not inflate:
+        _set_views(model, name, known, cfg, options)
     if names and len(names) == theirs and not is_new:
         model.class_names = names
     return model
+
+
+def _trained_options(
+    weights: Weights,
+    name: str,
+    known: ZooEntry | None,
+    cfg: CfgNode | None,
+    asked: dict[str, Any],
+) -> dict[str, Any]:
+    """What the network of the weights was trained with; a warning where ``asked`` contradicts."""
+    trained: dict[str, Any] = {}
+    if known is not None and known.model == name:
+        trained = {"octave_alpha": 0.0, **known.options}
+    elif cfg is not None:
+        trained = options_of(cfg, name)
+    elif known is None and name in IMAGE_MODELS and "octave_alpha" not in asked:
+        alpha = alpha_of(weights, name, **asked)
+        trained = {} if alpha is None else {"octave_alpha": alpha}
+    if alpha := trained.get("octave_alpha", 0):
+        logger.info("%s is of an octave network: octave_alpha=%g", weights.path, alpha)
+    if weights.low_channels is None and (text := contradictions(trained, asked)):
+        logger.warning(
+            "%s was trained with %s: another network. Weights that fit compute something else in "
+            "it until they are trained",
+            weights.path,
+            text,
+        )
+    return trained
+
+
+def _set_views(
+    model: nn.Module,
+    name: str,
+    known: ZooEntry | None,
+    cfg: CfgNode | None,
+    asked: dict[str, Any],
+) -> None:
+    """How the network is used, where its weights tell, or their authors."""
+    if known is None and cfg is None and name in IMAGE_MODELS:
+        known = next((e for e in zoo_entries() if e.model == name and e.is_image_network), None)
+    if known is not None:
+        model.view_settings = ViewSettings.of_entry(known)
+    elif cfg is not None:
+        settings = replace(
+            ViewSettings.of_cfg(cfg),
+            backend=ViewSettings.backend,  # the machine that trained it had another, maybe
+            precision=ViewSettings.precision,
+        )
+        clip = {k: asked[k] for k in ("num_frames", "sampling_rate") if k in asked}
+        model.view_settings = replace(settings, **clip)
 
 
 def load_zoo(name: str) -> nn.Module:
@@ -118,6 +169,7 @@ def load_trained(
     cfg = load_cfg(cfg_path, opts)
     weights = read_weights(checkpoint, average=cfg.EMA.ENABLE)
     model = build_model(cfg)
+    warn_of_another_network(weights.path, weights.cfg, cfg)
     load_into(model, weights)
     model.view_settings = ViewSettings.of_cfg(cfg)
     if weights.class_names:

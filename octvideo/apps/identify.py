@@ -1,11 +1,20 @@
-"""Which image network a checkpoint is of: the paper authors' files do not name theirs."""
+"""Which network a checkpoint is of, by its configuration or, where it has none, its layers.
 
+The shapes of the parameters do not tell: an octave network has those of the vanilla one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
+from fvcore.common.config import CfgNode
 
 from octvideo.models import create_model
-from octvideo.models.build import IMAGE_MODELS
+from octvideo.models.build import IMAGE_MODELS, named_spec, spec_of
+from octvideo.models.image import ImageSpec
+from octvideo.models.resnet2d import ResNet2dSpec
+from octvideo.models.spec import OctavePlacement, ResNetSpec
 from octvideo.weights import Weights, compare, low_channels_of
 from octvideo.weights.load import HEAD
 
@@ -43,3 +52,59 @@ def alpha_of(weights: Weights, name: str, **options: Any) -> float | None:
         if low_channels_of(model) == lows:
             return alpha
     return None
+
+
+# What a name of ``create_model`` stands for, and what its weights do not depend on.
+_OF_THE_NAME = {"arch", "depth", "transform", "expansion", "octave", "num_classes"}
+_OF_THE_TRAINING = {"act_checkpoint", "inplace_relu", "zero_init_final_bn", "fc_init_std"}
+# What may be another in use than in training.
+_OF_THE_USE = {"num_frames", "sampling_rate", "crop_size", "dropout_rate", "head_activation"}
+
+
+def options_of(cfg: CfgNode, name: str) -> dict[str, Any]:
+    """What ``create_model(name)`` takes for the network that a checkpoint was trained as.
+
+    ``cfg``: the configuration in the checkpoint, unchecked. {} where its network is not ``name``,
+    nor a ResNet of pictures that ``name``, of videos, can be inflated from.
+    """
+    try:
+        spec, named = spec_of(cfg), named_spec(name)
+    except (ValueError, TypeError, LookupError):  # lists of other lengths, of other projects
+        return {}
+    if isinstance(spec, ResNet2dSpec) and isinstance(named, ResNetSpec):
+        pools = {"pool_stride": True} if spec.is_octave else {}  # as 2D networks do
+        others = {"width_per_group": spec.width, "bn_eps": spec.bn_eps}
+        return {**_octave_options(spec.octave), **pools, **others}
+    if isinstance(named, ImageSpec):
+        is_same = name == cfg.MODEL.MODEL_NAME
+    else:
+        is_same = type(spec) is type(named) and spec.arch == named.arch
+    if not is_same:
+        return {}
+    left_out = _OF_THE_NAME | _OF_THE_TRAINING
+    if isinstance(named, ResNetSpec) and spec.non_local.blocks != named.non_local.blocks:
+        left_out = left_out | {"non_local", "fast_non_local"}
+    taken = {f.name: getattr(spec, f.name) for f in fields(spec) if f.name not in left_out}
+    return {**_octave_options(spec.octave), **taken}
+
+
+def _octave_options(octave: OctavePlacement) -> dict[str, Any]:
+    if not octave.alpha:
+        return {"octave_alpha": 0.0}
+    return {
+        "octave_alpha": octave.alpha,
+        "octave_stages": octave.stages,
+        "channel_divisor": octave.channel_divisor,
+        "octave_pathways": octave.pathways,
+        "nonlocal_mode": octave.nonlocal_mode,
+        "pool_stride": octave.pool_stride,
+        "ablation": octave.ablation,
+    }
+
+
+def contradictions(trained: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """Where a network is asked for otherwise than it was trained, in words; "": nowhere."""
+    keys = [key for key in asked if key in trained and key not in _OF_THE_USE]
+    return ", ".join(
+        f"{key}={trained[key]!r}, not {asked[key]!r}" for key in keys if asked[key] != trained[key]
+    )

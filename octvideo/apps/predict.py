@@ -1,4 +1,4 @@
-"""A model on one video: the likeliest classes, or the features before the last layer."""
+"""A model on one video, an image network on one picture: the likeliest classes, or the features."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,13 +11,16 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from octvideo.apps.hub import load_zoo
 from octvideo.apps.views import ViewSettings
 from octvideo.data import VideoError, normalize
 from octvideo.data.guarded import Watch
+from octvideo.data.imagenet import CentrePictures
 from octvideo.data.kinetics import CentreClips, TestViews, VideoList
 from octvideo.data.labels import class_names as read_class_names
+from octvideo.data.pictures import is_picture
 from octvideo.data.reader import check_backend
 from octvideo.engine.precision import DTYPES, Evaluation
 from octvideo.engine.test import view_batches
@@ -45,10 +48,11 @@ def predict(
     model gives in evaluation: with softmax, a probability.
 
     Args:
-        video: a file.
+        video: a file; of an image network, a picture or a video.
         model: a name of ``list_pretrained()``, or a model of ``create_model``, which is used on
             the device where it is.
-        fast: one view, the centre crop of the clip in the middle, instead of all (10 x 3).
+        fast: one view, the centre crop of the clip in the middle, instead of all (10 x 3). A
+            picture has one view anyway, that of a test on pictures.
         class_names: in label order, "kinetics400", "kinetics600" or a JSON file. Without, those
             that came with the weights; where none did, labels are texts such as "class 17".
         sampling_rate: distance of a clip's frames at 30 a second; None: what the model knows.
@@ -111,7 +115,7 @@ def features_of(
 
 
 def load_views(video: Video, settings: ViewSettings, fast: bool = False) -> dict[str, Any]:
-    """The decoded views of a file, an item of TestViews or (fast) of CentreClips."""
+    """The decoded views of a file, an item of TestViews, (fast) CentreClips or CentrePictures."""
     item = views_of([video], settings, fast)[0]
     if item["bad"]:
         raise VideoError(*item["bad"][0])
@@ -120,17 +124,40 @@ def load_views(video: Video, settings: ViewSettings, fast: bool = False) -> dict
 
 def views_of(
     videos: Sequence[Video], settings: ViewSettings, fast: bool, watch: Watch | None = None
-) -> CentreClips | TestViews:
-    """The views of several files as a data set; unreadable ones are items with ``bad``."""
+) -> "CentreClips | TestViews | _PicturesAndVideos":
+    """The views of several files as a data set; unreadable ones are items with ``bad``.
+
+    Of an image network, a picture has the one view of a test, and a video those of videos.
+    """
     try:
         check_backend(settings.backend)
     except ImportError as error:
         raise UserError(str(error)) from error
     files = VideoList.from_rows((os.fspath(video), 0) for video in videos)
     sampling, size, backend = settings.sampling(), settings.crop_size, settings.backend
-    if fast:
-        return CentreClips(files, sampling, size, backend, watch)
-    return TestViews(files, sampling, settings.num_clips, settings.num_crops, size, backend, watch)
+    watch = watch or Watch()
+    clips: CentreClips | TestViews = CentreClips(files, sampling, size, backend, watch)
+    if not fast:
+        counts = (settings.num_clips, settings.num_crops)
+        clips = TestViews(files, sampling, *counts, size, backend, watch)
+    if settings.centre_crop is None:
+        return clips
+    return _PicturesAndVideos(CentrePictures(files, settings.centre_crop, watch), clips)
+
+
+class _PicturesAndVideos(Dataset):
+    """Each file as what it is."""
+
+    def __init__(self, pictures: CentrePictures, clips: CentreClips | TestViews) -> None:
+        self.pictures, self.clips = pictures, clips
+        self.videos, self.watch = clips.videos, clips.watch
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        has_picture = is_picture(self.videos.path(index))
+        return (self.pictures if has_picture else self.clips)[index]
 
 
 @torch.inference_mode()
@@ -141,8 +168,9 @@ def run_views(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     device = next(model.parameters(), torch.empty(0)).device
-    pixels = (settings.mean, settings.std, settings.reverse_channels)
-    frames = normalize(item["video" if "video" in item else "frames"].to(device), *pixels)
+    frames = item["video" if "video" in item else "frames"].to(device)
+    axis = -3 if frames.ndim == 3 else -4  # of a picture (3, s, s), or of frames
+    frames = normalize(frames, settings.mean, settings.std, settings.reverse_channels, axis)
     if "video" in item:
         batches: Iterator[Tensor] = iter([frames[None]])
     else:

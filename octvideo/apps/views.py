@@ -6,9 +6,14 @@ from typing import Any
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from octvideo.config import has_pictures
+from octvideo.data.pictures import CentreCrop
 from octvideo.data.sampling import ClipSampling
+from octvideo.models.image import ImageSpec
 from octvideo.utils.errors import UserError
 from octvideo.weights.zoo import ZooEntry
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,7 @@ class ViewSettings:
     num_frames frames, sampling_rate frames at target_fps apart, are a clip; the short side is
     resized to crop_size; num_clips clips and num_crops crops (1 or 3) are the views of a video,
     whose scores are joined by ensemble, "sum" (here: the mean) or "max". precision: that of the
-    network, "fp32", "bf16" or "fp16".
+    network, "fp32", "bf16" or "fp16". centre_crop: the one view of a picture, of an image network.
     """
 
     num_frames: int
@@ -34,6 +39,7 @@ class ViewSettings:
     ensemble: str = "sum"
     backend: str = "pyav"
     precision: str = "fp32"
+    centre_crop: CentreCrop | None = None
 
     def sampling(self) -> ClipSampling:
         return ClipSampling(
@@ -56,6 +62,7 @@ class ViewSettings:
             ensemble=cfg.DATA.ENSEMBLE_METHOD,
             backend=cfg.DATA.DECODING_BACKEND,
             precision=cfg.TEST.PRECISION,
+            centre_crop=_centre_crop(cfg),
         )
 
     @classmethod
@@ -68,13 +75,17 @@ class ViewSettings:
             entry.num_crops,
             mean=entry.mean,
             std=entry.std,
+            centre_crop=CentreCrop(entry.crop_size, interpolation=entry.interpolation)
+            if entry.is_image_network
+            else None,
         )
 
     @classmethod
     def of_model(cls, model: nn.Module, sampling_rate: int | None = None) -> "ViewSettings":
         """What a model of octvideo knows of itself; ``sampling_rate`` wins over it.
 
-        A network for crops of 224 is tested with 256, as is the habit; any other with its own.
+        A network for crops of 224 is tested with 256, as is the habit; any other with its own, as
+        are image networks, whose colours are then normalised as is usual for ImageNet.
 
         Raises:
             UserError: not a model of octvideo.
@@ -94,5 +105,16 @@ class ViewSettings:
                 "the distance of the frames of a clip is not known for this model: give it, as "
                 "sampling_rate=8 for an 8x8 network"
             )
+        if isinstance(spec, ImageSpec):
+            return cls(1, 1, spec.crop_size, mean=_IMAGENET_MEAN, std=_IMAGENET_STD,
+                       centre_crop=CentreCrop(spec.crop_size))  # fmt: skip
         side = 256 if spec.crop_size == 224 else spec.crop_size
         return cls(spec.num_frames, sampling_rate, side)
+
+
+def _centre_crop(cfg: CfgNode) -> CentreCrop | None:
+    """The view of a picture in a test."""
+    if not (has_pictures(cfg, "test") or has_pictures(cfg)) or cfg.MODEL.ARCH != "2d":
+        return None
+    data = cfg.DATA
+    return CentreCrop(data.TEST_CROP_SIZE, data.IN_VAL_CROP_RATIO, data.TEST_INTERPOLATION)

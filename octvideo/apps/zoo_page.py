@@ -11,8 +11,9 @@ _HEAD = """# Model zoo
     model = octvideo.create_model("i3d_r50", pretrained="i3d_8x8_r50_k400_pysf")
     octvideo.predict("clip.mp4", model)  # [(label, score), ...]
 
-The same weights run in an octave network, `create_model("i3d_r50", octave_alpha=0.1, pretrained=
-...)`, and start a training for other classes, `num_classes=12`: then the last layer is new.
+The same weights start an octave network, `create_model("i3d_r50", octave_alpha=0.1, pretrained=
+...)`, which has to be trained before it is of use (a warning says so), and a training for other
+classes, `num_classes=12`: then the last layer is new.
 
 A file is downloaded at its first use, to `$OCTVIDEO_CACHE`, else `$FVCORE_CACHE`, else
 `~/.cache/octvideo`, under the path of its address. A download that was cut goes on where it was. On

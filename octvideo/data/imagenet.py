@@ -15,13 +15,12 @@ from torch.utils.data import Dataset
 from octvideo.data.guarded import Watch
 from octvideo.data.kinetics import VideoList, item_of, read_or_replace
 from octvideo.data.labels import class_names_beside
-from octvideo.data.pictures import CentreCrop, PictureTransform, read_picture
+from octvideo.data.pictures import ENDINGS, CentreCrop, PictureTransform, read_picture
 from octvideo.data.video_index import VideoError
 from octvideo.utils.errors import UserError
 
 logger = logging.getLogger("octvideo")
 
-ENDINGS = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".ppm")
 LAYOUT = "train/CLASS/*.JPEG and val/CLASS/*.JPEG"
 
 

@@ -21,7 +21,10 @@ from octvideo.data.video_index import VideoError
 
 # Formats of photographs: the rare ones that Pillow reads too are where its faults are found.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM")
+ENDINGS = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".ppm")
 MAX_PIXELS = 89_478_485  # Pillow's own limit, from which on it speaks of a decompression bomb
+# Besides OSError, Pillow's decoders let these out where a file contradicts itself.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -30,6 +33,19 @@ INTERPOLATIONS = {
 
 class ImageError(VideoError):
     """A picture can not be read. `path` is the file, `reason` what is wrong with it."""
+
+
+def is_picture(path: str) -> bool:
+    """Whether a file is one for `read_picture`, by its name or by how it begins."""
+    if path.lower().endswith(ENDINGS):
+        return True
+    if not os.path.isfile(path):
+        return False
+    try:
+        Image.open(path, formats=FORMATS).close()
+    except _DAMAGED:
+        return False
+    return True
 
 
 def read_picture(path: str) -> Image.Image:
@@ -51,8 +67,7 @@ def read_picture(path: str) -> Image.Image:
             if upright.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut at 255
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
             return upright.convert("RGB")
-    # Besides OSError, Pillow's decoders let these out where a file contradicts itself.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except _DAMAGED as error:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(path, text.replace(path, "file")) from error
 

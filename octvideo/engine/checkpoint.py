@@ -166,10 +166,10 @@ def load_weights(model: torch.nn.Module, state: dict[str, Any], path: Path) -> N
 # A run can not go on with another network or another kind of optimizer.
 _FIXED = ("MODEL.ARCH", "MODEL.MODEL_NAME", "MODEL.NUM_CLASSES", "RESNET.", "OCTAVE.", "SLOWFAST.")
 _FIXED += ("NONLOCAL.", "SOLVER.OPTIMIZING_METHOD", "SOLVER.ZERO_WD_1D_PARAM")
-_NETWORK = tuple(key for key in _FIXED if not key.startswith("SOLVER."))
+_NETWORK = (*(key for key in _FIXED if not key.startswith("SOLVER.")), "BN.EPSILON")
 # What the shapes of the weights do not tell, but a network that starts from them needs alike:
-# which channels are low, and how octave layers compute.
-SPLIT = ("OCTAVE.",)
+# which channels are low, and how layers compute.
+SPLIT = ("OCTAVE.", "BN.EPSILON")
 _WATCHED = ("MODEL.", "SOLVER.", "DATA.", "BN.", "AUG.", "MIXUP.", "EMA.", "TRAIN.BATCH_SIZE")
 _WATCHED += ("TRAIN.PRECISION", "TRAIN.MIXED_PRECISION")
 _WATCHED += ("NUM_GPUS", "NUM_SHARDS", "RNG_SEED")

@@ -99,7 +99,7 @@ def create_model(
     Raises:
         ValueError: an unknown name, option or value; the message lists what is known.
     """
-    spec = _known(name)
+    spec = named_spec(name)
     known = {field.name for field in fields(spec)} - {"octave"}
     if unknown := set(options) - known:
         raise ValueError(
@@ -127,7 +127,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
         UserError: the keys of MODEL, RESNET and OCTAVE do not make a network.
     """
     try:
-        model = _build(_image_spec(cfg) if cfg.MODEL.ARCH == "2d" else _video_spec(cfg))
+        model = _build(spec_of(cfg))
     except ValueError as error:
         raise UserError(f"the model of the configuration can not be built: {error}") from error
     if cfg.BN.NORM_TYPE == "sync_batchnorm":
@@ -135,7 +135,21 @@ def build_model(cfg: CfgNode) -> nn.Module:
     return model
 
 
-def _known(name: str) -> ResNetSpec | ImageSpec:
+def spec_of(cfg: CfgNode) -> ResNetSpec | ImageSpec:
+    """The specification of the model of a configuration.
+
+    Raises:
+        ValueError: the keys of MODEL, RESNET and OCTAVE do not make a network.
+    """
+    return _image_spec(cfg) if cfg.MODEL.ARCH == "2d" else _video_spec(cfg)
+
+
+def named_spec(name: str) -> ResNetSpec | ImageSpec:
+    """The specification that ``create_model`` starts from.
+
+    Raises:
+        ValueError: an unknown name; the message lists what is known.
+    """
     if name not in _MODELS:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(list_models())}")
     return _MODELS[name]

@@ -34,7 +34,8 @@ class ZooEntry:
     sha256 is None where it is not known.
     inflate: the weights are of a 2D network. class_names: what `octvideo.data.labels` knows.
     num_frames, sampling_rate, crop_size, num_clips, num_crops: the views of a test.
-    mean, std: of R, G, B in [0, 1], that inputs are normalised with. top1, top5: percent; origin
+    mean, std: of R, G, B in [0, 1], that inputs are normalised with. interpolation: of the resize
+    of pictures. top1, top5: percent; origin
     says whose they are.
     """
 
@@ -56,6 +57,7 @@ class ZooEntry:
     num_crops: int = 3
     mean: tuple[float, ...] = (0.45, 0.45, 0.45)
     std: tuple[float, ...] = (0.225, 0.225, 0.225)
+    interpolation: str = "bilinear"
     top1: float | None = None
     top5: float | None = None
     origin: str | None = None
@@ -219,7 +221,7 @@ def _authors_networks() -> Iterator[ZooEntry]:
     for file, model, scores in _ABLATION:
         for alpha, (top1, top5) in scores.items():
             address = f"ablation/{file}_alpha-{alpha:.3f}.tar"
-            yield _of_the_authors(address, model, alpha, top1, top5, **old)
+            yield _of_the_authors(address, model, alpha, top1, top5, interpolation="bicubic", **old)
     for file, model, share, top1, top5 in _OTHERS:
         address = f"others/{file}_alpha-{share}.params"
         yield _of_the_authors(address, model, float(share), top1, top5, **usual)

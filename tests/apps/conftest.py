@@ -9,21 +9,9 @@ import torch
 from octvideo.config import load_cfg
 from octvideo.data.synthetic import make_synthetic
 from octvideo.models import build_model
-from support import ROOT
+from support import ROOT, liven
 
 CFG = ROOT / "configs/Synthetic/OCT_I3D.yaml"
-
-
-def liven(model: torch.nn.Module) -> torch.nn.Module:
-    """Random batch-norm statistics and a wide last layer, so that every class has its score."""
-    generator = torch.Generator().manual_seed(5)
-    for name, value in model.state_dict().items():
-        if name.endswith("running_var"):
-            value.uniform_(0.5, 1.5, generator=generator)
-        elif name.endswith("running_mean"):
-            value.normal_(0, 0.2, generator=generator)
-    torch.nn.init.normal_(model.head.projection.weight, std=0.5, generator=generator)
-    return model.eval()
 
 
 @pytest.fixture(scope="session")
