@@ -33,6 +33,7 @@ def test_the_naive_path_reads_the_same_frames(film):
             assert torch.equal(naive, ours)
 
 
+@pytest.mark.slow
 def test_loader_rows(film):
     rows = benchmark_data.benchmark_loader(str(film), clips=2, rounds=1, workers=1)
     found = {(row["file"], row["kind"], row["variant"]): row for row in rows}
@@ -58,6 +59,7 @@ def test_other_pixels_are_not_compared_in_speed(film, monkeypatch):
         benchmark_data.benchmark_loader(str(film), clips=1, rounds=1, workers=0)
 
 
+@pytest.mark.slow
 def test_the_test_command_counts_less_work_for_ours(film):
     command = [sys.executable, str(TOOL), "test", "--video", str(film), "--rounds", "1", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

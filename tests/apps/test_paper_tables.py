@@ -58,6 +58,7 @@ def test_table_1_is_the_formula() -> None:
         assert row["memory"] == pytest.approx(row["paper_memory"], abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_tables_2_to_4() -> None:
     check(run("--table", "2", "3", "4"), (2, 3, 4))

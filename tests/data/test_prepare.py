@@ -287,6 +287,7 @@ def test_files_that_differ_in_their_ending_stay_apart(tmp_path):
 TOOL = [sys.executable, str(ROOT / "tools/prepare_dataset.py")]
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_taken_up_again(tmp_path):
     for index in range(8):
         clip(tmp_path / "v" / "c" / f"{index}.mp4", frames=60, size=(240, 320))

@@ -319,6 +319,7 @@ def test_tool_makes_the_set_once(tmp_path: Path) -> None:
     assert "Traceback" not in other.stderr
 
 
+@pytest.mark.slow
 def test_tool_says_when_the_disk_refuses(tmp_path: Path) -> None:
     words = ["--out", tmp_path, "--train", 4, "--val", 0, "--test", 0, "--workers", 2]
     words += ["--short-side", 32, 32]

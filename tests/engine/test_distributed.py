@@ -198,6 +198,7 @@ def four_steps(rank: int, restart_after: int | None) -> list[Tensor]:
     return [parameter.detach() for parameter in model.parameters()]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_three_processes_add_in_the_same_order_after_a_restart(tmp_path):
     """Of three numbers the order counts, and DistributedDataParallel likes to change it."""

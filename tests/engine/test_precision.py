@@ -80,6 +80,7 @@ def test_losses_are_those_of_fp32(opts, tmp_path, monkeypatch, precision):
     assert scores[precision] == pytest.approx(scores["fp32"], abs=30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [

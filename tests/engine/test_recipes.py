@@ -53,6 +53,7 @@ def assert_same(a: dict, b: dict) -> None:
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_weights_and_average(all_opts, tmp_path):
     """Stopped in a step, in precise batch norm, in validation, in the second epoch."""
     straight = with_opts(all_opts, OUTPUT_DIR=tmp_path / "straight")

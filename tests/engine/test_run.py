@@ -333,7 +333,14 @@ def long_run(tiny_opts, tmp_path):
     return opts, weights_of(load_cfg(CFG, straight))
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "signum",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_run_resumes(long_run, signum):
     opts, expected = long_run
     cfg = load_cfg(CFG, opts)
@@ -367,6 +374,7 @@ def test_workers_do_not_outlive_an_error_nor_keep_the_process(tiny_opts, tmp_pat
     assert "nobody expects this" in run.stderr
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_ends_at_once(long_run):
     opts, _ = long_run
     cfg = load_cfg(CFG, opts)
@@ -381,6 +389,7 @@ def test_a_second_interrupt_ends_at_once(long_run):
     assert b"Stopping after this step" in errors
 
 
+@pytest.mark.slow
 def test_a_lost_terminal_leaves_a_checkpoint(long_run):
     opts, expected = long_run
     cfg = load_cfg(CFG, opts)

@@ -99,6 +99,7 @@ def test_a_stem_keeps_the_output_of_its_convolution_alone(kind):
     assert stem.bn.running_var.ne(1).all()
 
 
+@pytest.mark.slow
 def test_compiled_it_is_the_same_step():
     plain, saving = pair("i3d_r18", num_frames=4, depth=10)
     torch._dynamo.reset()
