@@ -15,6 +15,7 @@ from pathlib import Path
 
 from octvideo.apps.options import at_least, load_model, model_name, model_options
 from octvideo.utils.errors import UserError
+from octvideo.utils.memory import advice_when_out_of_memory
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -77,7 +78,9 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
-        return run(args)
+        advice = f"lower --batch-size, {args.batch_size}, or use --device cpu"
+        with advice_when_out_of_memory("the network", advice):
+            return run(args)
     except KeyboardInterrupt:
         print("interrupted; the same command takes it up again", file=sys.stderr)
         return 130

@@ -13,6 +13,7 @@ import sys
 
 from octvideo.apps.options import at_least, load_model, model_options
 from octvideo.utils.errors import UserError
+from octvideo.utils.memory import advice_when_out_of_memory
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -61,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
-        return run(args)
+        advice = f"lower --batch-size, {args.batch_size}, or use --device cpu"
+        with advice_when_out_of_memory("the network", advice):
+            return run(args)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

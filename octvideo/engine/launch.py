@@ -31,6 +31,7 @@ from octvideo.engine.test import run_test
 from octvideo.engine.train import run_train
 from octvideo.utils import dist
 from octvideo.utils.errors import UserError
+from octvideo.utils.memory import advice_when_out_of_memory
 from octvideo.utils.roll_call import CalledOff, Sheet, WorldError, first_line, roll_call
 from octvideo.utils.signals import exit_status
 from octvideo.utils.world import World, launched_world
@@ -71,9 +72,20 @@ def launch(load: Load, init_method: str | None = None) -> int:
 
 def run(cfg: CfgNode) -> None:
     """What TRAIN.ENABLE and TEST.ENABLE ask for, in this process."""
-    trained = run_train(cfg) if cfg.TRAIN.ENABLE else None
+    trained = None
+    if cfg.TRAIN.ENABLE:
+        advice = (
+            f"lower TRAIN.BATCH_SIZE, {cfg.TRAIN.BATCH_SIZE}, or raise TRAIN.ACCUMULATE_STEPS, or "
+            "set MODEL.ACT_CHECKPOINT True, or TRAIN.PRECISION bf16"
+        )
+        with advice_when_out_of_memory("training", advice):
+            trained = run_train(cfg)
     if cfg.TEST.ENABLE:
-        run_test(cfg, trained)
+        advice = f"lower TEST.BATCH_SIZE, {cfg.TEST.BATCH_SIZE}"
+        with advice_when_out_of_memory("the test", advice):
+            run_test(cfg, trained)
+    if not (cfg.TRAIN.ENABLE or cfg.TEST.ENABLE) and dist.is_main():
+        logger.warning("TRAIN.ENABLE and TEST.ENABLE are both False: there is nothing to do")
 
 
 def _stopped(interruption: Interrupted) -> int:

@@ -1,8 +1,14 @@
 """Memory of this process."""
 
 import ctypes
+import errno
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from octvideo.utils.errors import UserError
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -28,6 +34,25 @@ def return_freed_memory() -> None:
     """Gives what is free at this moment back to the system, where that is possible."""
     if libc := _glibc():
         libc.malloc_trim(0)
+
+
+@contextmanager
+def advice_when_out_of_memory(where: str, advice: str) -> Iterator[None]:
+    """Within it, too little memory (of a GPU or of the machine) is a UserError with advice."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0] or "MemoryError"
+        raise UserError(f"out of memory in {where}: {advice} ({reason})") from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    words = "out of memory|can't allocate memory|_STATUS_ALLOC_FAILED"
+    return isinstance(error, MemoryError) or re.search(words, str(error)) is not None
 
 
 def process_memory() -> dict[str, float]:

@@ -18,7 +18,14 @@ from stopping import StopAfter
 
 from octvideo.config import load_cfg
 from octvideo.data import VideoReader
-from octvideo.engine import CheckpointError, Interrupted, load_checkpoint, run_test, run_train
+from octvideo.engine import (
+    CheckpointError,
+    Interrupted,
+    launch,
+    load_checkpoint,
+    run_test,
+    run_train,
+)
 from octvideo.engine.checkpoint import list_checkpoints, save_checkpoint
 from octvideo.engine.start import start_run
 from octvideo.engine.train import Trainer
@@ -446,3 +453,22 @@ def test_two_files_need_two_folders(tiny_opts):
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert run.returncode == 2
     assert "OUTPUT_DIR of its own" in run.stderr
+
+
+def test_too_little_memory_names_the_key_to_lower(tiny_opts, monkeypatch, caplog):
+    def run_out(*_):
+        torch.empty(2**60, dtype=torch.uint8)
+
+    cfg, module = with_opts(tiny_opts), sys.modules["octvideo.engine.launch"]
+    monkeypatch.setattr(module, "run_train", run_out)
+    assert launch(lambda: [cfg]) == 2
+    assert "out of memory in training: lower TRAIN.BATCH_SIZE, 6" in caplog.text
+    monkeypatch.setattr(module, "run_train", lambda _: None)
+    monkeypatch.setattr(module, "run_test", run_out)
+    assert launch(lambda: [cfg]) == 2
+    assert f"out of memory in the test: lower TEST.BATCH_SIZE, {cfg.TEST.BATCH_SIZE}" in caplog.text
+
+
+def test_a_run_that_has_nothing_to_do_says_so(tiny_opts, caplog):
+    assert launch(lambda: [with_opts(tiny_opts, "TRAIN.ENABLE", False, "TEST.ENABLE", False)]) == 0
+    assert "there is nothing to do" in caplog.text
