@@ -13,7 +13,7 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from octvideo.config.defaults import get_cfg, leaf_values
-from octvideo.config.scope import IGNORED, REFUSED, ignored_name
+from octvideo.config.scope import IGNORED, REFUSED, REPLACED_VALUES, ignored_name
 from octvideo.config.validate import ConfigError, remarks, validate
 from octvideo.config.values import Kind, WrongTypeError, decode, show
 
@@ -78,6 +78,9 @@ def load_cfg(
     if applied.ignored:
         names = ", ".join(sorted(applied.ignored))
         logger.warning("configuration: ignored, as octvideo does not have them: %s", names)
+    for key, value in applied.replaced.items():
+        text = "configuration: %s %s is read as %s, which octvideo has in its place"
+        logger.warning(text, key, value, REPLACED_VALUES[key][value])
     for remark in remarks(cfg):
         logger.warning("configuration: %s", remark)
     cfg.freeze()
@@ -211,6 +214,7 @@ class _Applied:
     origins: dict[str, str] = field(default_factory=dict)  # of each key that was set
     wrong: set[str] = field(default_factory=set)  # known keys with a value of the wrong type
     ignored: set[str] = field(default_factory=set)  # names outside octvideo's scope
+    replaced: dict[str, str] = field(default_factory=dict)  # keys in REPLACED_VALUES
     problems: list[str] = field(default_factory=list)
 
 
@@ -222,7 +226,11 @@ def _apply(cfg: CfgNode, settings: Sequence[Setting]) -> _Applied:
         key, value, origin = setting
         if key in _DEFAULTS:
             try:
-                _assign(cfg, key, Kind.of(key, _DEFAULTS[key]).convert(value))
+                value = Kind.of(key, _DEFAULTS[key]).convert(value)
+                applied.replaced.pop(key, None)  # the last setting of a key counts
+                if (known := REPLACED_VALUES.get(key)) and value in known:
+                    applied.replaced[key], value = value, known[value]
+                _assign(cfg, key, value)
                 applied.origins[key] = origin
             except WrongTypeError:
                 applied.wrong.add(key)

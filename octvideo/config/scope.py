@@ -67,6 +67,15 @@ FOREIGN_VALUES: dict[str, tuple[str, ...]] = {
     "TRAIN.DATASET": _OTHER_DATA,
 }
 
+# Values of known keys that PySlowFast has and for which octvideo has one of its own. They are
+# replaced, with a warning.
+REPLACED_VALUES: dict[str, dict[str, str]] = {
+    "DATA.DECODING_BACKEND": {"torchvision": "pyav"},
+    "MODEL.MODEL_NAME": {"PTVResNet": "ResNet", "PTVSlowFast": "SlowFast"},
+    "TEST.DATASET": {"ptvkinetics": "kinetics"},
+    "TRAIN.DATASET": {"ptvkinetics": "kinetics"},
+}
+
 # Known keys whose feature is planned but missing: the values that work today, and the feature.
 NOT_YET: dict[str, tuple[tuple[Any, ...], str]] = {
     "DATA.DUMMY_LOAD": ((False,), "training on random clips"),

@@ -332,6 +332,25 @@ class TestBadFiles:
 
 
 class TestOutsideTheScope:
+    def test_values_that_octvideo_has_under_another_name(
+        self, write: Write, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = write(
+            "DATA: {DECODING_BACKEND: torchvision}\nTRAIN: {DATASET: ptvkinetics}\n"
+            "MODEL: {ARCH: i3d, MODEL_NAME: PTVResNet}\nTEST: {DATASET: ptvkinetics}\n"
+        )
+        cfg = load_cfg(path, ["DATA.DECODING_BACKEND", "decord"])
+        assert (cfg.TRAIN.DATASET, cfg.TEST.DATASET) == ("kinetics", "kinetics")
+        assert (cfg.MODEL.MODEL_NAME, cfg.DATA.DECODING_BACKEND) == ("ResNet", "decord")
+        told = [record.getMessage() for record in caplog.records]
+        assert len(told) == 3  # of what an option changed again there is nothing to tell
+        assert any("MODEL.MODEL_NAME PTVResNet is read as ResNet" in text for text in told)
+
+    def test_the_decoder_of_torchvision_is_pyav(self, caplog: pytest.LogCaptureFixture) -> None:
+        cfg = load_cfg(opts=["DATA.DECODING_BACKEND", "torchvision"])
+        assert cfg.DATA.DECODING_BACKEND == "pyav"
+        assert "torchvision is read as pyav" in caplog.text
+
     def test_sections_are_ignored_with_one_warning(
         self, write: Write, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -35,7 +35,7 @@ def test_defaults_are_possible() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("DATA.DECODING_BACKEND", "torchvision"),
+        ("DATA.DECODING_BACKEND", "opencv"),
         ("DATA.ENSEMBLE_METHOD", "mean"),
         ("DIST_BACKEND", "mpi"),
         ("MODEL.ARCH", "resnet"),
@@ -48,7 +48,7 @@ def test_defaults_are_possible() -> None:
         ("TEST.NUM_SPATIAL_CROPS", 4),
         ("TRAIN.PRECISION", "fp8"),
         ("TRAIN.CHECKPOINT_TYPE", "onnx"),
-        ("TRAIN.DATASET", "ptvkinetics"),
+        ("TRAIN.DATASET", "ucf101"),
     ],
 )
 def test_choices(key: str, value: Any) -> None:
