@@ -76,6 +76,8 @@ def run(args: argparse.Namespace) -> None:
     for name, count in counts.items():
         file = "bad_videos.csv" if name == "bad" else f"{name}.csv"
         print(f"{count:8} in {args.out / file}")
+    classes = len(plan.names)
+    print(f"{classes:8} classes: DATA.PATH_TO_DATA_DIR {args.out} MODEL.NUM_CLASSES {classes}")
     if not counts["val"]:
         print("val.csv is empty: --val 0.1 takes a tenth of the training videos for it")
 

@@ -252,9 +252,12 @@ def read_split(cfg: CfgNode, split: str) -> VideoList:
             f"({cfg.DATA.PATH_TO_DATA_DIR!r}) must be a folder with train.csv, val.csv and "
             f"test.csv, a line 'path{cfg.DATA.PATH_LABEL_SEPARATOR}label' for each video"
         )
-    videos = read_list(
-        path, cfg.DATA.PATH_LABEL_SEPARATOR, cfg.DATA.PATH_PREFIX, cfg.MODEL.NUM_CLASSES
-    )
+    try:
+        videos = read_list(
+            path, cfg.DATA.PATH_LABEL_SEPARATOR, cfg.DATA.PATH_PREFIX, cfg.MODEL.NUM_CLASSES
+        )
+    except OSError as error:
+        raise UserError(f"the list {path} can not be read: {error.strerror}") from error
     logger.info("%s: %d videos", path, len(videos))
     return videos
 

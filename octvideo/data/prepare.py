@@ -351,6 +351,7 @@ def _write_lists(
     good = [video for video in plan.videos if video.path in facts]
     if not good:
         raise UserError(f"none of the {len(bad)} videos can be used: see {out / 'bad_videos.csv'}")
+    _warn_of_empty_classes(plan.names, {v.label for v in good if v.split == "train"})
     listed = {path: _listed(targets.get(path, path), out) for path in facts}
     lines = dict.fromkeys(SPLITS, "")
     for split in SPLITS:
@@ -371,6 +372,15 @@ def _write_lists(
     names = {name: label for label, name in enumerate(plan.names)}
     write_whole(out / "class_names.json", json.dumps(names, indent=2) + "\n")
     return {**{split: lines[split].count("\n") for split in SPLITS}, "bad": len(bad)}
+
+
+def _warn_of_empty_classes(names: Sequence[str], trained: set[int]) -> None:
+    """Of the classes that a training would not see; a plan without training videos has none."""
+    empty = [name for label, name in enumerate(names) if label not in trained]
+    if trained and empty:
+        shown = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+        text = "Of %d of the %d classes there are no training videos: %s"
+        logger.warning(text, len(empty), len(names), shown)
 
 
 def _listed(path: str, out: Path) -> str:

@@ -10,13 +10,18 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Gives a hidden name beside ``path`` to write to; it becomes ``path`` if no error comes.
 
     The hidden name depends on ``path`` alone, so that what a killed process left behind is
-    overwritten by the next attempt. The folder is made where it is missing.
+    overwritten by the next attempt. The folder is made where it is missing. An OSError that names
+    no file, as of a full disk, names ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
         yield part
         part.replace(path)
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 

@@ -325,6 +325,15 @@ def test_workers_live_through_signals_of_others(folder):
         assert worker.exitcode == 0
 
 
+def test_a_list_that_can_not_be_read_is_named(folder, monkeypatch):
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("octvideo.data.loader.read_list", denied)  # to root nothing is denied
+    with pytest.raises(UserError, match=r"list .*val.csv can not be read: Permission denied"):
+        build_val_loader(config(folder))
+
+
 def test_a_backend_that_is_not_installed_is_told_before_any_worker_starts(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "decord", None)
     (tmp_path / "train.csv").write_text("a.mp4 0\n")

@@ -1,6 +1,7 @@
 """Lists and files made by tools/prepare_dataset.py."""
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -74,6 +75,16 @@ def test_tree_to_lists(tree, tmp_path):
     assert facts["2.mp4"]["frames"] == "22"
     assert (facts["2.mp4"]["height"], facts["2.mp4"]["width"]) == ("48", "64")
     assert float(facts["2.mp4"]["fps"]) == 25
+
+
+def test_a_full_disk_is_told_with_the_file(tree, tmp_path, monkeypatch):
+    def full(self, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*bad_videos.csv'"):
+        prepare(plan_of_tree(tree), tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_given_splits(tmp_path):
@@ -321,6 +332,8 @@ def test_the_tool_on_good_and_bad_files(shared, tmp_path):
     assert bad == {path.name for path in (shared / "videos/bad").iterdir()}
     assert len(read_list(tmp_path / "out" / "train.csv")) == 12
     assert f"{len(bad)} in {tmp_path / 'out' / 'bad_videos.csv'}" in done.stdout
+    assert f"DATA.PATH_TO_DATA_DIR {tmp_path / 'out'} MODEL.NUM_CLASSES 2" in done.stdout
+    assert "Of 1 of the 2 classes there are no training videos: bad" in done.stderr
 
 
 @pytest.mark.parametrize(
