@@ -25,9 +25,11 @@ def distribute(model: nn.Module) -> nn.Module:
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers"  # from torch 2.13 on
     options = {name if name in known else "broadcast_buffers": False}
-    # Else the second step adds in another order than the first, and a run that goes on from a
-    # checkpoint, for which it is the first, is not bit for bit the one that was never stopped.
-    options["find_unused_parameters"] = all(p.device.type == "cpu" for p in model.parameters())
+    # None are unused, as torch warns. But else it orders the gradients anew after the first step: a
+    # run that goes on from a checkpoint, whose first step comes later, would add those of three
+    # processes in another order and not be bit for bit the one that was never stopped.
+    on_cpu = all(p.device.type == "cpu" for p in model.parameters())
+    options["find_unused_parameters"] = on_cpu and world_size() > 2
     return DistributedDataParallel(model, gradient_as_bucket_view=True, **options)
 
 

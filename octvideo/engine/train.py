@@ -196,6 +196,8 @@ class Trainer:
         for batch in self.train_loader:
             self.bad_videos.add(batch)
             found = len(batch["label"])
+            # A word of its own beside that of the check after each step, which comes before the
+            # wait for data: a run that is asked to stop may have no time for that.
             if largest(not found):
                 self.bad_videos.share()
                 raise UserError("no video of a batch could be read, nor any in their place")
