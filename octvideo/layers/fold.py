@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from octvideo.layers.max_pool import max_pool2d
+
 enabled = True
 
 
@@ -110,13 +112,13 @@ def max_pool3d(
     """``F.max_pool3d``: (N, C, T, H, W) -> (N, C, T', H', W'). In 2D where only space is pooled."""
     stride = stride or kernel
     if enabled and (kernel[0], stride[0], padding[0]) == (1, 1, 0):
-        return per_channel(lambda y: F.max_pool2d(y, kernel[1:], stride[1:], padding[1:]), x)
+        return per_channel(lambda y: max_pool2d(y, kernel[1:], stride[1:], padding[1:]), x)
     if enabled and (kernel[1:], stride[1:], padding[1:]) == ((1, 1), (1, 1), (0, 0)):
         rows, options = (
             channels_last(x).flatten(3),
             ((kernel[0], 1), (stride[0], 1), (padding[0], 0)),
         )
-        return F.max_pool2d(rows, *options).unflatten(3, x.shape[3:])
+        return max_pool2d(rows, *options).unflatten(3, x.shape[3:])
     return F.max_pool3d(x, kernel, stride, padding)
 
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octvideo.layers import Channels, OctBatchNorm2d, OctConv2d, Value, per_frequency, pool
+from octvideo.layers.max_pool import max_pool2d
 from octvideo.layers.octave_ablation import ablate
 from octvideo.models.image import ImageHead, ImageSpec, images_of, init_image_weights
 
@@ -100,7 +101,8 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, C, H/4, W/4)."""
-        return F.max_pool2d(F.relu_(self.bn(self.conv(x))), 3, 2, 1)
+        x = max_pool2d(self.bn(self.conv(x)), (3, 3), (2, 2), (1, 1))
+        return F.relu_(x)  # after the pool it does the same to a quarter of the values
 
 
 class DenseLayer(nn.Module):
