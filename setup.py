@@ -19,7 +19,7 @@ setup(
     description="Octave Convolution for video action recognition in PyTorch",
     license="Apache-2.0",
     packages=find_packages(include=["octvideo", "octvideo.*"]),
-    package_data={"octvideo.data": ["class_names/*.json"]},
+    package_data={"octvideo": ["py.typed"], "octvideo.data": ["class_names/*.json"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.4,!=2.9.*",  # 2.9 runs Conv3d under autocast about four times slower

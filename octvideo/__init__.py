@@ -5,7 +5,13 @@ and needs no optional package.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from octvideo.apps.hub import create_model
+    from octvideo.apps.predict import extract_features, predict
+    from octvideo.models import list_models, optimize_for_inference
+    from octvideo.weights.zoo import list_pretrained
 
 __version__ = "0.1.0"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import octvideo
 from support import ROOT
 
 PACKAGE = ROOT / "octvideo"
@@ -157,3 +158,17 @@ def test_imports_are_found(source: str, package: str, rooms: set[str]) -> None:
 )
 def test_module_level_imports_are_found(source: str, found: bool) -> None:
     assert ("cv2" in imported(at_module_level(ast.parse(source)), "octvideo")) is found
+
+
+def test_type_checkers_know_the_public_names() -> None:
+    """What is imported when it is first used, a type checker reads where it is said to be."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    told = {
+        (alias.name, node.module)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert told == set(octvideo._PUBLIC.items())
+    assert (PACKAGE / "py.typed").exists()
