@@ -113,10 +113,8 @@ def _add_upsampled(x: Tensor | None, low: Tensor, size: torch.Size) -> Tensor:
         return upsample(low, size)
     if size[0] % 2 or size[1] % 2:
         return x.add_(upsample(low, size))
-    n, c, h, w = low.shape  # each pixel of low is added to 2x2 of x
-    x.permute(0, 2, 3, 1).view(n * h, 2, w, 2, c).add_(
-        low.permute(0, 2, 3, 1).reshape(n * h, 1, w, 1, c)
-    )
+    h, w = low.shape[2:]  # each pixel of low is added to 2x2 of x
+    x.unflatten(3, (w, 2)).unflatten(2, (h, 2)).add_(low[:, :, :, None, :, None])
     return x
 
 

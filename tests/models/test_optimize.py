@@ -209,5 +209,14 @@ def test_export_with_any_batch_size() -> None:
         torch.testing.assert_close(exported(five), model(five))
 
 
+def test_an_optimized_model_is_exported() -> None:
+    """Of one clip, whose memory is in channels-last and in plain order at once."""
+    model = optimize_for_inference(small("i3d_r18", 0.25, (2, 3, 4)))
+    x = clip_of(model, (64, 64))[:1]
+    with torch.no_grad():
+        exported = torch.export.export(model, (x,)).module()
+        torch.testing.assert_close(exported(x), model(x))
+
+
 def test_is_public() -> None:
     assert octvideo.optimize_for_inference is optimize_for_inference
