@@ -17,6 +17,7 @@ from octvideo.utils.dist import local_rank, on_all, on_main, rank
 from octvideo.utils.errors import UserError
 from octvideo.utils.files import write_whole
 from octvideo.utils.log import environment_report, setup_logging
+from octvideo.weights.download import is_address
 
 logger = logging.getLogger("octvideo")
 
@@ -40,7 +41,8 @@ def check_run(cfg: CfgNode) -> None:
     for section in (name for name in ("TRAIN", "TEST") if cfg[name].ENABLE):
         path = cfg[section].CHECKPOINT_FILE_PATH
         is_made_here = cfg.TRAIN.ENABLE and Path(cfg.OUTPUT_DIR) in Path(path).parents
-        if path and not is_made_here and not Path(path).is_file():
+        is_here = is_address(path) or Path(path).is_file()  # a download comes when it is read
+        if path and not is_made_here and not is_here:
             raise UserError(f"{section}.CHECKPOINT_FILE_PATH: there is no file {path}")
     results = Path(cfg.OUTPUT_DIR) / cfg.TEST.SAVE_RESULTS_PATH
     if cfg.TEST.ENABLE and cfg.TEST.SAVE_RESULTS_PATH and results.is_dir():

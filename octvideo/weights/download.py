@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import unquote, urlparse
 
 from iopath.common.file_io import HTTPURLHandler, PathManager, file_lock
@@ -50,6 +50,11 @@ def cached_path(address: str, folder: Path | None = None) -> Path:
     return (folder or cache_folder()).joinpath(*parts)
 
 
+def is_address(path: Path | str) -> TypeGuard[str]:
+    """Whether it names a file on the web."""
+    return isinstance(path, str) and "://" in path
+
+
 def fetch(address: str, sha256: str | None = None, folder: Path | None = None) -> Path:
     """The local file of an address (http, https, or a path): from the cache, or downloaded to it.
 
@@ -61,7 +66,7 @@ def fetch(address: str, sha256: str | None = None, folder: Path | None = None) -
         CheckpointError: the file is another one than meant.
         OSError: the cache can not be written.
     """
-    if "://" not in address:
+    if not is_address(address):
         path = Path(address).expanduser()
         if not path.is_file():
             raise DownloadError(f"there is no file {path}")

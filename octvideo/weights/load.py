@@ -10,6 +10,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from octvideo.layers import OctBatchNorm2d, OctBatchNorm3d
+from octvideo.weights.download import fetch, is_address
 from octvideo.weights.files import CheckpointError, file_format
 from octvideo.weights.inflate import inflate as inflate_kernels
 from octvideo.weights.inflate import is_2d, is_resnet2d, resnet2d_names
@@ -104,6 +105,7 @@ def read_weights(
     """Reads a checkpoint of any known kind; nothing in it is run.
 
     Args:
+        path: a file, or the address of one (http, https), which is downloaded once.
         kind: one of ``KINDS``; "auto" recognises the file, another makes sure of it ("pytorch":
             any of ``TORCH_KINDS``).
         clear_names: texts that are removed, at their first occurrence, from the names in a file
@@ -112,10 +114,11 @@ def read_weights(
 
     Raises:
         CheckpointError: the file is damaged, hostile, or of another kind; the message names it.
+        DownloadError: the file can not be had.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind of checkpoint {kind!r}; known: {', '.join(KINDS)}")
-    path = Path(path)
+    path = fetch(path) if is_address(path) else Path(path)
     form = file_format(path)
     if form in _FORMS:
         _check_kind(path, _FORMS[form], kind)

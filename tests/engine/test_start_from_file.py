@@ -2,6 +2,9 @@
 
 import json
 import pickle
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import torch
 
 from octvideo.config import dump, load_cfg
 from octvideo.engine import CheckpointError, run_test, run_train, save_checkpoint
+from octvideo.engine.start import check_run
 from octvideo.engine.train import Trainer
 from octvideo.models import build_model
 from support import ROOT
@@ -29,6 +33,11 @@ def random_state(cfg, seed=5):
     return {
         k: v + 0.1 if v.is_floating_point() else v for k, v in build_model(cfg).state_dict().items()
     }
+
+
+def save_state(state, path):
+    path.parent.mkdir()
+    torch.save({"model_state": state}, path)
 
 
 def assert_same(model, state, but="none"):
@@ -61,6 +70,25 @@ def test_training_from_a_caffe2_file(opts, caffe2_file):
         CheckpointError, match=r"I3D\.pkl is a file of kind caffe2.*CHECKPOINT_TYPE"
     ):
         start(opts("TRAIN.CHECKPOINT_FILE_PATH", path))
+
+
+def test_training_from_an_address(opts, tmp_path, monkeypatch):
+    """As configurations of PySlowFast name the files of its zoo. To check a run fetches nothing."""
+    state = random_state(opts())
+    save_state(state, tmp_path / "zoo" / "weights.pyth")
+    monkeypatch.setenv("OCTVIDEO_CACHE", str(tmp_path / "cache"))
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,)).start()
+        address = f"http://127.0.0.1:{server.server_port}/zoo/weights.pyth"
+        cfg = opts("TRAIN.CHECKPOINT_FILE_PATH", address)
+        try:
+            check_run(cfg)
+            assert not (tmp_path / "cache").exists()
+            assert_same(start(cfg).model, state)
+        finally:
+            server.shutdown()
+    assert_same(start(cfg).model, state)  # from the cache
 
 
 def test_testing_a_caffe2_file(opts, caffe2_file, tmp_path):
