@@ -310,12 +310,12 @@ def test_workers_live_through_signals_of_others(folder):
     """As a terminal and SLURM send them, to every process; the main one still needs its workers."""
     loader = build_train_loader(config(folder, workers=2))
     batches = iter(loader)
-    next(batches)
+    next(batches), next(batches)  # of both workers
     workers = loader._loader._iterator._workers
     pids = [str(worker.pid) for worker in workers]
     for name in ("INT", "TERM", "HUP", "USR1"):
         subprocess.run(["/bin/kill", f"-{name}", *pids], check=True)
-    assert len(list(batches)) == 2
+    assert len(list(batches)) == 1
     loader.sampler.set_epoch(1)
     assert len(list(loader)) == 3
     assert [str(worker.pid) for worker in loader._loader._iterator._workers] == pids

@@ -8,7 +8,7 @@ import torch
 from stopping import StopAfter
 from torch import nn
 
-from octvideo.config import load_cfg
+from octvideo.config import dump, load_cfg
 from octvideo.engine import load_checkpoint, run_test, run_train, save_checkpoint
 from octvideo.engine.averaging import has_finite_statistics, update_bn_statistics
 from octvideo.engine.checkpoint import list_checkpoints
@@ -147,7 +147,7 @@ def test_a_checkpoint_of_pyslowfast_brings_its_scale(opts):
         "epoch": 0,
         "model_state": trainer.model.state_dict(),
         "optimizer_state": trainer.optimizer.state_dict(),
-        "cfg": "TRAIN:\n  MIXED_PRECISION: true\n",
+        "cfg": dump(cfg),
         "scaler_state": {**scaler, "_growth_tracker": 7},
     }
     path = Path(cfg.OUTPUT_DIR) / "checkpoints/checkpoint_epoch_00001.pyth"
