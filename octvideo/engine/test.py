@@ -178,8 +178,9 @@ def report(
     """Logs accuracies over the videos that could be scored, then writes the result files."""
     num_scored = int(table.scored.sum())
     missing = [path for path, scored in zip(paths, table.scored, strict=True) if not scored]
+    kind = "pictures" if has_pictures(cfg, "test") else "videos"
     if not num_scored:
-        raise UserError(f"none of the {len(paths)} videos of test.csv could be read")
+        raise UserError(f"none of the {len(paths)} {kind} of the test could be read")
     scores = table.ensemble(cfg.DATA.ENSEMBLE_METHOD)[table.scored]
     labels = table.labels[table.scored]
     top1, top5 = top_k_correct(torch.from_numpy(scores), torch.from_numpy(labels)).tolist()
@@ -193,11 +194,13 @@ def report(
     }
     log_json_stats({**stats, **memory_stats(device)}, Path(cfg.OUTPUT_DIR))
     logger.info(
-        "%d views: top-1 %.2f %%, top-5 %.2f %% of %d videos%s",
+        "%d view%s: top-1 %.2f %%, top-5 %.2f %% of %d %s%s",
         stats["num_views"],
+        "s" if stats["num_views"] > 1 else "",
         stats["top1_acc"],
         stats["top5_acc"],
         num_scored,
+        kind,
         f"; {len(missing)} missing" if missing else "",
     )
     matrix = confusion_matrix(labels, scores.argmax(axis=1), cfg.MODEL.NUM_CLASSES)
