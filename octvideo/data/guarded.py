@@ -102,10 +102,10 @@ class VideoLoader:
     forked, at once and sharing the list of videos with the main process (they never touch CUDA,
     which a fork would break).
 
-    Where one has ended, all are started anew and go on at the
-    batch that was due, so that nothing is lost or comes twice: a sample depends on its key alone.
-    The video that the worker was reading gets a second chance, as the system may have ended the
-    process for reasons of its own (memory, say). The second time the video counts as unreadable.
+    Where one has ended, all are started anew and go on at the batch that was due, so that nothing
+    is lost or comes twice: a sample depends on its key alone. The video that the worker was reading
+    gets a second chance, as the system may have ended the process for reasons of its own (memory,
+    say). The second time the video counts as unreadable.
 
     Without workers there is no such protection: what ends a decoder ends the run.
 
