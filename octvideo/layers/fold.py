@@ -9,6 +9,10 @@ each in channels-last memory again, and both for what acts on channels alone. Th
 a library are better looked after than its 3D ones: on one thread of a CPU, torch's Conv3d leaves
 oneDNN for most layers of an I3D. A video in other memory is brought into channels-last memory.
 
+Views are made with the channels as the last axis: else an axis of size 1, as a batch of one clip,
+gets a stride by which torch's operations take the memory for another (a max pool in time of one
+clip took 28 times as long).
+
 ``enabled = False`` turns all of it off: then these are torch's 3D operations.
 """
 
@@ -42,12 +46,17 @@ def channels_last(x: Tensor) -> Tensor:
 
 def frames(x: Tensor) -> Tensor:
     """(N, C, T, H, W) -> (N * T, C, H, W), in channels-last memory."""
-    return channels_last(x).transpose(1, 2).flatten(0, 1)
+    return channels_last(x).permute(0, 2, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def rows(x: Tensor) -> Tensor:
+    """(N, C, T, H, W) -> (N, C, T, H * W), in channels-last memory."""
+    return channels_last(x).permute(0, 2, 3, 4, 1).flatten(2, 3).permute(0, 3, 1, 2)
 
 
 def video(x: Tensor, batch: int) -> Tensor:
     """The inverse of `frames`: (N * T, C, H, W) -> (N, C, T, H, W)."""
-    return x.unflatten(0, (batch, -1)).transpose(1, 2)
+    return x.permute(0, 2, 3, 1).unflatten(0, (batch, -1)).permute(0, 4, 1, 2, 3)
 
 
 def per_channel(fn: Callable[..., Tensor], *xs: Tensor) -> Tensor:
@@ -87,9 +96,7 @@ def conv3d(
         x = x if stride[1:] == (1, 1) else x[..., :: stride[1], :: stride[2]]
         kernel = weight.squeeze(-1)
         options = ((stride[0], 1), (padding[0], 0), (dilation[0], 1), groups)
-        return F.conv2d(channels_last(x).flatten(3), kernel, bias, *options).unflatten(
-            3, x.shape[3:]
-        )
+        return F.conv2d(rows(x), kernel, bias, *options).unflatten(3, x.shape[3:])
     return F.conv3d(channels_last(x), weight, bias, stride, padding, dilation, groups)
 
 
@@ -114,12 +121,20 @@ def max_pool3d(
     if enabled and (kernel[0], stride[0], padding[0]) == (1, 1, 0):
         return per_channel(lambda y: max_pool2d(y, kernel[1:], stride[1:], padding[1:]), x)
     if enabled and (kernel[1:], stride[1:], padding[1:]) == ((1, 1), (1, 1), (0, 0)):
-        rows, options = (
-            channels_last(x).flatten(3),
-            ((kernel[0], 1), (stride[0], 1), (padding[0], 0)),
-        )
-        return max_pool2d(rows, *options).unflatten(3, x.shape[3:])
+        options = ((kernel[0], 1), (stride[0], 1), (padding[0], 0))
+        return max_pool2d(rows(x), *options).unflatten(3, x.shape[3:])
     return F.max_pool3d(x, kernel, stride, padding)
+
+
+def avg_pool3d(x: Tensor, kernel: tuple[int, int, int]) -> Tensor:
+    """``F.avg_pool3d`` with stride 1, to rounding: (N, C, T, H, W) -> (N, C, T', H', W').
+
+    In 2D, over space and then over time.
+    """
+    if not enabled:
+        return F.avg_pool3d(x, kernel, 1)
+    y = per_channel(lambda y: F.avg_pool2d(y, kernel[1:], 1), x)
+    return F.avg_pool2d(rows(y), (kernel[0], 1), 1).unflatten(3, y.shape[3:])
 
 
 class Conv3d(nn.Conv3d):

@@ -253,7 +253,7 @@ class Head(nn.Module):
     def _pool(x: Tensor, window: tuple[int, int, int]) -> Tensor:
         """A map smaller than the window is averaged whole; in float32, as CPUs have no other."""
         t, h, w = (min(n, size) for n, size in zip(window, x.shape[2:], strict=True))
-        return F.avg_pool3d(x.to(torch.promote_types(x.dtype, torch.float32)), (t, h, w), stride=1)
+        return fold.avg_pool3d(x.to(torch.promote_types(x.dtype, torch.float32)), (t, h, w))
 
 
 @torch.no_grad()

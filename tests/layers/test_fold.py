@@ -65,6 +65,20 @@ def test_max_pool3d(kernel: tuple, stride: tuple | None, padding: tuple, layout)
     assert torch.equal(fold.max_pool3d(x, kernel, stride, padding), want)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("kernel", [(5, 6, 7), (2, 3, 4), (1, 6, 7), (5, 1, 1)])
+def test_avg_pool3d(kernel: tuple[int, int, int], layout: torch.memory_format) -> None:
+    results = []
+    for fn in (lambda x: F.avg_pool3d(x, kernel, 1), lambda x: fold.avg_pool3d(x, kernel)):
+        torch.manual_seed(0)
+        x = clip().contiguous(memory_format=layout).requires_grad_()
+        y = fn(x)
+        y.square().sum().backward()
+        results.append((y, x.grad))
+    for want, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, want)
+
+
 def test_a_video_in_channels_last_memory_is_not_copied() -> None:
     x = clip().contiguous(memory_format=torch.channels_last_3d)
     frames = fold.frames(x)
@@ -74,6 +88,18 @@ def test_a_video_in_channels_last_memory_is_not_copied() -> None:
     video = fold.video(frames, batch=2)
     assert video.data_ptr() == x.data_ptr()
     assert torch.equal(video, x)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("frames", [1, 4])
+def test_axes_of_size_1_have_the_strides_of_channels_last_memory(batch: int, frames: int) -> None:
+    """As torch decides by the strides which of its algorithms it takes."""
+    x = torch.randn(batch, 6, frames, 4, 3).contiguous(memory_format=torch.channels_last_3d)
+    for view in (fold.frames(x), fold.rows(x)):
+        assert view.data_ptr() == x.data_ptr()
+        want = torch.empty(view.shape).contiguous(memory_format=torch.channels_last)
+        assert view.stride() == want.stride()
+    assert fold.video(fold.frames(x), batch).stride() == x.stride()
 
 
 @pytest.mark.parametrize("conv", list(CONVS)[:10])
