@@ -66,6 +66,11 @@ def create_model(
     """
     if octave_alpha is not None:
         options["octave_alpha"] = octave_alpha
+    if name in {entry.name for entry in zoo_entries()}:
+        raise UserError(
+            f"{name} names weights of the zoo, not a network: "
+            f"create_model({zoo_entry(name).model!r}, pretrained={name!r})"
+        )
     if pretrained is None:
         return create_bare_model(name, num_classes, **options)
     pretrained = str(pretrained)
@@ -181,7 +186,7 @@ def _weights_of(entry: ZooEntry) -> Weights:
     if not entry.address:
         raise UserError(
             f"{entry.name} has no weights yet: train it with configs/{entry.config}.yaml, or "
-            f"choose one of {', '.join(list_pretrained())}"
+            "choose one of octvideo.list_pretrained()"
         )
     path = fetch(entry.address, entry.sha256)
     try:

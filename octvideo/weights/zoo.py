@@ -3,6 +3,7 @@
 MODEL_ZOO.md is written from this table (``python tools/model_zoo.py``).
 """
 
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -287,11 +288,13 @@ def zoo_entry(name: str) -> ZooEntry:
     """The entry of a name.
 
     Raises:
-        UserError: there is none; the message lists those that have weights.
+        UserError: there is none; the message has the nearest names.
     """
     if name not in _BY_NAME:
+        near = difflib.get_close_matches(name.lower(), list_pretrained(), cutoff=0.5)
+        guess = f"; did you mean {' or '.join(near)}?" if near else "."
         raise UserError(
-            f"the zoo has no {name!r}, and there is no file of that name; it has weights "
-            f"for {', '.join(list_pretrained())}"
+            f"the zoo has no {name!r}, and there is no file of that name{guess} "
+            "octvideo.list_pretrained() and MODEL_ZOO.md have all names"
         )
     return _BY_NAME[name]

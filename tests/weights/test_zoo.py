@@ -224,10 +224,27 @@ def test_weights_of_a_file(tmp_path):
     assert model.class_names == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("name", ["oct_i3d_8x8_k400", "i3d_8x8_r50", "file.pyth"])
-def test_nothing_to_load(name):
-    with pytest.raises(UserError, match="i3d_8x8_r50_k400_pysf"):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "oct_i3d_8x8_k400",
+            r"Kinetics/OCT_I3D_8x8.yaml, .* octvideo.list_pretrained\(\)$",
+        ),
+        ("I3D_8x8_R50_k400_pyfs", r"did you mean i3d_8x8_r50_k400_pysf or .*list_pretrained\(\)"),
+        ("file.pyth", r"no file of that name\. octvideo.list_pretrained\(\) and"),
+    ],
+)
+def test_nothing_to_load(name, message):
+    with pytest.raises(UserError, match=message) as caught:
         octvideo.create_model("i3d_r50", pretrained=name)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_name_of_weights_is_no_name_of_a_network():
+    name = "i3d_8x8_r50_k400_pysf"
+    with pytest.raises(UserError, match=rf"create_model\('i3d_r50', pretrained='{name}'\)"):
+        octvideo.create_model(name)
 
 
 def test_a_path_that_is_no_file(tmp_path):
