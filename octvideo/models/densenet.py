@@ -22,6 +22,7 @@ from octvideo.layers import Channels, OctBatchNorm2d, OctConv2d, Value, per_freq
 from octvideo.layers.max_pool import max_pool2d
 from octvideo.layers.octave_ablation import ablate
 from octvideo.models.image import ImageHead, ImageSpec, images_of, init_image_weights
+from octvideo.models.spec import check_counts
 
 LAYERS = {121: (6, 12, 24, 16)}
 STAGES = (2, 3, 4, 5)
@@ -47,9 +48,7 @@ class DenseNetSpec(ImageSpec):
         if self.depth not in LAYERS:
             known = ", ".join(map(str, LAYERS))
             raise ValueError(f"no DenseNet of depth {self.depth}; depths: {known}")
-        for name in ("width", "growth", "bottleneck"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_counts(self, "width", "growth", "bottleneck")
 
 
 DENSENETS = {"densenet121": DenseNetSpec()}

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo.layers import OctConv2d, Value, merge
 from octvideo.models.blocks import HEAD_ACTIVATIONS
-from octvideo.models.spec import OctavePlacement
+from octvideo.models.spec import OctavePlacement, check_counts
 
 AUTHORS_STAGES = OctavePlacement(stages=(2, 3, 4))
 
@@ -36,9 +36,7 @@ class ImageSpec:
     sampling_rate = 1
 
     def __post_init__(self) -> None:
-        for name in ("num_classes", "crop_size", "input_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_counts(self, "num_classes", "crop_size", "input_channels")
 
     @property
     def is_octave(self) -> bool:

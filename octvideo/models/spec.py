@@ -14,6 +14,8 @@ al., "SlowFast Networks for Video Recognition", table 1).
 
 from dataclasses import dataclass
 from itertools import cycle, islice
+from numbers import Integral
+from typing import Any
 
 from octvideo.layers import Channels, split_channels
 from octvideo.layers.non_local import INSTANTIATIONS, OCTAVE_MODES
@@ -38,6 +40,14 @@ BLOCKS_PER_STAGE = {
     },
     "basic_transform": {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)},
 }
+
+
+def check_counts(spec: Any, *names: str) -> None:
+    """Raises a ValueError unless these fields are whole numbers from 1 on."""
+    for name in names:
+        value = getattr(spec, name)
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -151,9 +161,9 @@ class ResNetSpec:
         if self.depth not in depths:
             known = ", ".join(map(str, depths))
             raise ValueError(f"{self.transform} has no depth {self.depth}; depths: {known}")
-        for name in ("num_classes", "num_frames", "crop_size", "input_channels", "width_per_group"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_counts(
+            self, "num_classes", "num_frames", "crop_size", "input_channels", "width_per_group"
+        )
         for name in ("spatial_strides", "spatial_dilations", "num_block_temp_kernel"):
             values = getattr(self, name)
             if values is not None and len(values) != 4:
