@@ -47,13 +47,27 @@ class VideoResNet(nn.Module):
         """Clips (N, 3, T, H, W), or PySlowFast's list of one for each pathway -> (N, num_classes).
 
         Logits in training, probabilities in evaluation (``head_activation``).
+
+        Raises:
+            ValueError: other shapes, or numbers that are no floats.
         """
+        for clips in [x] if isinstance(x, Tensor) else x:
+            self._check(clips)
         xs = self.s1(self._inputs(x))
         for stage in STAGES:
             xs = self.get_submodule(f"s{stage}")(self._fuse(stage - 1, xs))
             if stage == 2:
                 xs = self._pool_time(xs)
         return self.head(xs)
+
+    def _check(self, clips: Tensor) -> None:
+        channels = self.spec.input_channels
+        if clips.ndim != 5 or clips.shape[1] != channels or not clips.is_floating_point():
+            raise ValueError(
+                f"a video network takes float clips (N, {channels}, T, H, W), got {clips.dtype} "
+                f"{tuple(clips.shape)}: of one clip make clip[None], and normalise pixels "
+                "(octvideo.data.normalize)"
+            )
 
     def _inputs(self, x: Tensor | Sequence[Tensor]) -> list[Tensor]:
         """The clips of each pathway."""

@@ -476,6 +476,24 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
         create_model(**{"name": "i3d_r50", **options})
 
 
+@pytest.mark.parametrize("name", ["i3d_r50", "slowfast_r50"])
+@pytest.mark.parametrize(
+    ("clips", "message"),
+    [
+        (torch.zeros(3, 32, 32, 32), r"float clips \(N, 3, T, H, W\), got torch.float32 \(3, 32,"),
+        (torch.zeros(1, 3, 32, 32, 32, dtype=torch.uint8), "got torch.uint8 .* normalise pixels"),
+        (torch.zeros(1, 32, 3, 32, 32), r"got torch.float32 \(1, 32, 3, 32, 32\)"),
+    ],
+)
+def test_what_is_no_batch_of_clips(name: str, clips: torch.Tensor, message: str) -> None:
+    with torch.device("meta"):
+        model = create_model(name)
+    with pytest.raises(ValueError, match=message):
+        model(clips)
+    with pytest.raises(ValueError, match=message):
+        model([clips])
+
+
 def test_spec_is_frozen_and_reusable() -> None:
     spec = ResNetSpec(arch="c2d", depth=14, width_per_group=8, num_classes=2)
     with pytest.raises(AttributeError, match="cannot assign"):
