@@ -64,7 +64,7 @@ def fetch(address: str, sha256: str | None = None, folder: Path | None = None) -
     Raises:
         DownloadError: there is no such file, no network, or no end to cut connections.
         CheckpointError: the file is another one than meant.
-        OSError: the cache can not be written.
+        UserError: the cache can not be written.
     """
     if not is_address(address):
         path = Path(address).expanduser()
@@ -73,7 +73,13 @@ def fetch(address: str, sha256: str | None = None, folder: Path | None = None) -
     else:
         was_there = cached_path(address, folder).is_file()
         cache = str(folder) if folder else None
-        path = Path(_paths().get_local_path(address, cache_dir=cache, sha256=sha256))
+        try:
+            path = Path(_paths().get_local_path(address, cache_dir=cache, sha256=sha256))
+        except OSError as error:
+            raise UserError(
+                f"the cache {folder or cache_folder()} can not be written: {error}; make room "
+                "there, or set OCTVIDEO_CACHE to a folder that can be written"
+            ) from error
         if not was_there:
             return path  # checked before it came to its place
     if sha256:

@@ -190,6 +190,13 @@ def test_the_cache(monkeypatch, tmp_path):
     assert inside == tmp_path / "o" / "c" / "d.pkl"
 
 
+def test_a_cache_that_can_not_be_written(monkeypatch, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("OCTVIDEO_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=f"the cache {tmp_path}/cache can .* set OCTVIDEO_CACHE"):
+        fetch("http://127.0.0.1:9/zoo/model.pyth")
+
+
 def test_the_cache_is_shared_with_iopath(server, monkeypatch, tmp_path):
     from iopath.common.file_io import HTTPURLHandler, PathManager
 
