@@ -134,9 +134,12 @@ class _OctConvNd(nn.Module):
             )
         kernel, padding, dilation = self.kernel_size[-2:], self.padding[-2:], self.dilation[-2:]
         if any(2 * p != d * (k - 1) for k, p, d in zip(kernel, padding, dilation, strict=True)):
+            sums = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+            right = tuple(s // 2 for s in sums)
+            advice = f"must be {right}" if sums == [2 * p for p in right] else "fits in no way"
             raise ValueError(
                 f"{name}: an octave convolution must keep the spatial size: with kernel {kernel} "
-                f"and dilation {dilation} the padding can not be {padding}"
+                f"and dilation {dilation} the padding {advice}, got {padding}"
             )
         if self.stride[-2:] not in ((1, 1), (2, 2)):
             raise ValueError(f"{name}: the spatial stride must be 1 or 2, got {self.stride[-2:]}")
