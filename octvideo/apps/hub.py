@@ -16,7 +16,7 @@ from torch import nn
 
 from octvideo.apps.identify import alpha_of, contradictions, options_of
 from octvideo.apps.views import ViewSettings
-from octvideo.config import cfg_of_checkpoint, load_cfg
+from octvideo.config import ConfigError, cfg_of_checkpoint, load_cfg, validate
 from octvideo.data.labels import class_names
 from octvideo.engine.checkpoint import warn_of_another_network
 from octvideo.models import build_model
@@ -162,17 +162,25 @@ def load_zoo(name: str) -> nn.Module:
 
 
 def load_trained(
-    cfg_path: str | Path, checkpoint: str | Path, opts: Sequence[str] = ()
+    cfg_path: str | Path | None, checkpoint: str | Path, opts: Sequence[str] = ()
 ) -> nn.Module:
     """The model of a configuration with the weights of a checkpoint (of any known kind).
 
     With EMA.ENABLE, the average of the weights where the file has one, as a test takes it.
+    ``cfg_path`` None: the configuration in the checkpoint, as those of octvideo have one.
 
     Raises:
         UserError: the configuration is wrong, or the checkpoint can not be read or does not fit.
     """
-    cfg = load_cfg(cfg_path, opts)
-    weights = read_weights(checkpoint, average=cfg.EMA.ENABLE)
+    cfg = None if cfg_path is None else load_cfg(cfg_path, opts)
+    weights = read_weights(checkpoint, average=cfg is None or cfg.EMA.ENABLE)
+    cfg = cfg or cfg_of_checkpoint(weights.cfg, opts)
+    if cfg is None:
+        raise UserError(
+            f"{checkpoint} holds weights, but no configuration: give it, too, as --cfg FILE"
+        )
+    if cfg_path is None and (problems := validate(cfg)):  # it may be of another project
+        raise ConfigError([f"the configuration in {checkpoint}: {p}" for p in problems])
     model = build_model(cfg)
     warn_of_another_network(weights.path, weights.cfg, cfg)
     load_into(model, weights)

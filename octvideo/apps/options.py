@@ -26,8 +26,10 @@ def model_options() -> argparse.ArgumentParser:
     """A parent of parsers: which model, how many views, on which device."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--model", metavar="NAME", help="a model of the zoo (MODEL_ZOO.md)")
-    parser.add_argument("--cfg", metavar="FILE", help="configuration, with --checkpoint")
-    parser.add_argument("--checkpoint", metavar="FILE", help="weights for --cfg")
+    parser.add_argument(
+        "--cfg", metavar="FILE", help="configuration; default: that in --checkpoint"
+    )
+    parser.add_argument("--checkpoint", metavar="FILE", help="weights, in place of --model")
     parser.add_argument("--fast", action="store_true", help="one view instead of all")
     parser.add_argument("--device", help="cpu, cuda...; default: cuda where there is one")
     parser.add_argument("--batch-size", type=at_least(1), default=8, help="views in a forward pass")
@@ -43,8 +45,8 @@ def load_model(args: argparse.Namespace) -> "nn.Module":
     Raises:
         UserError: the options are at odds, or the model or its device can not be had.
     """
-    if bool(args.model) == bool(args.cfg) or bool(args.cfg) != bool(args.checkpoint):
-        raise UserError("give --model NAME, or --cfg FILE and --checkpoint FILE")
+    if bool(args.model) == bool(args.checkpoint) or (args.model and args.cfg):
+        raise UserError("give --model NAME, or --checkpoint FILE, with --cfg FILE if it has none")
     # Imported when the options are known to be sound, and not for --help.
     import torch
 
@@ -66,4 +68,5 @@ def model_name(args: argparse.Namespace) -> str:
         return str(args.model)
     from octvideo.weights import sha256_of
 
-    return " ".join([Path(args.cfg).stem, sha256_of(Path(args.checkpoint))[:16], *args.opts])
+    name = Path(args.cfg or args.checkpoint).stem
+    return " ".join([name, sha256_of(Path(args.checkpoint))[:16], *args.opts])

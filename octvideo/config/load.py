@@ -87,11 +87,12 @@ def load_cfg(
     return cfg
 
 
-def cfg_of_checkpoint(text: str | None) -> CfgNode | None:
+def cfg_of_checkpoint(text: str | None, opts: Sequence[Any] = ()) -> CfgNode | None:
     """The configuration whose text a checkpoint holds, of any version of octvideo or PySlowFast.
 
     Nothing is checked: keys that octvideo does not have are left out, and those of another type
     keep their defaults. None: there is no configuration, or the text is none.
+    ``opts``: as of ``load_cfg``; mistakes in them are a ConfigError.
     """
     reader = _Reader()
     settings = list(reader.parse(Path("a checkpoint"), (), text or ""))
@@ -99,6 +100,9 @@ def cfg_of_checkpoint(text: str | None) -> CfgNode | None:
         return None
     cfg = get_cfg()
     _apply(cfg, settings)
+    settings = _parse_opts(opts, reader.problems)
+    if problems := reader.problems + _apply(cfg, settings).problems:
+        raise ConfigError(problems)
     cfg.freeze()
     return cfg
 

@@ -5,6 +5,7 @@ import math
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -16,7 +17,7 @@ import octvideo
 from octvideo.apps.hub import load_trained
 from octvideo.apps.predict import load_views, run_views, view_scores
 from octvideo.apps.views import ViewSettings
-from octvideo.config import load_cfg
+from octvideo.config import dump, load_cfg
 from octvideo.data import VideoError
 from octvideo.data.labels import class_names, class_names_beside
 from octvideo.engine import run_test, run_train
@@ -274,6 +275,24 @@ def test_ctrl_c_ends_it_without_a_traceback(small):
     assert "Traceback" not in errors
 
 
+def test_a_checkpoint_is_enough_where_it_has_its_configuration(small, tmp_path):
+    with pytest.raises(UserError, match=r"model.pyth holds weights, but no .* give it, .* --cfg"):
+        load_trained(None, small.checkpoint)
+    cfg, file = load_cfg(small.cfg, small.opts), tmp_path / "own.pyth"
+    torch.save({"epoch": 0, "model_state": small.model.state_dict(), "cfg": dump(cfg)}, file)
+    model = load_trained(None, file, ["TEST.NUM_ENSEMBLE_VIEWS", "2"])
+    assert model.spec.octave.alpha == cfg.OCTAVE.ALPHA > 0
+    assert model.view_settings == replace(ViewSettings.of_cfg(cfg), num_clips=2)
+    for opts, message in (
+        (["TEST.NUM", "2"], "unknown key"),
+        (["OCTAVE.ALPHA", "2"], r"own.pyth: O"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_trained(None, file, opts)
+    done = tool("predict.py", "--checkpoint", file, "--fast", small.videos[0])
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_impossible_batch(small):
     model = load_trained(small.cfg, small.checkpoint, small.opts)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
@@ -285,7 +304,7 @@ def test_an_impossible_batch(small):
     [
         (["--model", "i3d"], "the zoo has no 'i3d'"),
         (["--model", "i3d", "--batch-size", "0"], "must be at least 1, got 0"),
-        (["--cfg", "x.yaml"], "--cfg FILE and --checkpoint FILE"),
+        (["--cfg", "x.yaml"], "or --checkpoint FILE, with --cfg FILE"),
         (["--cfg", ROOT / "configs/Synthetic/I3D.yaml", "--checkpoint", "no.pyth"], "no.pyth"),
     ],
 )
