@@ -22,6 +22,7 @@ logger = logging.getLogger("octvideo")
 BASE_KEY = "_BASE_"
 COMMAND_LINE = "command line"
 _MISSING: Any = object()
+_NEAR = 0.75  # likeness of a key that is offered for an unknown one
 _MAX_NODES = 100_000  # of a YAML file, aliases written out; the tree has some 300
 
 _DEFAULTS = leaf_values(get_cfg())
@@ -271,15 +272,20 @@ def _unknown(key: str, value: Any) -> str:
     if key in _SECTIONS:
         member = next(known for known in _DEFAULTS if known.startswith(f"{key}."))
         return f"{key} is {show(value)}: it is a section; set its keys, such as {member}"
-    return f"unknown key {key} (value {show(value)}): did you mean {_nearest(key)}?"
+    near = _nearest(key)
+    advice = f"did you mean {near}?" if near else "octvideo/config/defaults.py has all keys"
+    return f"unknown key {key} (value {show(value)}): {advice}"
 
 
-def _nearest(key: str) -> str:
-    """The known key that resembles this one most; keys with the same last part come first."""
+def _nearest(key: str) -> str | None:
+    """The known key that resembles this one, if any does; keys with the same last part first."""
     key = key.upper()
     tail = key.rpartition(".")[2]
-    pool = [known for known in _DEFAULTS if known.rpartition(".")[2] == tail] or list(_DEFAULTS)
-    return max(pool, key=lambda known: difflib.SequenceMatcher(None, known, key).ratio())
+    same = [known for known in _DEFAULTS if known.rpartition(".")[2] == tail]
+    near = difflib.get_close_matches(
+        key, same or _DEFAULTS, n=1, cutoff=0 if len(same) == 1 else _NEAR
+    )
+    return near[0] if near else None
 
 
 def _size(node: yaml.Node | None, known: dict[int, float]) -> float:

@@ -201,12 +201,21 @@ def test_wrong_type_names_key_value_and_expectation(key: str, value: Any, expect
         ("solver.base_lr", "SOLVER.BASE_LR"),
         ("OCTAVE.ALPH", "OCTAVE.ALPHA"),
         ("NUM_GPU", "NUM_GPUS"),
+        ("LR.BASE_LR", "SOLVER.BASE_LR"),
         ("TENSORBOARD.LOGDIR", "TENSORBOARD.LOG_DIR"),
     ],
 )
 def test_unknown_key_names_the_nearest(key: str, nearest: str) -> None:
     (problem,) = problems_of(opts=(key, "3"))
     assert problem == f"command line: unknown key {key} (value '3'): did you mean {nearest}?"
+
+
+@pytest.mark.parametrize(
+    "key", ["FOO.BAR", "TRAIN.CAT", "FOOBAR.ENABLE", "OPTIMIZER", "DATA.COLOUR_SPACE"]
+)
+def test_far_keys_are_not_offered(key: str) -> None:
+    (problem,) = problems_of(opts=(key, "3"))
+    assert problem.endswith(f"{key} (value '3'): octvideo/config/defaults.py has all keys")
 
 
 def test_a_doubled_letter_never_hides_a_key() -> None:
