@@ -13,7 +13,7 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from octvideo.config.defaults import get_cfg, leaf_values
-from octvideo.config.scope import IGNORED, REFUSED, REPLACED_VALUES, ignored_name
+from octvideo.config.scope import IGNORED, INSTEAD, REFUSED, REPLACED_VALUES, ignored_name
 from octvideo.config.validate import ConfigError, remarks, validate
 from octvideo.config.values import Kind, WrongTypeError, decode, show
 
@@ -250,7 +250,7 @@ def _apply(cfg: CfgNode, settings: Sequence[Setting]) -> _Applied:
         if (decode(value) if isinstance(value, str) and value else value) != REFUSED[key]:
             applied.problems.append(
                 f"{origin}: {key} {show(value)} is outside octvideo's scope: remove it, or set "
-                f"{key} {show(REFUSED[key])}"
+                f"{key} {show(REFUSED[key])}{INSTEAD.get(key, '')}"
             )
     return applied
 

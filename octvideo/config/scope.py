@@ -52,6 +52,11 @@ REFUSED: dict[str, Any] = {
     "VIS_MASK.ENABLE": False,
 }
 
+# What octvideo has for some of them, to be told after the above.
+INSTEAD: dict[str, str] = {
+    "DEMO.ENABLE": "; tools/predict.py --cfg FILE --checkpoint FILE tells what happens in videos",
+}
+
 # Values of known keys that PySlowFast has and octvideo will not have (compared in lower case).
 _OTHER_DATA = ("ava", "charades", "ptvcharades", "ptvssv2", "ssv2")
 FOREIGN_VALUES: dict[str, tuple[str, ...]] = {
