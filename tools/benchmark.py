@@ -83,10 +83,13 @@ def _add_model_commands(commands: argparse._SubParsersAction) -> None:
     both = argparse.ArgumentParser(add_help=False)
     add = both.add_argument
     add("models", nargs="*", default=["i3d_r50"], metavar="MODEL", help="default: i3d_r50")
-    add("--alphas", nargs="*", type=float, default=[0.125, 0.25, 0.5], metavar="A")
+    alphas = [0.125, 0.25, 0.5]
+    text = "octave networks beside the vanilla one; default: 0.125 0.25 0.5"
+    add("--alphas", nargs="*", type=float, default=alphas, metavar="A", help=text)
     add("--stages", nargs="+", type=int, default=[2, 3, 4], help="octave ones; default: 2 3 4")
     add("--divisor", type=int, default=1, metavar="D", help="OCTAVE.CHANNEL_DIVISOR")
-    add("--variants", nargs="+", default=["conv3d_eager", "ours"], help="and ours_compiled")
+    text = "conv3d_eager, ours or ours_compiled; default: conv3d_eager ours"
+    add("--variants", nargs="+", default=["conv3d_eager", "ours"], metavar="V", help=text)
     add("--batch", type=int, default=None, metavar="N", help="clips; default: 1, train: 2")
     add("--size", type=int, default=224, metavar="S", help="side of a clip; default: 224")
     add("--device", choices=("cpu", "cuda"), default="cpu")
@@ -125,8 +128,10 @@ def _add_data_commands(commands: argparse._SubParsersAction) -> None:
     data.add_argument("--rounds", type=int, default=5, metavar="N", help="default: %(default)s")
     data.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     loader = commands.add_parser("loader", parents=[data], help="CPU time of a training clip")
-    loader.add_argument("--clips", type=int, default=96, metavar="N", help="a round")
-    loader.add_argument("--workers", type=int, default=2, metavar="N", help="loader processes")
+    loader.add_argument("--clips", type=int, default=96, metavar="N", help="a round; default: 96")
+    loader.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="loader processes; default: 2"
+    )
     loader.set_defaults(run=run_loader)
     test = commands.add_parser("test", parents=[data], help="CPU time of 30 views of a video")
     test.set_defaults(run=run_test)

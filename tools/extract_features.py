@@ -24,7 +24,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[model_options()],
     )
-    parser.add_argument("videos", nargs="*", metavar="VIDEO")
+    parser.add_argument("videos", nargs="*", metavar="VIDEO", help="a video file, or a picture")
     parser.add_argument(
         "--list",
         action="append",

@@ -22,8 +22,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[model_options()],
     )
-    parser.add_argument("videos", nargs="+", metavar="VIDEO")
-    parser.add_argument("--topk", type=at_least(1), default=5, help="classes a video")
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="a video file, or a picture")
+    parser.add_argument(
+        "--topk",
+        type=at_least(1),
+        default=5,
+        help="classes to print of a video; default: %(default)s",
+    )
     parser.add_argument("--json", action="store_true", help="a JSON object a line")
     parser.add_argument(
         "--class-names", metavar="FILE", help="JSON file, or kinetics400 or kinetics600"
