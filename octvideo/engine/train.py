@@ -34,6 +34,7 @@ from octvideo.engine.meters import TrainMeter
 from octvideo.engine.mixup import build_mixup, mixing_generator
 from octvideo.engine.nonfinite import RecentLosses
 from octvideo.engine.optim import build_optimizer, build_schedule, set_lr
+from octvideo.engine.output_lock import only_training_in
 from octvideo.engine.parallel import share_buffers, share_weights
 from octvideo.engine.precision import (
     Evaluation,
@@ -64,8 +65,14 @@ def run_train(cfg: CfgNode) -> Path:
 
     Raises:
         Interrupted: a signal came; the checkpoint to continue from has been written.
+        UserError: another process trains in OUTPUT_DIR.
         ConfigError, CheckpointError, ValueError: the message says what to change.
     """
+    with only_training_in(Path(cfg.OUTPUT_DIR)):
+        return _train(cfg)
+
+
+def _train(cfg: CfgNode) -> Path:
     device = start_run(cfg)
     line, warning = describe_scaling(cfg)
     logger.info(line)
