@@ -242,7 +242,7 @@ def _training_step(subject: Subject, model: nn.Module, clips: Tensor) -> Callabl
     device = clips.device
     labels = torch.zeros(len(clips), dtype=torch.long, device=device)
     optimizer = torch.optim.SGD(
-        model.parameters(), 1e-4, 0.9, weight_decay=1e-4, nesterov=True, foreach=True
+        model.parameters(), 1e-4, 0.9, weight_decay=1e-4, nesterov=True, fused=True
     )
     scaler = torch.amp.GradScaler(device.type, enabled=subject.dtype == "fp16")
     run = _compiled(model, subject)
