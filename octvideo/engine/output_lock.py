@@ -49,10 +49,10 @@ def _lock(folder: Path, stack: ExitStack) -> None:
     except OSError:
         return  # what else the run writes there will say it
     try:
-        if not _is_free_in_time(file):
+        if _is_free_in_time(file, folder):
+            _name_holder(file)
+        else:
             _refuse(folder, file)
-            return
-        _name_holder(file)
     except OSError as error:
         logger.warning(
             "OUTPUT_DIR %s can not be locked (%s): nothing keeps a second run from writing there",
@@ -61,16 +61,22 @@ def _lock(folder: Path, stack: ExitStack) -> None:
         )
 
 
-def _is_free_in_time(file: IO[str]) -> bool:
-    deadline = time.monotonic() + PATIENCE
+def _is_free_in_time(file: IO[str], folder: Path) -> bool:
+    begin = time.monotonic()
+    is_told = False
     while True:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, by the system
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.2)
+            waited = time.monotonic() - begin
+        if waited > PATIENCE:
+            return False
+        if waited > 1 and not is_told:
+            text = "Another run trains in OUTPUT_DIR %s; it may be about to end: waiting %g s"
+            logger.warning(text, folder, PATIENCE)
+            is_told = True
+        time.sleep(0.2)
 
 
 def _refuse(folder: Path, file: IO[str]) -> None:
