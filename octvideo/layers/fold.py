@@ -84,10 +84,6 @@ def conv3d(
     """
     if not enabled:
         return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
-    if weight.shape[2:] == (1, 1, 1) and not any(padding) and groups == 1:
-        x = x if tuple(stride) == (1, 1, 1) else x[:, :, :: stride[0], :: stride[1], :: stride[2]]
-        y = F.linear(channels_last(x).permute(0, 2, 3, 4, 1), weight.flatten(1), bias)
-        return y.permute(0, 4, 1, 2, 3)
     if is_in_space(weight, padding):
         x = x if stride[0] == 1 else x[:, :, :: stride[0]]
         kernel, options = weight.squeeze(2), (stride[1:], padding[1:], dilation[1:], groups)
