@@ -30,7 +30,8 @@ def only_training_in(folder: Path) -> Iterator[None]:
 
     The lock is a POSIX record lock: the system frees it however the process ends, and workers that
     were forked do not hold it. On a shared file system it may outlive a node that died, so that a
-    lock of another machine is a warning; where there are no locks, there is one as well.
+    lock of another machine is a warning, as is a file system without locks. Without ``fcntl``
+    (it is part of POSIX) nothing is locked.
 
     Raises:
         UserError: another process of this machine trains there; on all processes of the run.
