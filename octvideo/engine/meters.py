@@ -60,7 +60,9 @@ class TrainMeter:
         All processes have to read together.
         """
         *sums, number = all_reduce(self.sums.clone())
-        loss, top1, top5 = (torch.stack(sums) / (number if self.count else 1)).tolist()
+        # A process that has counted none may read what others have counted.
+        number = number if self.count else number.clamp(min=1)
+        loss, top1, top5 = (torch.stack(sums) / number).tolist()
         return {"loss": loss, "top1_err": 100 * (1 - top1), "top5_err": 100 * (1 - top5)}
 
 

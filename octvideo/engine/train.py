@@ -312,7 +312,9 @@ class Trainer:
         self.log.tell_steps(stats)
 
     def _log_epoch(self) -> None:
-        if not self.meters["epoch"].count:  # it has been, by the run that goes on here
+        # It has been, by the run that goes on here. The count of one process may be that of all
+        # those of an earlier run.
+        if not largest(self.meters["epoch"].count):
             return
         stats = self.log.read("epoch")
         self._check_loss(stats["loss"])

@@ -414,6 +414,18 @@ def test_two_processes_stop_at_the_same_step_when_one_is_asked(tiny_opts, tmp_pa
     assert_same_end(folder, straight)
 
 
+def test_more_processes_go_on_where_one_has_made_all_steps_of_an_epoch(tiny_opts, tmp_path):
+    """What is left to do is to tell of the epoch, whose numbers one process has."""
+    folder = tmp_path / "run"
+    more = {"SOLVER.MAX_EPOCH": 1, "TRAIN.CHECKPOINT_SECONDS": 0, "TRAIN.EVAL_PERIOD": 0}
+    run_until(options(tiny_opts, folder, {**more, "LOG_PERIOD": 100}), 3)
+    [newest] = list_checkpoints(folder / "checkpoints")
+    assert load_checkpoint(newest)["samples"] == 24
+    assert Trainers(CFG, options(tiny_opts, folder, {**more, **TWO}), 2).join() == [0, 0]
+    [told] = stats_of(folder, "train_epoch")
+    assert 0 < told["top1_err"] <= 100
+
+
 def test_a_process_that_reads_another_file_ends_all(tiny_opts, tmp_path):
     """As where nodes have folders of their own by the same name."""
     folder = tmp_path / "run"
