@@ -266,9 +266,8 @@ class RunState:
         states = gather_objects(self._rank_state())
         on_main(lambda: self._write(path, self._content(states or []), best, due))
         if due:
-            self.newest = path
+            self.newest, self.saved_at = path, time.monotonic()
             logger.info("Saved %s", path)
-        self.saved_at = time.monotonic()
         return path
 
     def _write(self, path: Path, content: dict[str, Any], best: bool, due: bool) -> None:

@@ -211,6 +211,9 @@ def test_checkpoints_within_an_epoch_come_by_the_clock(tiny_opts, tmp_path):
     assert trainer.state.save_is_due()
     trainer.start()
     trainer.state.step_done()
+    trainer.state.saved_at -= 1e9
+    trainer.state.save(best=True, due=False)
+    assert trainer.state.save_is_due()  # no run goes on from the best file
     trainer.state.save()
     assert not trainer.state.save_is_due()
 
