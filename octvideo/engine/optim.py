@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
@@ -129,6 +130,17 @@ def _plain_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
     if method == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=tuple(solver.BETAS), fused=fused)
     raise ValueError(f"SOLVER.OPTIMIZING_METHOD {method!r}: use sgd, adam or adamw")
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """What has been gathered, and the rate, from ``state``; other settings stay ``optimizer``'s.
+
+    torch would take weight decay, momentum and the rest from ``state``, too.
+    """
+    groups = [dict(group) for group in state["param_groups"]]
+    for group, own in zip(groups, optimizer.param_groups, strict=False):  # torch tells of others
+        group.update({key: value for key, value in own.items() if key not in ("params", "lr")})
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -37,6 +37,7 @@ from octvideo.engine.checkpoint import (
     warn_of_another_network,
 )
 from octvideo.engine.meters import TrainMeter
+from octvideo.engine.optim import load_optimizer
 from octvideo.utils.dist import gather_objects, is_main, on_all, on_main, rank, world_size
 from octvideo.utils.errors import UserError
 from octvideo.weights import load_into, read_weights
@@ -191,7 +192,7 @@ class RunState:
             self._tell_changes(path, content, changes)
 
     def _restore(self, path: Path, content: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(content["optimizer_state"])
+        load_optimizer(self.optimizer, content["optimizer_state"])
         if state := content.get("scaler_state"):  # empty but for fp16
             self.scaler.load_state_dict(state)
         self._resume_average(path, content.get("ema_state"))

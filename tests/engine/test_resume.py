@@ -218,6 +218,19 @@ def test_checkpoints_within_an_epoch_come_by_the_clock(tiny_opts, tmp_path):
     assert not trainer.state.save_is_due()
 
 
+def test_changed_settings_of_the_optimizer_count(tiny_opts, tmp_path):
+    """As the learning rate does; the log says that they have changed."""
+    opts = options(tiny_opts, tmp_path, {"SOLVER.WEIGHT_DECAY": 1e-4, "SOLVER.MOMENTUM": 0.9})
+    run_until(opts, 2)
+    cfg = load_cfg(CFG, [*opts, "SOLVER.WEIGHT_DECAY", "0.01", "SOLVER.MOMENTUM", "0.5"])
+    trainer = Trainer(cfg, start_run(cfg))
+    trainer.start()
+    groups = trainer.optimizer.param_groups
+    assert {(g["weight_decay"], g["momentum"]) for g in groups} == {(0.0, 0.5), (0.01, 0.5)}
+    assert trainer.optimizer.state  # the momentum itself goes on
+    assert "SOLVER.MOMENTUM was 0.9, is 0.5" in (tmp_path / "stdout.log").read_text()
+
+
 def truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1000)
 
