@@ -151,13 +151,6 @@ def newest_first(folder: Path, use: Callable[[Path, dict[str, Any]], None]) -> P
     return None
 
 
-def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint of the most progress that can be read; see `newest_first`."""
-    found: dict[str, Any] = {}
-    path = newest_first(folder, lambda _, content: found.update(content))
-    return (path, found) if path else None
-
-
 def load_weights(model: torch.nn.Module, state: dict[str, Any], path: Path) -> None:
     """Loads ``state`` strictly; a mismatch is one CheckpointError that lists it."""
     load_into(model, Weights(path, "octvideo", state))

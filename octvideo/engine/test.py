@@ -20,8 +20,7 @@ from octvideo.data import VideoLoader, build_test_loader, normalization, normali
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.checkpoint import (
     CheckpointError,
-    list_checkpoints,
-    load_newest,
+    newest_first,
     warn_of_another_network,
 )
 from octvideo.engine.interrupt import StopRequest
@@ -84,14 +83,18 @@ def load_tested(model: nn.Module, cfg: CfgNode, trained: Path | None) -> None:
 
 
 def find_checkpoint(cfg: CfgNode, trained: Path | None = None) -> Weights:
-    """What ``run_test`` tests; with EMA.ENABLE, the averaged weights where the file has them."""
+    """What ``run_test`` tests; with EMA.ENABLE, the averaged weights where the file has them.
+
+    All processes have to call it.
+    """
     folder, test, train = Path(cfg.OUTPUT_DIR) / "checkpoints", cfg.TEST, cfg.TRAIN
     if test.CHECKPOINT_FILE_PATH:
         return read_weights(test.CHECKPOINT_FILE_PATH, test.CHECKPOINT_TYPE, average=cfg.EMA.ENABLE)
     if trained:
         return read_weights(trained, average=cfg.EMA.ENABLE)
-    if list_checkpoints(folder) and (newest := load_newest(folder)):
-        return read_weights(newest[0], average=cfg.EMA.ENABLE)
+    # One answer for all, as a training may go on there, of which each node hears at its own time.
+    if newest := on_main(lambda: newest_first(folder, lambda *_: None)):
+        return read_weights(newest, average=cfg.EMA.ENABLE)
     if train.CHECKPOINT_FILE_PATH:
         return read_weights(
             train.CHECKPOINT_FILE_PATH, train.CHECKPOINT_TYPE, train.CHECKPOINT_CLEAR_NAME_PATTERN

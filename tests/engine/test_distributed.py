@@ -9,14 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from octvideo.config import load_cfg
-from octvideo.engine import load_checkpoint, results, run_test, run_train, train, train_log
-from octvideo.engine.checkpoint import save_checkpoint
+from octvideo.engine import (
+    checkpoint,
+    load_checkpoint,
+    results,
+    run_test,
+    run_train,
+    train,
+    train_log,
+)
+from octvideo.engine.checkpoint import checkpoint_path, save_checkpoint
 from octvideo.engine.interrupt import StopRequest
 from octvideo.engine.parallel import distribute
 from octvideo.engine.results import ScoreTable
 from octvideo.models import build_model
 from processes import run_processes
-from support import ROOT
+from support import ROOT, liven
 
 EXACT = ["MODEL.DROPOUT_RATE", 0, "BN.NORM_TYPE", "sync_batchnorm", "LOG_PERIOD", 1]
 EXACT += ["TRAIN.BATCH_SIZE", 8, "SOLVER.MAX_EPOCH", 4, "TEST.SAVE_RESULTS_PATH", "scores.npz"]
@@ -249,6 +257,30 @@ def test_seven_videos_on_three_processes(tiny_cfg, tiny_set, tiny_opts, tmp_path
     assert stats[3] == pytest.approx(stats[1])
     np.testing.assert_allclose(tables[3]["scores"], tables[1]["scores"], atol=1e-6)
     np.testing.assert_allclose(tables[3]["scores"].sum(axis=2), 1, atol=1e-5)
+
+
+def scores_late(rank: int, opts: list[str]) -> None:
+    """A file system that all share tells the second process of a new checkpoint later."""
+    if rank:
+        listed = checkpoint.list_checkpoints
+        checkpoint.list_checkpoints = lambda folder: listed(folder)[:-1]
+    run_test(load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", opts))
+
+
+@pytest.mark.timeout(100)
+def test_all_processes_test_the_same_checkpoint(tiny_cfg, tiny_opts, tmp_path):
+    scores = []
+    opts = [*tiny_opts, "TEST.SAVE_RESULTS_PATH", "scores.npz"]
+    for epoch in (0, 1):
+        model = liven(build_model(tiny_cfg))
+        content = {"epoch": epoch, "model_state": model.state_dict()}
+        save_checkpoint(checkpoint_path(tmp_path / "run/checkpoints", epoch + 1), content)
+        for size in (1, 2)[: epoch + 1]:
+            run_processes(scores_late, size, tmp_path / f"processes-{epoch}{size}", opts)
+            scores.append(np.load(tmp_path / "run/scores.npz")["scores"])
+    first, newest, of_two = scores
+    assert not np.allclose(first[1::2], newest[1::2], atol=1e-2)  # those of the second process
+    np.testing.assert_allclose(of_two, newest, atol=1e-6)
 
 
 def gathered(rank: int) -> np.ndarray | None:
