@@ -33,7 +33,7 @@ from octvideo.utils import dist
 from octvideo.utils.errors import UserError
 from octvideo.utils.memory import advice_when_out_of_memory
 from octvideo.utils.roll_call import CalledOff, Sheet, WorldError, first_line, roll_call
-from octvideo.utils.signals import exit_status
+from octvideo.utils.signals import exit_status, leave_undisturbed
 from octvideo.utils.world import World, launched_world
 
 logger = logging.getLogger("octvideo")
@@ -151,6 +151,7 @@ def _run_member(load: Load, world: World) -> int:
         return 0
     except Interrupted as interruption:
         status = _stopped(interruption)
+        leave_undisturbed()
         _leave()
     except CalledOff as reason:
         if world.rank == 0:

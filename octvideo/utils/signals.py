@@ -42,6 +42,17 @@ def leave_when_preempted() -> None:
         signal.signal(signal.SIGUSR1, lambda *_: sys.exit(PREEMPTED))
 
 
+def leave_undisturbed() -> None:
+    """From now on only Ctrl-C and SIGKILL end the process before it has left by itself.
+
+    With the first process that leaves, launchers send SIGTERM to the others, whose status, that
+    they have saved, would be lost.
+    """
+    for signum in STOP_SIGNALS:
+        if signum != signal.SIGINT:
+            signal.signal(signum, signal.SIG_IGN)
+
+
 def leave_signals_to_parent() -> None:
     """For a helper process: it lives as long as its parent wants, whoever sends signals.
 

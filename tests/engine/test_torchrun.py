@@ -110,6 +110,33 @@ def test_a_node_that_is_lost_ends_the_run_of_the_other(job_opts, tmp_path, victi
     assert "Traceback" not in said
 
 
+LEAVES_SLOWLY = """
+import runpy, sys, time
+from octvideo.utils import dist
+stop, sys.argv = dist.stop, sys.argv[1:]
+dist.stop = lambda: (time.sleep(5), stop())
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_the_last_to_leave_is_not_ended_by_what_a_launcher_sends(job_opts, tmp_path):
+    """As srun --kill-on-bad-exit does when the first has left; the worst status is the job's."""
+    port = free_port()
+    opts = [*job_opts, "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_EPOCH", 200]
+    python, *words = command(port, 1, *opts)
+    slow = [python, "-c", LEAVES_SLOWLY, *words]
+    with started(command(port, 0, *opts), slow) as processes:
+        wait_for_steps(tmp_path, 2)
+        processes[0].send_signal(signal.SIGUSR1)
+        assert processes[0].wait(60) == 75
+        for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            processes[1].send_signal(signum)
+        ends = results(processes, 60)
+    assert [status for status, _ in ends] == [75, 75], ends
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_mistake_that_all_share_is_told_once(job_opts, tmp_path):
