@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from octvideo.config import load_cfg
-from octvideo.engine.optim import build_optimizer, build_schedule, set_lr
+from octvideo.engine.optim import build_optimizer, build_schedule, load_optimizer, set_lr
 from octvideo.models import create_model
 
 COSINE = ["SOLVER.BASE_LR", "0.1", "SOLVER.LR_POLICY", "cosine", "SOLVER.MAX_EPOCH", "196"]
@@ -101,3 +101,28 @@ def test_adam_and_adamw(method, kind):
     optimizer = build_optimizer(nn.Linear(2, 2), cfg)
     assert type(optimizer) is kind
     assert optimizer.param_groups[0]["betas"] == (0.8, 0.95)
+
+
+@pytest.mark.parametrize("method", ["sgd", "adam"])
+def test_a_restored_optimizer_keeps_its_own_settings(method):
+    """Also beside a state of an older torch, which had fewer of them."""
+    opts = ["SOLVER.OPTIMIZING_METHOD", method, "SOLVER.WEIGHT_DECAY"]
+    layers = [nn.Linear(2, 2) for _ in range(2)]
+    before, after = (
+        build_optimizer(layer, load_cfg(None, [*opts, decay]))
+        for layer, decay in zip(layers, ("0.1", "0.2"), strict=True)
+    )
+    layers[0](torch.ones(1, 2)).sum().backward()
+    before.step()
+    state = before.state_dict()
+    for group in state["param_groups"]:
+        for key in ("maximize", "foreach", "differentiable", "fused"):
+            group.pop(key, None)
+    settings = [{k: v for k, v in g.items() if k != "params"} for g in after.param_groups]
+    load_optimizer(after, state)
+    assert [{k: v for k, v in g.items() if k != "params"} for g in after.param_groups] == settings
+    assert settings[0]["weight_decay"] == 0.2
+    old, new = (list(optimizer.state.values()) for optimizer in (before, after))
+    assert all(torch.equal(a[key], b[key]) for a, b in zip(old, new, strict=True) for key in a)
+    with pytest.raises(ValueError, match="parameter group"):
+        load_optimizer(after, {**state, "param_groups": state["param_groups"] * 2})

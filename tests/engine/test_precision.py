@@ -139,14 +139,17 @@ def test_a_network_that_is_lost_ends_the_run_in_fp16_too(opts, log_period):
 
 
 def test_a_checkpoint_of_pyslowfast_brings_its_scale(opts):
-    """Its scaler_state is what torch's GradScaler gives."""
+    """Its scaler_state is what torch's GradScaler gives, and its optimizer was not fused."""
     cfg = opts("TRAIN.MIXED_PRECISION", True)
     trainer = Trainer(cfg, start_run(cfg))
+    optimizer = trainer.optimizer.state_dict()
+    for group in optimizer["param_groups"]:
+        del group["fused"]
     scaler = torch.amp.GradScaler("cpu", init_scale=512.0).state_dict()
     content = {
         "epoch": 0,
         "model_state": trainer.model.state_dict(),
-        "optimizer_state": trainer.optimizer.state_dict(),
+        "optimizer_state": optimizer,
         "cfg": dump(cfg),
         "scaler_state": {**scaler, "_growth_tracker": 7},
     }
@@ -156,6 +159,7 @@ def test_a_checkpoint_of_pyslowfast_brings_its_scale(opts):
     assert trainer.optimizer_step.scaler.get_scale() == 512.0
     assert trainer.optimizer_step.scaler.state_dict()["_growth_tracker"] == 7
     assert trainer.state.epoch == 1
+    run_train(cfg)
 
 
 @pytest.mark.slow  # tracing takes a minute
