@@ -61,7 +61,7 @@ INSTEAD: dict[str, str] = {
 _OTHER_DATA = ("ava", "charades", "ptvcharades", "ptvssv2", "ssv2")
 FOREIGN_VALUES: dict[str, tuple[str, ...]] = {
     "BN.NORM_TYPE": ("sub_batchnorm",),
-    "MODEL.ARCH": ("csn", "maskmvit", "mvit", "r2plus1d", "x3d"),
+    "MODEL.ARCH": ("c2d_nopool", "csn", "i3d_nopool", "maskmvit", "mvit", "r2plus1d", "x3d"),
     "MODEL.LOSS_FUNC": ("bce", "contrastive_loss", "mse", "multi_mse"),
     "MODEL.MODEL_NAME": (
         *("contrastivemodel", "maskmvit", "mvit", "x3d"),
@@ -73,12 +73,18 @@ FOREIGN_VALUES: dict[str, tuple[str, ...]] = {
 }
 
 # Values of known keys that PySlowFast has and for which octvideo has one of its own. They are
-# replaced, with a warning.
+# replaced, with a warning. (PySlowFast takes data sets in capitals; slow was slowonly in its first
+# files.)
+_SAME_DATA = {
+    **dict.fromkeys(("Kinetics", "Ptvkinetics", "ptvkinetics"), "kinetics"),
+    **dict.fromkeys(("ImageNet", "Imagenet"), "imagenet"),
+}
 REPLACED_VALUES: dict[str, dict[str, str]] = {
     "DATA.DECODING_BACKEND": {"torchvision": "pyav"},
+    "MODEL.ARCH": {"slowonly": "slow"},
     "MODEL.MODEL_NAME": {"PTVResNet": "ResNet", "PTVSlowFast": "SlowFast"},
-    "TEST.DATASET": {"ptvkinetics": "kinetics"},
-    "TRAIN.DATASET": {"ptvkinetics": "kinetics"},
+    "TEST.DATASET": _SAME_DATA,
+    "TRAIN.DATASET": _SAME_DATA,
 }
 
 # Known keys whose feature is planned but missing: the values that work today, and the feature.

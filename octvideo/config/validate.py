@@ -253,7 +253,8 @@ def _network(cfg: CfgNode) -> Iterator[Problem]:
         yield Problem(
             "MODEL.MODEL_NAME",
             f"MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME} is for videos: with MODEL.ARCH 2d set the "
-            "name of an image network, for example resnet50_v2 (octvideo.list_models() has all)",
+            "name of an image network (octvideo.list_models() has all), such as "
+            f"resnet{cfg.RESNET.DEPTH}_v1b for PySlowFast's ResNet of that depth",
         )
     if arch == "slowfast" and frames < cfg.SLOWFAST.ALPHA:
         yield Problem(

@@ -360,6 +360,14 @@ class TestOutsideTheScope:
         assert cfg.DATA.DECODING_BACKEND == "pyav"
         assert "torchvision is read as pyav" in caplog.text
 
+    def test_names_of_its_first_years(self, caplog: pytest.LogCaptureFixture) -> None:
+        """It had slowonly for slow, and takes data sets in capitals."""
+        opts = ["MODEL.ARCH", "slowonly", "TRAIN.DATASET", "Kinetics", "TEST.DATASET", "Kinetics"]
+        cfg = load_cfg(opts=opts)
+        assert cfg.MODEL.ARCH == "slow"
+        assert cfg.TRAIN.DATASET == cfg.TEST.DATASET == "kinetics"
+        assert "MODEL.ARCH slowonly is read as slow" in caplog.text
+
     def test_sections_are_ignored_with_one_warning(
         self, write: Write, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -386,6 +394,7 @@ class TestOutsideTheScope:
         [
             ("MODEL: {ARCH: x3d, MODEL_NAME: X3D}", "MODEL.ARCH"),
             ("MODEL: {ARCH: mvit}", "MODEL.ARCH"),
+            ("MODEL: {ARCH: c2d_nopool}", "MODEL.ARCH"),
             ("MODEL: {MODEL_NAME: MViT}", "MODEL.MODEL_NAME"),
             ("DETECTION: {ENABLE: True}", "DETECTION.ENABLE"),
             ("DEMO: {ENABLE: True, WEBCAM: 0}", "DEMO.ENABLE"),

@@ -220,6 +220,7 @@ def test_image_networks_take_images_and_have_names(caplog: pytest.LogCaptureFixt
     texts = "\n".join(map(str, validate(cfg)))
     assert "MODEL.ARCH 2d takes images: set DATA.NUM_FRAMES 1" in texts
     assert "MODEL.MODEL_NAME ResNet is for videos" in texts
+    assert "such as resnet50_v1b for PySlowFast's ResNet of that depth" in texts
     load_cfg(opts=[*map(str, IMAGE), "RESNET.DEPTH", "101"])
     assert "RESNET.DEPTH is ignored: MODEL.MODEL_NAME resnet50_v2 fixes the network" in caplog.text
 
