@@ -70,6 +70,11 @@ def fetch(address: str, sha256: str | None = None, folder: Path | None = None) -
         path = Path(address).expanduser()
         if not path.is_file():
             raise DownloadError(f"there is no file {path}")
+    elif urlparse(address).scheme.lower() not in ("http", "https", "ftp"):
+        raise DownloadError(
+            f"{address} can not be downloaded: only http, https and ftp are known here. Fetch the "
+            "file and give its path"
+        )
     else:
         was_there = cached_path(address, folder).is_file()
         cache = str(folder) if folder else None

@@ -178,6 +178,12 @@ def test_local_files(tmp_path):
         fetch(str(tmp_path / "b.pyth"))
 
 
+@pytest.mark.parametrize("address", ["s3://bucket/I3D.pyth", "manifold://tree/I3D.pyth"])
+def test_addresses_of_other_kinds(tmp_path, address):
+    with pytest.raises(DownloadError, match=f"{address}.*only http"):
+        fetch(address, None, tmp_path)
+
+
 def test_the_cache(monkeypatch, tmp_path):
     monkeypatch.delenv("OCTVIDEO_CACHE", raising=False)
     monkeypatch.delenv("FVCORE_CACHE", raising=False)
