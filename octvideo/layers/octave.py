@@ -11,6 +11,7 @@ the vanilla one).
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ from octvideo.layers.value import (
 )
 
 
-def joined_anew(path: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+def joined_anew(path: Callable[..., Tensor], *inputs: Any) -> Tensor:
     """path(*inputs), a convolution of maps that are joined for it, without keeping what was joined.
 
     The convolution's gradient wants its input u. x_h and x_l are kept for other paths already, so
@@ -194,7 +195,7 @@ class _OctConvNd(nn.Module):
         has_low, halves = self.channels_out.low > 0, self.stride[-1] == 2
         w_l, w_h, bias_l, bias_h = self._by_output()
         if halves:
-            u = self._join(x_h, x_l, pooled)
+            u = self._join(x_l, pool(x_h) if pooled is None else pooled)
             y_h = self._path(u, w_h, bias_h)
             return (y_h, self._path(pool(u), w_l, bias_l)) if has_low else y_h
         low_in = self.channels_in.low // self.groups
@@ -204,23 +205,28 @@ class _OctConvNd(nn.Module):
             y_h = add_upsampled(y_h, self._path(x_l, w_lh))
         if not has_low:
             return y_h
-        return y_h, joined_anew(self._low_path, x_h, x_l, pooled, w_l, bias_l)
+        once = [pool(x_h) if pooled is None else pooled]
+        return y_h, joined_anew(self._low_path, x_h, x_l, once, w_l, bias_l)
 
-    def _join(self, x_h: Tensor, x_l: Tensor | None, pooled: Tensor | None) -> Tensor:
+    def _join(self, x_l: Tensor | None, pooled: Tensor) -> Tensor:
         """u = [x_l | pool(x_h)]."""
-        pooled = pool(x_h) if pooled is None else pooled
         return pooled if x_l is None else join_groups(x_l, pooled, self.groups)
 
     def _low_path(
         self,
         x_h: Tensor,
         x_l: Tensor | None,
-        pooled: Tensor | None,
+        once: list[Tensor],
         kernel: Tensor,
         bias: Tensor | None,
     ) -> Tensor:
-        """y_l, with stride 1."""
-        return self._path(self._join(x_h, x_l, pooled), kernel, bias)
+        """y_l, with stride 1. ``once`` has pool(x_h) for the first pass: it is not kept either."""
+        if once:
+            pooled = once.pop()
+        else:
+            with torch.no_grad():  # for its values alone
+                pooled = pool(x_h)
+        return self._path(self._join(x_l, pooled), kernel, bias)
 
     def _depthwise(self, x_h: Tensor, x_l: Tensor | None) -> Value:
         assert x_l is not None  # see _check_arguments

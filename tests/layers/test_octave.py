@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from octvideo.layers import Channels, OctConv3d, fold, merge, per_frequency
+from octvideo.layers.value import pool
 
 PLAIN = {2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -264,8 +265,11 @@ def test_cases_cover_strides_and_frequencies() -> None:
     }
 
 
+@pytest.mark.parametrize("shares_pooled", [False, True])
 @pytest.mark.parametrize("channels_in", [(48, 16), (64, 0)])
-def test_a_training_step_keeps_no_copy_of_the_inputs(channels_in: tuple[int, int]) -> None:
+def test_a_training_step_keeps_no_copy_of_the_inputs(
+    channels_in: tuple[int, int], shares_pooled: bool
+) -> None:
     """What the backward pass wants of a 1x1x1 layer are x_h, x_l and the weight."""
     layer = OctConv3d(channels_in, (48, 16), 1, bias=False)
     high, low = channels_in
@@ -280,7 +284,7 @@ def test_a_training_step_keeps_no_copy_of_the_inputs(channels_in: tuple[int, int
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = layer(tuple(parts) if low else x_h)
+        outputs = layer(tuple(parts) if low else x_h, pool(x_h) if shares_pooled else None)
     owned = {t.untyped_storage().data_ptr() for t in (*parts, layer.weight)}
     assert not kept.keys() - owned, {p: n for p, n in kept.items() if p not in owned}
     sum(y.square().sum() for y in outputs).backward()
