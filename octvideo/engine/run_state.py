@@ -156,6 +156,17 @@ class RunState:
         warn_of_another_network(weights.path, weights.cfg, self.cfg, SPLIT)
         report = load_into(self.model, weights, finetune=True, inflate=cfg.CHECKPOINT_INFLATE)
         logger.info("A new training starts from the weights of %s", report)
+        # PySlowFast goes on with such a file; by octvideo's own nobody expects it.
+        reset = weights.kind != "pyslowfast" or cfg.CHECKPOINT_INFLATE or cfg.CHECKPOINT_EPOCH_RESET
+        if weights.epoch is not None and not reset:
+            logger.warning(
+                "%s is of a training after %d epochs, which PySlowFast would go on with; here a "
+                "new one begins. To go on, copy the file to %s; if a new one is meant, set "
+                "TRAIN.CHECKPOINT_EPOCH_RESET True",
+                weights.path,
+                weights.epoch + 1,
+                checkpoint_path(self.folder, weights.epoch + 1),
+            )
 
     def _resume_newest(self) -> bool:
         """The main process finds the file; all others read the same one."""

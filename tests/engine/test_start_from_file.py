@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -185,6 +186,23 @@ def test_starting_from_a_file_and_resuming_are_never_mixed(opts, tmp_path):
     assert (new.state.epoch, new.state.step) == (0, 0)
     assert_same(new.model, state)
     assert not new.optimizer.state_dict()["state"]
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_that_a_run_of_pyslowfast_does_not_go_on_is_told(opts, tmp_path, caplog, reset):
+    cfg = opts("SOLVER.MAX_EPOCH", 8)
+    optimizer = Trainer(cfg, CPU).optimizer.state_dict()
+    content = {"epoch": 6, "model_state": random_state(cfg), "cfg": dump(cfg)}
+    path = tmp_path / "i3d.pyth"
+    torch.save({**content, "optimizer_state": optimizer}, path)
+    cfg = opts("TRAIN.CHECKPOINT_FILE_PATH", path, "TRAIN.CHECKPOINT_EPOCH_RESET", reset)
+    assert start(cfg).state.epoch == 0
+    there = Path(cfg.OUTPUT_DIR) / "checkpoints/checkpoint_epoch_00007.pyth"
+    told = f"{path} is of a training after 7 epochs" in caplog.text
+    assert told == (f"To go on, copy the file to {there}" in caplog.text)
+    assert told != reset
+    shutil.copy(path, there)
+    assert start(opts("SOLVER.MAX_EPOCH", 8)).state.epoch == 7
 
 
 def test_a_file_of_weights_can_not_be_resumed(opts):
