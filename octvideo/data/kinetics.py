@@ -106,7 +106,7 @@ def _parse(
             label = rest[0].strip() if rest else ""
             problem = None
             if not rest:
-                problem = f"expected 'path{separator}label'"
+                problem = f"expected 'path{separator}label' (DATA.PATH_LABEL_SEPARATOR {separator!r})"
             elif not path.strip():
                 problem = "the path is missing"
             elif not (label.isascii() and label.isdigit()):

@@ -241,6 +241,14 @@ def _list_path(cfg: CfgNode, split: str) -> Path:
     return Path(cfg.DATA.PATH_TO_DATA_DIR) / (split if has_pictures(cfg, split) else f"{split}.csv")
 
 
+# What does without a split, to be told where its list is missing.
+_WITHOUT = {
+    "train": "",
+    "val": "; TRAIN.EVAL_PERIOD 0 trains without val.csv",
+    "test": "; TEST.ENABLE False leaves the test out",
+}
+
+
 def read_split(cfg: CfgNode, split: str) -> VideoList:
     """The videos (pictures) of ``train``, ``val`` or ``test``; UserError where there are none."""
     if has_pictures(cfg, split):
@@ -251,6 +259,7 @@ def read_split(cfg: CfgNode, split: str) -> VideoList:
             f"there is no list of videos {path}: DATA.PATH_TO_DATA_DIR "
             f"({cfg.DATA.PATH_TO_DATA_DIR!r}) must be a folder with train.csv, val.csv and "
             f"test.csv, a line 'path{cfg.DATA.PATH_LABEL_SEPARATOR}label' for each video"
+            f"{_WITHOUT[split]}"
         )
     try:
         videos = read_list(

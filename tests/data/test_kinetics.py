@@ -86,7 +86,7 @@ def test_the_last_separator_splits(tmp_path, separator):
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("only_a_path.mp4", "expected 'path label'"),
+        ("only_a_path.mp4", "expected 'path label' (DATA.PATH_LABEL_SEPARATOR ' ')"),
         ("a.mp4 x", "must be an integer from 0, got 'x'"),
         ("a.mp4 -1", "must be an integer from 0, got '-1'"),
         ("a.mp4 1.0", "must be an integer from 0, got '1.0'"),

@@ -285,6 +285,10 @@ def test_missing_list_is_explained(folder, tmp_path):
     with pytest.raises(ValueError, match=r"DATA\.PATH_TO_DATA_DIR") as error:
         build_train_loader(config(tmp_path))
     assert str(tmp_path / "train.csv") in str(error.value)
+    with pytest.raises(ValueError, match=r"TRAIN\.EVAL_PERIOD 0 trains without val\.csv"):
+        build_val_loader(config(tmp_path))
+    with pytest.raises(ValueError, match=r"TEST\.ENABLE False leaves the test out"):
+        build_test_loader(config(tmp_path))
 
 
 def test_labels_are_checked(folder):
