@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from octvideo.data import frame_ops
 from octvideo.data.augment import RandAugment, RandomErasing
@@ -67,6 +67,8 @@ def read_picture(path: str) -> Image.Image:
             if upright.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut at 255
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
             return upright.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise ImageError(path, f"does not begin like any of {', '.join(FORMATS)}") from error
     except _DAMAGED as error:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(path, text.replace(path, "file")) from error

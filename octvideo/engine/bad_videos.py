@@ -24,7 +24,7 @@ class BadVideos:
     Each is named once: with several processes, over passes and splits, and when a run is
     continued. The file has path, reason, and the split and epoch that it was first met in.
 
-    max_fraction: of the videos of a pass, those that may be unreadable.
+    max_fraction: of the videos of a pass, those that may be unreadable; one may be, unless it is 0.
     """
 
     def __init__(self, folder: Path, max_fraction: float = 1.0) -> None:
@@ -55,27 +55,28 @@ class BadVideos:
         """Tells all processes, which have to come here together.
 
         Raises:
-            UserError: more than ``max_fraction`` of the videos of this pass can not be read; on
-                all processes alike.
+            UserError: more than ``max_fraction`` of the videos of this pass, and more than one,
+                can not be read; on all processes alike.
         """
         failed, new = all_reduce(torch.tensor([self._failed, len(self._new)])).tolist()
         self.failed += failed
         self._failed = 0
         if new:
             self._name(row for rows in all_gather_objects(self._take()) for row in rows)
-        if self.failed > self.max_fraction * self.num_videos:
+        allowed = max(self.max_fraction * self.num_videos, 1) if self.max_fraction else 0
+        if self.failed > allowed:
             raise UserError(
-                f"{self.failed} of the {self.num_videos} videos of {self.split}.csv can not be "
-                f"read, more than DATA.MAX_BAD_FRACTION ({self.max_fraction:g}) allows; they are "
-                f"in {self.path}. Mend DATA.PATH_PREFIX or the files, write lists without them by "
-                "tools/prepare_dataset.py, or raise DATA.MAX_BAD_FRACTION"
+                f"{self.failed} of the {self.num_videos} files of {self.split} can not be read, "
+                f"more than DATA.MAX_BAD_FRACTION ({self.max_fraction:g}) allows; they are in "
+                f"{self.path}. Mend the files or DATA.PATH_PREFIX, leave them out (of videos, "
+                "tools/prepare_dataset.py writes such lists), or raise DATA.MAX_BAD_FRACTION"
             )
 
     def close(self) -> None:
         """At the end of a run, by an error too: names what has not been told yet."""
         self._name(self._take())
         if self._met and is_main():
-            logger.warning("%d videos could not be read: see %s", len(self._met), self.path)
+            logger.warning("Files that could not be read: %d, see %s", len(self._met), self.path)
 
     def _take(self) -> list[tuple[str, str, str, int]]:
         new, self._new = self._new, []
@@ -89,7 +90,7 @@ class BadVideos:
         self._met |= found.keys()
         fresh = [row for path, row in found.items() if path not in self._known]
         for path, reason, *_ in fresh:
-            logger.warning("Unreadable video %s: %s", path, reason)
+            logger.warning("Unreadable file %s: %s", path, reason)
         self._known |= found.keys()
         if fresh:
             self._append(fresh)

@@ -1,4 +1,4 @@
-"""Unreadable videos: named once, counted, and reason to stop where they are many."""
+"""Unreadable files: named once, counted, and reason to stop where they are many."""
 
 import csv
 import logging
@@ -53,8 +53,8 @@ def test_each_is_named_once_also_by_a_run_that_goes_on(tmp_path, caplog):
         second.begin("test", 0, 10)
         second.add(batch("y.mp4", odd, "z.mp4"))
         second.close()
-    assert caplog.text.count("Unreadable video") == 1
-    assert f"3 videos could not be read: see {tmp_path / 'bad_videos.csv'}" in caplog.text
+    assert caplog.text.count("Unreadable file") == 1
+    assert f"could not be read: 3, see {tmp_path / 'bad_videos.csv'}" in caplog.text
     rows = rows_of(tmp_path)
     assert [row["path"] for row in rows] == ["x.mp4", odd, "y.mp4", "z.mp4"]
     assert [row["split"] for row in rows] == ["train", "train", "val", "test"]
@@ -81,8 +81,23 @@ def test_too_many_stop_the_run(tmp_path):
     videos.begin("train", 2, 100)
     for n in range(11):
         videos.add(batch(f"{n}.mp4"))
-    with pytest.raises(UserError, match=r"11 of the 100 videos of train\.csv.*MAX_BAD_FRACTION"):
+    with pytest.raises(UserError, match=r"11 of the 100 files of train.*MAX_BAD_FRACTION"):
         videos.share()
+
+
+def test_a_single_one_stops_no_run_however_short_the_list(tmp_path):
+    videos = BadVideos(tmp_path, 0.1)
+    videos.begin("val", 1, 4)
+    videos.add(batch("a.mp4"))
+    videos.share()
+    videos.add(batch("b.mp4"))
+    with pytest.raises(UserError, match=r"2 of the 4 files of val"):
+        videos.share()
+    strict = BadVideos(tmp_path, 0)
+    strict.begin("val", 1, 4)
+    strict.add(batch("a.mp4"))
+    with pytest.raises(UserError, match=r"1 of the 4 files of val"):
+        strict.share()
 
 
 def test_a_file_that_can_not_be_written_is_told(tmp_path):
@@ -284,8 +299,8 @@ def test_every_kind_is_survived_named_and_counted(tiny_set, tiny_opts, tmp_path)
     assert set(named) <= set(map(str, bad.values()))
     assert all(row["reason"] and row["epoch"] == "1" for row in rows)
     log = (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
-    assert log.count("Unreadable video") == len(named)
-    assert f"{len(named)} videos could not be read" in log
+    assert log.count("Unreadable file") == len(named)
+    assert f"Files that could not be read: {len(named)}" in log
 
 
 def test_a_run_stops_where_too_many_are_bad(tiny_set, tiny_opts, tmp_path):
@@ -293,7 +308,7 @@ def test_a_run_stops_where_too_many_are_bad(tiny_set, tiny_opts, tmp_path):
     missing = [tmp_path / f"missing {n}.mp4" for n in range(6)]
     opts = lists(tmp_path, [*good[:18], *missing], good[:4])
     cfg = load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", [*tiny_opts, *opts])
-    with pytest.raises(UserError, match=r"of the 24 videos of train\.csv .*bad_videos\.csv"):
+    with pytest.raises(UserError, match=r"of the 24 files of train .*bad_videos\.csv"):
         run_train(cfg)
     assert {row["reason"] for row in rows_of(Path(cfg.OUTPUT_DIR))} == {"no such file"}
 

@@ -43,8 +43,8 @@ def test_oct_i3d_trains_an_epoch_and_tests_30_crops(shared, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     for name in ("zero.mp4", "text.mp4", "audio_only.mp4"):
-        assert f"Unreadable video {clips / 'bad' / name}" in done.stdout
-    assert "Unreadable video " + str(clips / "good") not in done.stdout
+        assert f"Unreadable file {clips / 'bad' / name}" in done.stdout
+    assert "Unreadable file " + str(clips / "good") not in done.stdout
     lines = (run / "json_stats.log").read_text().splitlines()
     stats = [json.loads(line.removeprefix("json_stats: ")) for line in lines]
     steps = [s for s in stats if s["_type"] == "train_iter"]

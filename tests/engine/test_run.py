@@ -279,12 +279,12 @@ def test_broken_videos_are_named_and_survived(tiny_opts, tiny_set, tmp_path, cap
     assert (result["num_videos"], result["num_missing"]) == (8, 2)
     assert stats_of(Path(cfg.OUTPUT_DIR), "val_epoch")[0]["num_videos"] == 8
     log = (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
-    assert log.count(f"Unreadable video {broken}") == 1
+    assert log.count(f"Unreadable file {broken}") == 1
     with open(Path(cfg.OUTPUT_DIR) / "bad_videos.csv", newline="") as file:
         [row] = csv.DictReader(file)
     assert (row["path"], row["split"], row["epoch"]) == (str(broken), "train", "1")
     assert "Invalid data" in row["reason"]
-    with pytest.raises(UserError, match=r"2 of the 10 videos of test\.csv .*MAX_BAD_FRACTION"):
+    with pytest.raises(UserError, match=r"2 of the 10 files of test .*MAX_BAD_FRACTION"):
         run_test(with_opts(tiny_opts, *more, "DATA.MAX_BAD_FRACTION", 0.19))
 
 
