@@ -28,7 +28,8 @@ SPLITS = ("train", "val", "test")
 _SPLIT_FOLDERS = {"train": "train", "val": "val", "validate": "val", "validation": "val"}
 _SPLIT_FOLDERS |= {"test": "test"}
 _SUFFIXES = {
-    ".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv",
+    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
+    ".ogv", ".ts", ".webm", ".wmv",
 }  # fmt: skip
 _ANNOTATION_COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
 _SETTINGS = "reencode.json"
@@ -63,10 +64,17 @@ def plan_of_tree(root: Path, names: Sequence[str] | None = None) -> Plan:
     otherwise; in folder names an underscore may stand for a blank.
 
     Raises:
-        UserError: there is no such folder, no class folder in it, or a class without a name.
+        UserError: there is no such folder, no class folder in it, a class without a name, or
+            classes beside the folders of splits.
     """
     folders = _folders(root)
     parts = {_SPLIT_FOLDERS.get(folder.name, ""): folder for folder in folders}
+    if len(parts) > 2 and "" in parts:  # one such name may be a class: a railway train
+        others = sorted(folder.name for folder in folders if folder.name not in _SPLIT_FOLDERS)
+        raise UserError(
+            f"{root} has folders of splits ({', '.join(sorted(set(parts) - {''}))}) and others "
+            f"beside them, which are in no split: {', '.join(others)}. Move these elsewhere"
+        )
     if not folders or "" in parts:
         parts = {"train": root}
     elif len(parts) < len(folders):
@@ -180,13 +188,20 @@ def _video_files(root: Path) -> list[str]:
     if not root.is_dir():
         raise UserError(f"there is no folder {root}")
     found = []
+    others: Counter[str] = Counter()
     for folder, inner, files in os.walk(root, followlinks=True):
         inner[:] = [n for n in inner if not n.startswith(".") and not _leads_up(folder, n)]
-        found += [
-            os.path.join(folder, name)
-            for name in files
-            if os.path.splitext(name)[1].lower() in _SUFFIXES and not name.startswith(".")
-        ]
+        for name in files:
+            suffix = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                continue
+            if suffix in _SUFFIXES:
+                found.append(os.path.join(folder, name))
+            else:
+                others[suffix or "no ending"] += 1
+    if others:
+        shown = ", ".join(f"{count} of {suffix}" for suffix, count in others.most_common(5))
+        logger.warning("%s: files that do not end like videos are left out: %s", root, shown)
     return sorted(found)
 
 
@@ -349,6 +364,8 @@ def _write_lists(
 ) -> dict[str, int]:
     write_whole(out / "bad_videos.csv", _csv_text(["path", "reason"], sorted(bad)))
     good = [video for video in plan.videos if video.path in facts]
+    if not good and not bad:
+        raise UserError(f"there are no files that end like videos under {plan.root}")
     if not good:
         raise UserError(f"none of the {len(bad)} videos can be used: see {out / 'bad_videos.csv'}")
     _warn_of_empty_classes(plan.names, {v.label for v in good if v.split == "train"})

@@ -102,6 +102,27 @@ def test_given_splits(tmp_path):
     ]  # fmt: skip
 
 
+def test_folders_beside_those_of_splits_are_no_classes(tmp_path):
+    for split in ("train", "validation", "thumbnails"):
+        clip(tmp_path / split / "x" / "a.mp4", frames=1)
+    with pytest.raises(UserError, match=r"splits \(train, val\) .* in no split: thumbnails"):
+        plan_of_tree(tmp_path)
+    (tmp_path / "validation").rename(tmp_path / "car")
+    assert plan_of_tree(tmp_path).names == ["car", "thumbnails", "train"]
+
+
+def test_what_does_not_end_like_a_video_is_told(tmp_path, caplog):
+    for name in ("a.MTS", "b.txt", "c.txt", ".d.mp4", ".e"):
+        (tmp_path / "v" / "x").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "v" / "x" / name).touch()
+    plan = plan_of_tree(tmp_path / "v")
+    assert [Path(video.path).name for video in plan.videos] == ["a.MTS"]
+    assert "left out: 2 of .txt" in caplog.text
+    (tmp_path / "v" / "x" / "a.MTS").unlink()
+    with pytest.raises(UserError, match="no files that end like videos"):
+        prepare(plan_of_tree(tmp_path / "v"), tmp_path / "out")
+
+
 def test_drawn_splits_are_stratified_and_repeatable():
     videos = [Video(f"{label}/{i}", label, "train") for label in range(3) for i in range(20)]
     drawn = draw_splits(videos, 0.1, 0.2, seed=4)
