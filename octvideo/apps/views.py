@@ -88,8 +88,10 @@ class ViewSettings:
         are image networks, whose colours are then normalised as is usual for ImageNet.
 
         Raises:
-            UserError: not a model of octvideo.
+            UserError: not a model of octvideo, or a sampling_rate below 1.
         """
+        if sampling_rate is not None and sampling_rate < 1:
+            raise UserError(f"sampling_rate must be at least 1, got {sampling_rate}")
         known: ViewSettings | None = getattr(model, "view_settings", None)
         if known is not None:
             return replace(known, sampling_rate=sampling_rate or known.sampling_rate)

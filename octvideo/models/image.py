@@ -52,10 +52,11 @@ def images_of(x: Tensor | Sequence[Tensor]) -> Tensor:
         x = x[0]
     if x.ndim == 5 and x.shape[2] == 1:
         return x.squeeze(2)
-    if x.ndim != 4:
+    if x.ndim != 4 or not x.is_floating_point():
         raise ValueError(
-            "an image network takes images (N, C, H, W) or clips of one frame (N, C, 1, H, W), "
-            f"got a tensor of shape {tuple(x.shape)}"
+            "an image network takes float images (N, C, H, W) or clips of one frame "
+            f"(N, C, 1, H, W), got {x.dtype} {tuple(x.shape)}: of one image make image[None], and "
+            "normalise pixels (octvideo.data.normalize)"
         )
     return x
 

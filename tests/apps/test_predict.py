@@ -219,6 +219,8 @@ def test_settings_of_a_model(tiny, small):
     assert ViewSettings.of_model(octvideo.create_model("i3d_r18")) == ViewSettings(8, 8, 256)
     assert ViewSettings.of_model(tiny) == ViewSettings(4, 8, crop_size=64)
     assert ViewSettings.of_model(tiny, 3).sampling_rate == 3
+    with pytest.raises(UserError, match="sampling_rate must be at least 1, got 0"):
+        ViewSettings.of_model(tiny, 0)
     model = load_trained(small.cfg, small.checkpoint, small.opts)
     assert ViewSettings.of_model(model) == ViewSettings(8, 4, 72, num_clips=4)
     with pytest.raises(UserError, match="Linear is not a model of octvideo"):

@@ -220,3 +220,15 @@ def test_compiled_whole_and_optimized(name: str) -> None:
         torch._dynamo.reset()
         compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
         torch.testing.assert_close(compiled(images()), wanted)
+
+
+@pytest.mark.parametrize(
+    ("x", "got"),
+    [
+        (torch.zeros(3, 32, 32), r"torch.float32 \(3, 32, 32\): of one image"),
+        (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), r"torch.uint8 \(2, 3, 32, 32\): .* pixels"),
+    ],
+)
+def test_what_are_no_images_is_told(x, got):
+    with pytest.raises(ValueError, match=got):
+        small("resnet26_v1b")(x)
