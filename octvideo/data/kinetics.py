@@ -106,7 +106,8 @@ def _parse(
             label = rest[0].strip() if rest else ""
             problem = None
             if not rest:
-                problem = f"expected 'path{separator}label' (DATA.PATH_LABEL_SEPARATOR {separator!r})"
+                separated = f"DATA.PATH_LABEL_SEPARATOR {separator!r}"
+                problem = f"expected 'path{separator}label' ({separated})"
             elif not path.strip():
                 problem = "the path is missing"
             elif not (label.isascii() and label.isdigit()):
