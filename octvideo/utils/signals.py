@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 
 PREEMPTED = 75
 
@@ -37,9 +38,20 @@ def exit_status(signum: int) -> int:
 
 
 def leave_when_preempted() -> None:
-    """From now on SIGUSR1 ends the process with status 75: it has nothing to save yet."""
-    if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, lambda *_: sys.exit(PREEMPTED))
+    """From now on SIGUSR1 ends the process with status 75: it has nothing to save yet.
+
+    At once, and before it obeys SIGTERM, which a launcher sends to all when the first has left: in
+    the middle of an import Python may have got both.
+    """
+
+    def leave(signum: int, _frame: object) -> None:
+        with suppress(RuntimeError, OSError):  # it was in the middle of printing
+            sys.stdout.flush()
+        os._exit(128 + signum if signum == signal.SIGTERM else PREEMPTED)
+
+    for name in ("SIGUSR1", "SIGTERM"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), leave)
 
 
 def leave_undisturbed() -> None:

@@ -31,6 +31,26 @@ def test_a_helper_ends_when_its_parent_says_so_and_not_before():
     assert helper.wait(10) == 0
 
 
+STARTING = """
+import os, signal, sys
+from octvideo.utils.signals import leave_when_preempted
+leave_when_preempted()
+signals = {getattr(signal, name) for name in sys.argv[1:]}
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # as a long import keeps Python from them
+for signum in signals:
+    os.kill(os.getpid(), signum)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+"""
+
+
+@pytest.mark.parametrize(
+    ("names", "status"), [(["SIGUSR1"], 75), (["SIGTERM", "SIGUSR1"], 75), (["SIGTERM"], 143)]
+)
+def test_a_launcher_that_ends_the_others_does_not_hide_a_preemption(names, status):
+    run = subprocess.run([sys.executable, "-c", STARTING, *names], capture_output=True, timeout=30)
+    assert (run.returncode, run.stderr) == (status, b"")
+
+
 def test_preemption_has_a_status_of_its_own():
     assert exit_status(signal.SIGUSR1) == os.EX_TEMPFAIL == 75
     assert exit_status(signal.SIGINT) == 130
