@@ -262,6 +262,10 @@ def _hint(weights: Weights, refused: Sequence[Mismatch], inflate: bool) -> str:
     if all(m.key.startswith(HEAD) for m in refused):
         return ", it is for another number of classes: set MODEL.NUM_CLASSES"
     if all("_nonlocal" in m.key for m in refused):
+        if all(m.in_file is None for m in refused):
+            return ", it has no non-local blocks: set NONLOCAL.LOCATION without them"
+        if all(m.in_model is None for m in refused):
+            return ", it has non-local blocks: set the NONLOCAL.LOCATION of its network"
         return " in its non-local blocks: octave networks have their own, which must be trained"
     return ""
 
