@@ -141,7 +141,7 @@ def test_processes_have_one_file_and_stop_together(tmp_path):
     messages = run_processes(_share, 2, tmp_path / "processes", tmp_path, timeout=100)
     rows = [row["path"] for row in rows_of(tmp_path)]
     assert sorted(rows) == ["both.mp4", "of 0.mp4", "of 1.mp4"]
-    assert all(message.startswith("5 of the 10 videos") for message in messages)
+    assert all(message.startswith("5 of the 10 files") for message in messages)
 
 
 def _lose_a_batch(rank: int, opts: list[str]) -> str:
