@@ -2,15 +2,13 @@
 
 import csv
 import logging
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from octvideo.utils.dist import all_gather_objects, gather_objects, world_size
+from octvideo.utils.files import whole_file
 
 logger = logging.getLogger("octvideo")
 
@@ -51,23 +49,10 @@ class ScoreTable:
 
     def save(self, path: Path, paths: Sequence[str]) -> None:
         """A NumPy archive: scores, labels, scored and the paths of the videos."""
-        with replacing(path, "wb") as file:
+        with whole_file(path) as part, open(part, "wb") as file:
             np.savez(
                 file, scores=self.scores, labels=self.labels, scored=self.scored, paths=list(paths)
             )
-
-
-@contextmanager
-def replacing(path: Path, mode: str) -> Iterator[IO]:
-    """A file that takes the place of ``path`` when it has been written to its end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, mode) as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
@@ -79,7 +64,7 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: i
 
 def write_class_accuracy(matrix: np.ndarray, path: Path) -> None:
     """A csv with a line for each class: its number of videos and top-1 accuracy in percent."""
-    with replacing(path, "w") as file:
+    with whole_file(path) as part, open(part, "w") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "num_videos", "top1_acc"])
         for label, row in enumerate(matrix):
@@ -108,5 +93,5 @@ def write_confusion_matrix(matrix: np.ndarray, path: Path) -> None:
             color = "white" if share[row, column] > 0.5 else "black"
             count = matrix[row, column]
             axes.text(column, row, count, ha="center", va="center", color=color)
-    with replacing(path, "wb") as file:
+    with whole_file(path) as part, open(part, "wb") as file:
         figure.savefig(file, format="png", dpi=150)

@@ -217,7 +217,9 @@ def _rows(x: Tensor, batch: int) -> Tensor:
 
 
 def _has_onednn(x: Tensor) -> bool:
-    if x.device.type != "cpu" or not _IS_X86 or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or not _IS_X86:
+        return False
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # a trace can not hold them
         return False
     if not (torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()):
         return False

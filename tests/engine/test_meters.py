@@ -9,7 +9,6 @@ from octvideo.engine.meters import Clock, TrainMeter, loader_bound, top_k_correc
 from octvideo.engine.results import (
     ScoreTable,
     confusion_matrix,
-    replacing,
     write_class_accuracy,
     write_confusion_matrix,
 )
@@ -123,21 +122,6 @@ def test_without_matplotlib_there_is_a_line_and_no_picture(tmp_path, monkeypatch
         write_confusion_matrix(np.eye(4, dtype=int), tmp_path / "confusion.png")
     assert "octvideo[plot]" in caplog.text
     assert not list(tmp_path.iterdir())
-
-
-def test_a_failed_write_leaves_the_old_result(tmp_path):
-    path = tmp_path / "result"
-    path.write_text("old")
-
-    def write_half():
-        with replacing(path, "w") as file:
-            file.write("half")
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        write_half()
-    assert [p.name for p in tmp_path.iterdir()] == ["result"]
-    assert path.read_text() == "old"
 
 
 def test_json_stats_lines_have_sorted_keys(tmp_path):

@@ -218,5 +218,14 @@ def test_an_optimized_model_is_exported() -> None:
         torch.testing.assert_close(exported(x), model(x))
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_an_optimized_model_is_traced() -> None:
+    model = optimize_for_inference(small("i3d_r18", 0.25, (2, 3, 4)))
+    x = clip_of(model, (64, 64))
+    with torch.no_grad():
+        traced = torch.jit.trace(model, x)
+        torch.testing.assert_close(traced(x), model(x))
+
+
 def test_is_public() -> None:
     assert octvideo.optimize_for_inference is optimize_for_inference
