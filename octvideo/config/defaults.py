@@ -33,7 +33,7 @@ _DEFAULTS: dict[str, Any] = {
         "CHECKPOINT_FILE_PATH": "",  # weights that a new run starts from
         "CHECKPOINT_TYPE": "pytorch",  # format of that file: pytorch, caffe2, mxnet
         "CHECKPOINT_INFLATE": False,  # that file is a 2D network, to be inflated in time
-        "CHECKPOINT_EPOCH_RESET": False,  # a new run is meant: no warning that it is one
+        "CHECKPOINT_EPOCH_RESET": False,  # True: a training of PySlowFast does not go on
         "CHECKPOINT_CLEAR_NAME_PATTERN": (),  # texts removed from its parameter names
         "MIXED_PRECISION": False,  # PySlowFast's name for PRECISION fp16
         "NONFINITE_LOSS": "stop",  # ours: stop the run, or skip the step (3 in a row: stop)

@@ -40,7 +40,7 @@ from octvideo.engine.meters import TrainMeter
 from octvideo.engine.optim import load_optimizer
 from octvideo.utils.dist import gather_objects, is_main, on_all, on_main, rank, world_size
 from octvideo.utils.errors import UserError
-from octvideo.weights import load_into, read_weights
+from octvideo.weights import Weights, load_into, read_weights
 
 logger = logging.getLogger("octvideo")
 
@@ -127,7 +127,8 @@ class RunState:
     def start(self) -> None:
         """Continues the newest checkpoint of OUTPUT_DIR, or begins from a file, or from scratch.
 
-        A run from TRAIN.CHECKPOINT_FILE_PATH is a new one: epoch 0, new optimizer.
+        A run from TRAIN.CHECKPOINT_FILE_PATH is a new one: epoch 0, new optimizer; but with a
+        training's file of PySlowFast it goes on, as there (TRAIN.CHECKPOINT_EPOCH_RESET).
         """
         on_main(lambda: prepare_folder(self.folder))
         resumed = False
@@ -153,20 +154,30 @@ class RunState:
     def _begin_from(self, path: str) -> None:
         cfg = self.cfg.TRAIN
         weights = read_weights(path, cfg.CHECKPOINT_TYPE, cfg.CHECKPOINT_CLEAR_NAME_PATTERN)
+        if self._goes_on_with(weights):
+            return
         warn_of_another_network(weights.path, weights.cfg, self.cfg, SPLIT)
         report = load_into(self.model, weights, finetune=True, inflate=cfg.CHECKPOINT_INFLATE)
         logger.info("A new training starts from the weights of %s", report)
-        # PySlowFast goes on with such a file; by octvideo's own nobody expects it.
-        reset = weights.kind != "pyslowfast" or cfg.CHECKPOINT_INFLATE or cfg.CHECKPOINT_EPOCH_RESET
-        if weights.epoch is not None and not reset:
-            logger.warning(
-                "%s is of a training after %d epochs, which PySlowFast would go on with; here a "
-                "new one begins. To go on, copy the file to %s; if a new one is meant, set "
-                "TRAIN.CHECKPOINT_EPOCH_RESET True",
-                weights.path,
-                weights.epoch + 1,
-                checkpoint_path(self.folder, weights.epoch + 1),
-            )
+
+    def _goes_on_with(self, weights: Weights) -> bool:
+        """Whether it is a training of PySlowFast that goes on here, which it then has begun to."""
+        cfg = self.cfg.TRAIN
+        anew = cfg.CHECKPOINT_EPOCH_RESET or cfg.CHECKPOINT_INFLATE
+        if anew or weights.kind != "pyslowfast" or weights.epoch is None:
+            return False
+        try:
+            self._resume(weights.path, load_checkpoint(weights.path))
+        except CheckpointError as reason:
+            logger.warning("It can not go on with a training, so that one begins: %s", reason)
+            return False
+        logger.warning(
+            "Going on with the training of %s, of %d epochs, as PySlowFast does; if a new one is "
+            "meant, set TRAIN.CHECKPOINT_EPOCH_RESET True",
+            weights.path,
+            self.epoch,
+        )
+        return True
 
     def _resume_newest(self) -> bool:
         """The main process finds the file; all others read the same one."""

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -188,21 +187,40 @@ def test_starting_from_a_file_and_resuming_are_never_mixed(opts, tmp_path):
     assert not new.optimizer.state_dict()["state"]
 
 
-@pytest.mark.parametrize("reset", [False, True])
-def test_that_a_run_of_pyslowfast_does_not_go_on_is_told(opts, tmp_path, caplog, reset):
+@pytest.fixture
+def their_run(opts, tmp_path):
+    """A checkpoint as PySlowFast writes it after 7 epochs, and what is in it."""
     cfg = opts("SOLVER.MAX_EPOCH", 8)
-    optimizer = Trainer(cfg, CPU).optimizer.state_dict()
+    optimizer = Trainer(cfg, CPU).optimizer
+    for parameter in optimizer.param_groups[0]["params"]:
+        optimizer.state[parameter]["momentum_buffer"] = torch.full_like(parameter, 0.5)
     content = {"epoch": 6, "model_state": random_state(cfg), "cfg": dump(cfg)}
-    path = tmp_path / "i3d.pyth"
-    torch.save({**content, "optimizer_state": optimizer}, path)
-    cfg = opts("TRAIN.CHECKPOINT_FILE_PATH", path, "TRAIN.CHECKPOINT_EPOCH_RESET", reset)
-    assert start(cfg).state.epoch == 0
-    there = Path(cfg.OUTPUT_DIR) / "checkpoints/checkpoint_epoch_00007.pyth"
-    told = f"{path} is of a training after 7 epochs" in caplog.text
-    assert told == (f"To go on, copy the file to {there}" in caplog.text)
-    assert told != reset
-    shutil.copy(path, there)
-    assert start(opts("SOLVER.MAX_EPOCH", 8)).state.epoch == 7
+    content["optimizer_state"] = optimizer.state_dict()
+    torch.save(content, tmp_path / "i3d.pyth")
+    return tmp_path / "i3d.pyth", content
+
+
+def test_a_training_of_pyslowfast_goes_on_as_there(opts, their_run, caplog):
+    path, content = their_run
+    trainer = start(opts("SOLVER.MAX_EPOCH", 8, "TRAIN.CHECKPOINT_FILE_PATH", path))
+    assert (trainer.state.epoch, trainer.state.step) == (7, 0)
+    assert_same(trainer.model, content["model_state"])
+    momenta = [state["momentum_buffer"] for state in trainer.optimizer.state.values()]
+    assert momenta
+    assert all((momentum == 0.5).all() for momentum in momenta)
+    assert "TRAIN.CHECKPOINT_EPOCH_RESET True" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change", [("TRAIN.CHECKPOINT_EPOCH_RESET", True), ("MODEL.NUM_CLASSES", 9)]
+)
+def test_a_new_training_from_a_file_of_pyslowfast(opts, their_run, caplog, change):
+    path, content = their_run
+    trainer = start(opts("SOLVER.MAX_EPOCH", 8, "TRAIN.CHECKPOINT_FILE_PATH", path, *change))
+    assert (trainer.state.epoch, trainer.state.step) == (0, 0)
+    assert_same(trainer.model, content["model_state"], but="head.projection")
+    assert not trainer.optimizer.state
+    assert ("so that one begins" in caplog.text) == (change[0] == "MODEL.NUM_CLASSES")
 
 
 def test_a_file_of_weights_can_not_be_resumed(opts):
