@@ -1,6 +1,7 @@
 """One model in several processes: gradients are averaged, the main process decides the rest."""
 
 import inspect
+import warnings
 from collections.abc import Iterable
 
 import torch
@@ -18,10 +19,8 @@ def distribute(model: nn.Module) -> nn.Module:
     """
     if world_size() == 1:
         return model
-    for parameter in model.parameters():
-        if parameter.ndim > 2 and parameter[0, 0].numel() == 1:
-            # Of the equal strides of a 1x1x1 kernel, those that its gradient has.
-            parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    # Those of an axis of one element, as of 1x1x1 kernels, where any stride is of the same memory.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers"  # from torch 2.13 on
     options = {name if name in known else "broadcast_buffers": False}

@@ -1,6 +1,7 @@
 """Runs of several processes against runs of one: losses, weights, validation and test."""
 
 import copy
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,9 @@ from octvideo.engine import (
 from octvideo.engine.checkpoint import checkpoint_path, save_checkpoint
 from octvideo.engine.interrupt import StopRequest
 from octvideo.engine.parallel import distribute
+from octvideo.engine.precision import channels_last, move_model
 from octvideo.engine.results import ScoreTable
-from octvideo.models import build_model
+from octvideo.models import build_model, create_model
 from processes import run_processes
 from support import ROOT, liven
 
@@ -292,6 +294,33 @@ def gathered(rank: int) -> np.ndarray | None:
             table.put(video, np.full((3, 2), video))
     table.gather()
     return np.where(table.scored, table.scores[:, 0, 0], -1)
+
+
+def gradients_of_steps(rank: int, networks: list[tuple[str, float]]) -> list[str]:
+    """Warnings of two steps, and kernels whose gradients lie in another order than they do."""
+    told = []
+    for name, alpha in networks:
+        model = create_model(name, 3, alpha, width_per_group=16).train()
+        model = move_model(model, torch.device("cpu"))
+        clips = torch.rand(2, 3, 32 if "slowfast" in name else 8, 32, 32)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run = distribute(model)
+            for _ in range(2):  # torch looks from the second on
+                run(channels_last(clips)).sum().backward()
+        told += [str(warning.message) for warning in caught]
+        for key, kernel in model.named_parameters():
+            kinds = zip(kernel.shape, kernel.stride(), kernel.grad.stride(), strict=True)
+            if any(n > 1 and own != other for n, own, other in kinds):
+                told.append(f"{name} {key}")
+    return told
+
+
+def test_gradients_lie_in_memory_as_their_kernels(tmp_path):
+    """So that torch has no reason to warn of their strides, and nothing to reorder."""
+    networks = [("i3d_r50", 0.0), ("i3d_r50", 0.25), ("slowfast_r50", 0.0)]
+    for told in run_processes(gradients_of_steps, 2, tmp_path, networks):
+        assert not told
 
 
 @pytest.mark.timeout(60)
