@@ -105,7 +105,7 @@ class VideoLoader:
     Where one has ended, all are started anew and go on at the batch that was due, so that nothing
     is lost or comes twice: a sample depends on its key alone. The video that the worker was reading
     gets a second chance, as the system may have ended the process for reasons of its own (memory,
-    say). The second time the video counts as unreadable.
+    say). The second time in an epoch the video counts as unreadable.
 
     Without workers there is no such protection: what ends a decoder ends the run.
 
@@ -146,6 +146,7 @@ class VideoLoader:
 
     def __iter__(self) -> Iterator[Any]:
         done, batches = 0, None
+        self._losses.clear()
         while True:
             try:
                 if batches is None:

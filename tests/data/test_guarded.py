@@ -133,20 +133,25 @@ def test_what_ends_a_worker_is_an_unreadable_video(folder, split, impatient, mon
     assert caplog.text.count("read once more") == 3
 
 
-def test_a_second_chance(folder, impatient, monkeypatch, tmp_path):
+def test_a_second_chance_in_every_epoch(folder, impatient, monkeypatch, tmp_path):
     """A worker that the system has killed says nothing of the video that it was reading."""
-    wanted = read_all(loader_of(folder, "train", 0), epochs=1)
+    once = tmp_path / "once"
+    wanted = read_all(loader_of(folder, "train", 0), epochs=2)
 
     class Killed(VideoReader):
         def __init__(self, path: str, *args: Any, **kwargs: Any) -> None:
-            if "crash" in path and not (tmp_path / "once").exists():
-                (tmp_path / "once").touch()
+            if "crash" in path and not once.exists():
+                once.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             super().__init__(path, *args, **kwargs)
 
     monkeypatch.setattr(kinetics_module, "VideoReader", Killed)
-    assert_same(read_all(loader_of(folder, "train", 2), epochs=1), wanted)
-    assert (tmp_path / "once").exists()
+    loader, got = loader_of(folder, "train", 2), []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        got += list(loader)
+        once.unlink()
+    assert_same(got, wanted)
 
 
 def test_workers_killed_between_batches(folder, impatient):
