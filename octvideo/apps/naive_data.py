@@ -8,7 +8,6 @@ frames become float32, are normalised and resized, and then the crop is cut out.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import av
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -19,13 +18,14 @@ from torch.utils.data import Dataset
 
 from octvideo.data.sampling import ClipSampling, crop_offsets
 from octvideo.data.transforms import TrainTransform, random_crop_params, short_side_size
+from octvideo.data.video_index import open_container
 
 MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 
 
 def read_clip(path: str, choose: Callable[[int, float], np.ndarray]) -> Tensor:
     """uint8 (T, H, W, 3): the frames that `choose` takes of their number and frames a second."""
-    with av.open(path) as container:
+    with open_container(path) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         indices = choose(stream.frames, float(stream.average_rate or 30))

@@ -11,7 +11,13 @@ from types import ModuleType
 
 import numpy as np
 
-from octvideo.data.video_index import VideoError, build_index, frame_rate, open_video
+from octvideo.data.video_index import (
+    VideoError,
+    build_index,
+    descriptor,
+    frame_rate,
+    open_video,
+)
 
 
 def open_backend(name: str, path: str, max_pixels: int) -> "DecordBackend | TorchCodecBackend":
@@ -26,10 +32,14 @@ def open_backend(name: str, path: str, max_pixels: int) -> "DecordBackend | Torc
     # decord searches for ever for a first keyframe that was cut off; torchcodec miscounts in AVI.
     if not index.seekable and not (is_avi and name == "decord"):
         raise VideoError(path, f'{name} is not dependable on such a file; use backend "pyav"')
-    if name == "decord":
-        reader: DecordBackend | TorchCodecBackend = DecordBackend(module, path, fps)
-    else:
-        reader = TorchCodecBackend(module, path, fps, stream_index)
+    # `open_video` admits no playlists. A file name as a pattern ("a%03d.png") would be read as
+    # several images, so the libraries get a name that says nothing.
+    with descriptor(path) as number:
+        source = f"/dev/fd/{number}"
+        if name == "decord":
+            reader: DecordBackend | TorchCodecBackend = DecordBackend(module, path, source, fps)
+        else:
+            reader = TorchCodecBackend(module, path, source, fps, stream_index)
     if reader.num_frames != index.count:
         reader.close()
         counts = f"{name} counts {reader.num_frames} frames, the packets say {index.count}"
@@ -57,12 +67,12 @@ def import_backend(name: str) -> ModuleType:
 class DecordBackend:
     """`decord.VideoReader` on the CPU with one thread."""
 
-    def __init__(self, decord: ModuleType, path: str, fps: float) -> None:
+    def __init__(self, decord: ModuleType, path: str, source: str, fps: float) -> None:
         self.path = path
         self.fps = fps
         self._error = decord.DECORDError
         try:
-            self._reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
+            self._reader = decord.VideoReader(source, ctx=decord.cpu(0), num_threads=1)
             self.num_frames = len(self._reader)
         except self._error as error:
             raise VideoError(path, f"decord: {_last_line(error)}") from error
@@ -80,12 +90,14 @@ class DecordBackend:
 class TorchCodecBackend:
     """`torchcodec.decoders.VideoDecoder` on the CPU with one thread and exact seeks."""
 
-    def __init__(self, decoders: ModuleType, path: str, fps: float, stream_index: int) -> None:
+    def __init__(
+        self, decoders: ModuleType, path: str, source: str, fps: float, stream_index: int
+    ) -> None:
         self.path = path
         self.fps = fps
         try:
             self._decoder = decoders.VideoDecoder(
-                path,
+                source,
                 stream_index=stream_index,
                 seek_mode="exact",
                 num_ffmpeg_threads=1,

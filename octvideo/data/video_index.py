@@ -14,6 +14,13 @@ from av.video.stream import VideoStream
 # Containers whose own index makes a seek land where it should.
 SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 
+# FFmpeg's names of the formats that are read. Each of them is one self-contained file: playlists
+# (concat, hls, dash), numbered images and devices would open other files or the network.
+FORMATS = (
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,live_flv,kux,asf,asf_o,ogg,rm,mxf,gxf,nut,wtv,dv,nsv,"
+    "ivf,obu,h264,hevc,vvc,h263,h261,m4v,mpegvideo,vc1,mjpeg,dirac,yuv4mpegpipe,gif,apng"
+)
+
 
 class VideoError(Exception):
     """A video file cannot be read. `path` is the file, `reason` what is wrong with it."""
@@ -40,10 +47,7 @@ def named_errors(path: str) -> Iterator[None]:
 
 def open_video(path: str, max_pixels: int) -> tuple[InputContainer, VideoStream]:
     """Open a file and its first video stream that is not a cover picture, one decoding thread."""
-    if not os.path.isfile(path):  # a pipe would block, an address would reach for the network
-        raise VideoError(path, "is not a file" if os.path.exists(path) else "no such file")
-    # An absolute path keeps FFmpeg from reading "name:rest" as a protocol.
-    container = av.open(os.path.abspath(path), metadata_errors="ignore")
+    container = open_container(path)
     try:
         for stream in container.streams.video:
             if not stream.disposition & Disposition.attached_pic:
@@ -60,6 +64,32 @@ def open_video(path: str, max_pixels: int) -> tuple[InputContainer, VideoStream]
         container.close()
         raise
     return container, stream
+
+
+def open_container(path: str) -> InputContainer:
+    """Open a file in one of FORMATS, which FFmpeg finds by content and not by name."""
+    with descriptor(path) as number:
+        # FFmpeg gets an open file and the one protocol that reads it, so no content can make it
+        # open a path or an address. It duplicates the descriptor.
+        options = {
+            "fd": str(number),
+            "protocol_whitelist": "fd",
+            "format_whitelist": FORMATS,
+        }
+        try:
+            return av.open("fd:", options=options, metadata_errors="ignore")
+        except av.ArgumentError as error:
+            reason = "is in none of the video formats that are read, or its header is damaged"
+            raise VideoError(path, reason) from error
+
+
+@contextmanager
+def descriptor(path: str) -> Iterator[int]:
+    """The number of the open file, for as long as the context lasts."""
+    if not os.path.isfile(path):  # a pipe would block
+        raise VideoError(path, "is not a file" if os.path.exists(path) else "no such file")
+    with open(path, "rb", buffering=0) as file:
+        yield file.fileno()
 
 
 def check_pixels(path: str, width: int, height: int, max_pixels: int) -> None:
