@@ -28,6 +28,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     source.add_argument(
         "--annotations", type=Path, nargs="+", metavar="CSV", help="Kinetics annotation files"
     )
+    parser.add_argument(
+        "--layout",
+        choices=("auto", "classes", "splits"),
+        default="auto",
+        help="what the folders in --tree are; default: splits where all read like train, val, test",
+    )
     parser.add_argument("--videos", type=Path, metavar="FOLDER", help="the files of --annotations")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for the lists")
     parser.add_argument(
@@ -61,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
 
     names = class_names(args.class_names) if args.class_names else None
     if args.tree:
-        plan = prepare.plan_of_tree(args.tree, names)
+        plan = prepare.plan_of_tree(args.tree, names, args.layout)
     else:
         plan = prepare.plan_of_annotations(args.annotations, args.videos, names)
     if args.val or args.test:

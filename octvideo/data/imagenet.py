@@ -1,6 +1,8 @@
 """ImageNet and other folders of pictures: a folder a class, in train/ and val/.
 
 root/train/n01440764/n01440764_10026.JPEG      root/val/n01440764/ILSVRC2012_val_00000293.JPEG
+
+The folders of the splits may have other usual names, such as Train and valid: see `split_of`.
 """
 
 import logging
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from octvideo.data.folders import split_folder
 from octvideo.data.guarded import Watch
 from octvideo.data.kinetics import VideoList, item_of, read_or_replace
 from octvideo.data.labels import class_names_beside
@@ -34,9 +37,9 @@ def list_pictures(root: str | Path, split: str, num_classes: int) -> VideoList:
         UserError: no such folders, no pictures, or other classes than there should be.
     """
     root = Path(root)
-    folder = root / split
+    folder = split_folder(root, split)
     if split == "test" and not class_folders(folder):
-        folder = root / "val"
+        folder = split_folder(root, "val")
     names = picture_classes(root, num_classes)
     unknown = set(class_folders(folder)) - set(names)
     if unknown:
@@ -58,7 +61,7 @@ def picture_classes(root: str | Path, num_classes: int) -> list[str]:
     names = class_names_beside(root, num_classes)
     if names is not None:
         return names
-    folders = class_folders(root / "train") or class_folders(root / "val")
+    folders = class_folders(split_folder(root, "train")) or class_folders(split_folder(root, "val"))
     if not folders:
         raise UserError(
             f"there are no pictures in class folders: DATA.PATH_TO_DATA_DIR ({str(root)!r}) must "
@@ -86,7 +89,8 @@ def _source(root: Path) -> Path:
     given = root / "class_names.json"
     if given.is_file():
         return given
-    return root / ("train" if class_folders(root / "train") else "val")
+    train = split_folder(root, "train")
+    return train if class_folders(train) else split_folder(root, "val")
 
 
 def _rows(folder: Path, labels: dict[str, int]) -> Iterator[tuple[str, int]]:

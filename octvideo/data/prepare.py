@@ -15,6 +15,14 @@ from tempfile import TemporaryFile
 import numpy as np
 from tqdm import tqdm
 
+from octvideo.data.folders import (
+    SPLITS,
+    first_few,
+    folders_in,
+    split_folders,
+    split_of,
+    video_files,
+)
 from octvideo.data.labels import class_names
 from octvideo.data.reencode import Encoding, VideoFacts, check_video, reencode
 from octvideo.data.video_index import VideoError
@@ -24,13 +32,6 @@ from octvideo.utils.workers import Failure, run_guarded
 
 logger = logging.getLogger("octvideo")
 
-SPLITS = ("train", "val", "test")
-_SPLIT_FOLDERS = {"train": "train", "val": "val", "validate": "val", "validation": "val"}
-_SPLIT_FOLDERS |= {"test": "test"}
-_SUFFIXES = {
-    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
-    ".ogv", ".ts", ".webm", ".wmv",
-}  # fmt: skip
 _ANNOTATION_COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
 _SETTINGS = "reencode.json"
 
@@ -57,41 +58,38 @@ class Plan:
     bad: list[tuple[str, str]] = field(default_factory=list)
 
 
-def plan_of_tree(root: Path, names: Sequence[str] | None = None) -> Plan:
+def plan_of_tree(root: Path, names: Sequence[str] | None = None, layout: str = "auto") -> Plan:
     """The files of ``root/class/...`` (split "train"), or of ``root/{train,val,test}/class/...``.
 
     Labels count the class folders in alphabetical order, unless ``names`` (in label order) says
-    otherwise; in folder names an underscore may stand for a blank.
+    otherwise; in folder names an underscore may stand for a blank. layout: see `split_folders`.
 
     Raises:
         UserError: there is no such folder, no class folder in it, a class without a name, or
-            classes beside the folders of splits.
+            folders of which it is not clear whether they are splits or classes.
     """
-    folders = _folders(root)
-    parts = {_SPLIT_FOLDERS.get(folder.name, ""): folder for folder in folders}
-    if len(parts) > 2 and "" in parts:  # one such name may be a class: a railway train
-        others = sorted(folder.name for folder in folders if folder.name not in _SPLIT_FOLDERS)
-        raise UserError(
-            f"{root} has folders of splits ({', '.join(sorted(set(parts) - {''}))}) and others "
-            f"beside them, which are in no split: {', '.join(others)}. Move these elsewhere"
-        )
-    if not folders or "" in parts:
-        parts = {"train": root}
-    elif len(parts) < len(folders):
-        raise UserError(f"{root} has two folders for one split: {', '.join(map(str, folders))}")
-    found = {folder.name for part in parts.values() for folder in _folders(part)}
+    parts = split_folders(root, layout) or {"train": root}
+    found = {folder.name for part in parts.values() for folder in folders_in(part)}
+    videos = {split: video_files(part) for split, part in parts.items()}
     if not found:
-        raise UserError(f"{root} has no class folders: expected {root}/CLASS/*.mp4")
+        direct = sum(map(len, videos.values()))
+        itself = f" It holds {direct} videos itself: is it a class? Give the folder above it."
+        raise UserError(
+            f"{root} has no class folders: expected {root}/CLASS/*.mp4.{itself if direct else ''}"
+        )
     names = sorted(found) if names is None else list(names)
     label_of = _labels(names, found, str(root))
     plan = Plan(root, names)
     for split, part in parts.items():
-        for path in _video_files(part):
+        for path in videos[split]:
             inside = Path(path).relative_to(part).parts
             if len(inside) > 1:
                 plan.videos.append(Video(path, label_of[inside[0]], split))
             else:
                 plan.bad.append((path, "is not in the folder of a class"))
+    if plan.bad:
+        text = "%d videos, such as %s, lie in no class folder and are left out; the classes are %s"
+        logger.warning(text, len(plan.bad), plan.bad[0][0], first_few(sorted(found)))
     return plan
 
 
@@ -118,7 +116,7 @@ def plan_of_annotations(
     names = _annotation_names(found) if names is None else list(names)
     label_of = _labels(names, found, "the annotations")
     by_stem: dict[str, list[str]] = {}
-    for path in _video_files(root):
+    for path in video_files(root):
         by_stem.setdefault(Path(path).stem, []).append(path)
     plan = Plan(root, names)
     for row in labelled:
@@ -150,7 +148,7 @@ def _annotation_rows(file: Path) -> list[dict[str, str]]:
 
 def _annotation_row(row: dict[str, str], where: str) -> dict[str, str]:
     row = {name: (row[name] or "").strip() for name in _ANNOTATION_COLUMNS}
-    split = _SPLIT_FOLDERS.get(row["split"])
+    split = split_of(row["split"])
     if split is None:
         raise UserError(f"{where}: the split is {row['split']!r}, not train, validate or test")
     try:
@@ -174,41 +172,7 @@ def _annotation_names(found: set[str]) -> list[str]:
 
 def _is_under(path: str, root: Path, split: str) -> bool:
     folders = Path(path).relative_to(root).parts[:-1]
-    return any(_SPLIT_FOLDERS.get(folder) == split for folder in folders)
-
-
-def _folders(root: Path) -> list[Path]:
-    if not root.is_dir():
-        raise UserError(f"there is no folder {root}")
-    return sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
-
-
-def _video_files(root: Path) -> list[str]:
-    """Files below ``root`` that end like videos, sorted; hidden ones are left out."""
-    if not root.is_dir():
-        raise UserError(f"there is no folder {root}")
-    found = []
-    others: Counter[str] = Counter()
-    for folder, inner, files in os.walk(root, followlinks=True):
-        inner[:] = [n for n in inner if not n.startswith(".") and not _leads_up(folder, n)]
-        for name in files:
-            suffix = os.path.splitext(name)[1].lower()
-            if name.startswith("."):
-                continue
-            if suffix in _SUFFIXES:
-                found.append(os.path.join(folder, name))
-            else:
-                others[suffix or "no ending"] += 1
-    if others:
-        shown = ", ".join(f"{count} of {suffix}" for suffix, count in others.most_common(5))
-        logger.warning("%s: files that do not end like videos are left out: %s", root, shown)
-    return sorted(found)
-
-
-def _leads_up(folder: str, name: str) -> bool:
-    """Whether a folder is a link to one that it lies in: the walk would not end."""
-    target = os.path.realpath(os.path.join(folder, name))
-    return Path(os.path.realpath(folder)).is_relative_to(target)
+    return any(split_of(folder) == split for folder in folders)
 
 
 def _labels(names: Sequence[str], found: Iterable[str], where: str) -> dict[str, int]:
@@ -216,8 +180,9 @@ def _labels(names: Sequence[str], found: Iterable[str], where: str) -> dict[str,
     known = {name: label for label, name in enumerate(names)}
     labels = {name: known.get(name, known.get(name.replace("_", " "), -1)) for name in found}
     if unknown := sorted(name for name, label in labels.items() if label < 0):
-        shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        raise UserError(f"{where}: {len(unknown)} of the classes have no class name: {shown}")
+        raise UserError(
+            f"{where}: {len(unknown)} of the classes have no class name: {first_few(unknown)}"
+        )
     return labels
 
 
@@ -368,7 +333,7 @@ def _write_lists(
         raise UserError(f"there are no files that end like videos under {plan.root}")
     if not good:
         raise UserError(f"none of the {len(bad)} videos can be used: see {out / 'bad_videos.csv'}")
-    _warn_of_empty_classes(plan.names, {v.label for v in good if v.split == "train"})
+    _warn_of_thin_classes(plan.names, Counter(v.label for v in good if v.split == "train"))
     listed = {path: _listed(targets.get(path, path), out) for path in facts}
     lines = dict.fromkeys(SPLITS, "")
     for split in SPLITS:
@@ -391,13 +356,21 @@ def _write_lists(
     return {**{split: lines[split].count("\n") for split in SPLITS}, "bad": len(bad)}
 
 
-def _warn_of_empty_classes(names: Sequence[str], trained: set[int]) -> None:
-    """Of the classes that a training would not see; a plan without training videos has none."""
-    empty = [name for label, name in enumerate(names) if label not in trained]
-    if trained and empty:
-        shown = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
-        text = "Of %d of the %d classes there are no training videos: %s"
-        logger.warning(text, len(empty), len(names), shown)
+def _warn_of_thin_classes(names: Sequence[str], counts: Counter[int]) -> None:
+    """Of classes without training videos, or with one; a plan without training videos has none."""
+    if not counts:
+        return
+    if len(names) == 1:
+        logger.warning("There is one class, %s: is the folder above it meant?", names[0])
+    empty = [name for label, name in enumerate(names) if not counts[label]]
+    if empty:
+        text = "%d of %d classes %s no training videos: %s"
+        have = "has" if len(empty) == 1 else "have"
+        logger.warning(text, len(empty), len(names), have, first_few(empty))
+    single = [name for label, name in enumerate(names) if counts[label] == 1]
+    if len(single) * 2 > len(names) > 1:
+        text = "%d of %d classes have a single training video: %s. Are these folders classes?"
+        logger.warning(text, len(single), len(names), first_few(single))
 
 
 def _listed(path: str, out: Path) -> str:

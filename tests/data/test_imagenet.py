@@ -73,6 +73,16 @@ def test_class_names_json_gives_the_order(root: Path, tmp_path: Path) -> None:
         list_pictures(tmp_path, "val", 4)
 
 
+@pytest.mark.parametrize(("train", "val"), [("Train", "Valid"), ("TRAINING", "dev")])
+def test_folders_of_splits_by_other_names(root: Path, tmp_path: Path, train: str, val: str) -> None:
+    (tmp_path / train).symlink_to(root / "train")
+    (tmp_path / val).symlink_to(root / "val")
+    for split, folder in (("train", train), ("val", val), ("test", val)):
+        found, wanted = (list_pictures(r, split, 3) for r in (tmp_path, root))
+        assert found.labels.tolist() == wanted.labels.tolist()
+        assert {Path(path).parent.parent for path in found.paths()} == {tmp_path / folder}
+
+
 def test_wrong_folders_are_told(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has 3 class folders, but MODEL.NUM_CLASSES is 1000"):
         list_pictures(root, "train", 1000)

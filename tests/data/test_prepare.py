@@ -102,13 +102,79 @@ def test_given_splits(tmp_path):
     ]  # fmt: skip
 
 
-def test_folders_beside_those_of_splits_are_no_classes(tmp_path):
-    for split in ("train", "validation", "thumbnails"):
-        clip(tmp_path / split / "x" / "a.mp4", frames=1)
-    with pytest.raises(UserError, match=r"splits \(train, val\) .* in no split: thumbnails"):
+PAIRS = [
+    ("train", "valid"), ("Train", "Val"), ("TRAIN", "TEST"), ("training", "validation"),
+    ("train", "dev"), ("videos_train", "videos_val"), ("train_256", "val_256"),
+    ("trainset", "testset"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_a_pair_of_folders_that_reads_like_splits_is_splits(tmp_path, first, second):
+    for split, name in ((first, "a"), (first, "b"), (second, "a"), (second, "b")):
+        touch(tmp_path / split / name / f"{split}{name}.mp4")
+    plan = plan_of_tree(tmp_path)
+    assert plan.names == ["a", "b"]
+    other = "test" if "test" in second.lower() else "val"
+    assert {(Path(v.path).parent.parent.name, v.split, v.label) for v in plan.videos} == {
+        (first, "train", 0), (first, "train", 1), (second, other, 0), (second, other, 1),
+    }  # fmt: skip
+
+
+def touch(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("train", "validation", "thumbnails"),
+        ("train", "holdout"),
+        ("train", "validation_clips"),
+        ("videos_train", "videos_val", "annotations"),
+    ],
+)
+def test_folders_of_which_some_read_like_splits_are_asked_about(tmp_path, folders):
+    for folder in folders:
+        touch(tmp_path / folder / "x" / "a.mp4")
+    with pytest.raises(UserError, match=r"--layout classes.* --layout splits"):
         plan_of_tree(tmp_path)
-    (tmp_path / "validation").rename(tmp_path / "car")
-    assert plan_of_tree(tmp_path).names == ["car", "thumbnails", "train"]
+    assert plan_of_tree(tmp_path, layout="classes").names == sorted(folders)
+    plan = plan_of_tree(tmp_path, layout="splits")
+    assert plan.names == ["x"]
+    assert {video.split for video in plan.videos} <= {"train", "val"}
+
+
+def test_classes_may_be_called_like_a_split(tmp_path):
+    for name in ("car", "train", "training dog", "taking a test"):
+        touch(tmp_path / name / "a.mp4")
+    assert plan_of_tree(tmp_path).names == ["car", "taking a test", "train", "training dog"]
+
+
+def test_two_folders_for_one_split(tmp_path):
+    for name in ("train", "Training"):
+        touch(tmp_path / name / "x" / "a.mp4")
+    with pytest.raises(UserError, match=r"two folders for the split train, Training and train"):
+        plan_of_tree(tmp_path)
+
+
+def test_a_folder_that_is_a_class_itself_is_said(tmp_path, caplog):
+    for index in range(3):
+        touch(tmp_path / f"{index}.mp4")
+    with pytest.raises(UserError, match="holds 3 videos itself: is it a class"):
+        plan_of_tree(tmp_path)
+    touch(tmp_path / "more" / "a.mp4")
+    assert len(plan_of_tree(tmp_path).bad) == 3
+    assert "3 videos, such as" in caplog.text
+    assert "the classes are more" in caplog.text
+
+
+def test_classes_of_a_single_video_are_said(tmp_path, caplog):
+    for index in range(3):
+        clip(tmp_path / "v" / f"video{index}" / "a.mp4", frames=1)
+    prepare(plan_of_tree(tmp_path / "v"), tmp_path / "out")
+    assert "3 of 3 classes have a single training video: video0, video1, video2" in caplog.text
 
 
 def test_what_does_not_end_like_a_video_is_told(tmp_path, caplog):
@@ -174,7 +240,7 @@ def test_annotations(tmp_path, caplog, layout):
     ("text", "message"),
     [
         ("label,youtube_id\na,b\n", "no column split, time_end, time_start"),
-        (ANNOTATION.replace("validate", "dev"), r"k\.csv, line 4: the split is 'dev'"),
+        (ANNOTATION.replace("validate", "third"), r"k\.csv, line 4: the split is 'third'"),
         (ANNOTATION.replace("100,110", "x,110"), r"k\.csv, line 3: time_start"),
         (ANNOTATION.splitlines()[0] + "\n", "no labelled rows"),
     ],
@@ -354,7 +420,7 @@ def test_the_tool_on_good_and_bad_files(shared, tmp_path):
     assert len(read_list(tmp_path / "out" / "train.csv")) == 12
     assert f"{len(bad)} in {tmp_path / 'out' / 'bad_videos.csv'}" in done.stdout
     assert f"DATA.PATH_TO_DATA_DIR {tmp_path / 'out'} MODEL.NUM_CLASSES 2" in done.stdout
-    assert "Of 1 of the 2 classes there are no training videos: bad" in done.stderr
+    assert "1 of 2 classes has no training videos: bad" in done.stderr
 
 
 @pytest.mark.parametrize(
