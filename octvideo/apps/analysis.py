@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from octvideo.apps.inference import twin
 from octvideo.apps.predict import load_views
 from octvideo.apps.views import ViewSettings
 from octvideo.data import VideoError, normalize
@@ -60,6 +61,7 @@ def layer_spectra(model: nn.Module, layer: str, batches: Iterable[Tensor]) -> di
     Raises:
         UserError: the model has no such layer, it gives no maps, or there are no inputs.
     """
+    model = twin(model)  # for the hook, and for evaluation mode
     try:
         module = model.get_submodule(layer)
     except AttributeError as error:
@@ -77,7 +79,6 @@ def layer_spectra(model: nn.Module, layer: str, batches: Iterable[Tensor]) -> di
         for name, part in zip(GROUPS, parts, strict=False):
             sums[name] = sums.get(name, 0.0) + energy_spectrum(part) * len(part)
 
-    model.eval()
     with module.register_forward_hook(add):
         for batch in batches:
             model(batch)

@@ -2,11 +2,10 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from octvideo.apps.hub import load_zoo
+from octvideo.apps.inference import Features, in_evaluation, optimized
 from octvideo.apps.views import ViewSettings
 from octvideo.data import VideoError, normalize
 from octvideo.data.guarded import Watch
@@ -22,10 +22,8 @@ from octvideo.data.kinetics import CentreClips, TestViews, VideoList
 from octvideo.data.labels import class_names as read_class_names
 from octvideo.data.pictures import is_picture
 from octvideo.data.reader import check_backend
-from octvideo.engine.precision import DTYPES, Evaluation
+from octvideo.engine.precision import Evaluation
 from octvideo.engine.test import view_batches
-from octvideo.layers import fold
-from octvideo.models import VideoResNet, optimize_for_inference
 from octvideo.utils.errors import UserError
 
 Video = str | os.PathLike[str]
@@ -105,13 +103,8 @@ def features_of(
     item: dict[str, Any], model: nn.Module, settings: ViewSettings, batch_size: int = 8
 ) -> np.ndarray:
     """What the last layer sees for each view of an item: float32 (views, C)."""
-    seen: list[Tensor] = []
-    model = optimized(model, settings.precision)
-    with _last_layer(model).register_forward_pre_hook(lambda _, args: seen.append(args[0])):
-        run_views(model, item, settings, batch_size)
-    # What an image network's last layer sees is pooled already: (N, C).
-    pooled = [x.flatten(1, -2).mean(1) if x.ndim > 2 else x for x in seen]
-    return torch.cat(pooled).float().cpu().numpy()
+    model = in_evaluation(optimized(model, settings.precision))
+    return run_views(Features(model).eval(), item, settings, batch_size)
 
 
 def load_views(video: Video, settings: ViewSettings, fast: bool = False) -> dict[str, Any]:
@@ -175,42 +168,9 @@ def run_views(
         batches: Iterator[Tensor] = iter([frames[None]])
     else:
         batches = view_batches(item, frames, settings.crop_size, batch_size)
-    with _evaluating(model):
-        evaluate = Evaluation(model, device, settings.precision)
-        scores = [evaluate(views) for views in batches]
+    evaluate = Evaluation(in_evaluation(model), device, settings.precision)
+    scores = [evaluate(views) for views in batches]
     return torch.cat(scores).cpu().numpy()
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = {module for module in model.modules() if module.training}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-# Of each model the one for inference that was made last, and what it was made from.
-_OPTIMIZED: WeakKeyDictionary[nn.Module, tuple[Any, nn.Module]] = WeakKeyDictionary()
-
-
-def optimized(model: nn.Module, precision: str) -> nn.Module:
-    """The model for inference, made once as long as its weights stay as they are.
-
-    Models that are not octvideo's, or that have hooks, are used as they are, and all of them where
-    ``fold.enabled`` is off. Weights are known by their sums and their device.
-    """
-    hooks = (h for m in model.modules() for h in (m._forward_hooks, m._forward_pre_hooks))
-    if not isinstance(model, VideoResNet) or not fold.enabled or any(hooks):
-        return model
-    with torch.no_grad():
-        sums = torch.stack([t.double().sum() for t in model.state_dict().values()])
-    state = (precision, sums.device, tuple(sums.tolist()))
-    if model not in _OPTIMIZED or _OPTIMIZED[model][0] != state:
-        _OPTIMIZED[model] = (state, optimize_for_inference(model, DTYPES.get(precision)))
-    return _OPTIMIZED[model][1]
 
 
 def _ensemble(scores: np.ndarray, settings: ViewSettings) -> np.ndarray:
@@ -218,22 +178,19 @@ def _ensemble(scores: np.ndarray, settings: ViewSettings) -> np.ndarray:
 
 
 def _model(model: str | nn.Module) -> nn.Module:
-    return _of_the_zoo(model) if isinstance(model, str) else model
+    if not isinstance(model, str):
+        return model
+    with _LOADING:  # threads that ask for one model together load it once
+        return _of_the_zoo(model)
+
+
+_LOADING = Lock()
 
 
 @lru_cache(maxsize=1)
 def _of_the_zoo(name: str) -> nn.Module:
     """Kept, as predict is often called in a loop."""
     return load_zoo(name).eval()
-
-
-def _last_layer(model: nn.Module) -> nn.Module:
-    try:
-        return model.get_submodule("head.projection")
-    except AttributeError as error:
-        raise UserError(
-            f"{type(model).__name__} has no layer head.projection: features are what goes into it"
-        ) from error
 
 
 def _names(

@@ -238,10 +238,15 @@ class Head(nn.Module):
         self.projection = nn.Linear(channels, num_classes)
         self.activation = HEAD_ACTIVATIONS[activation]
 
-    def forward(self, xs: Sequence[Value]) -> Tensor:
-        """Maps (N, C_p, T_p, H, W) -> logits in training, activations in evaluation (N, K)."""
+    def forward(self, xs: Sequence[Value], pre_logits: bool = False) -> Tensor:
+        """Maps (N, C_p, T_p, H, W) -> logits in training, activations in evaluation (N, K).
+
+        ``pre_logits``: the input of the linear layer, averaged over positions, (N, C) instead.
+        """
         pooled = [self._pool(merge(x), w) for x, w in zip(xs, self.windows, strict=True)]
         x = torch.cat(pooled, dim=1) if len(pooled) > 1 else pooled[0]
+        if pre_logits:
+            return x.mean((2, 3, 4))
         x = x.permute(0, 2, 3, 4, 1).to(self.projection.weight.dtype)
         x = self.projection(self.dropout(x))
         x = x.to(torch.promote_types(x.dtype, torch.float32))  # autocast's half ends here

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from octvideo.layers import Channels, OctBatchNorm2d, OctConv2d, Value, per_frequency, pool
 from octvideo.layers.max_pool import max_pool2d
 from octvideo.layers.octave_ablation import ablate
-from octvideo.models.image import ImageHead, ImageSpec, images_of, init_image_weights
+from octvideo.models.image import ImageHead, ImageNetwork, ImageSpec, images_of, init_image_weights
 from octvideo.models.spec import check_counts
 
 LAYERS = {121: (6, 12, 24, 16)}
@@ -54,7 +54,7 @@ class DenseNetSpec(ImageSpec):
 DENSENETS = {"densenet121": DenseNetSpec()}
 
 
-class DenseNet(nn.Module):
+class DenseNet(ImageNetwork):
     """stem, s2, s3, s4, s5 (transition but in s2, dense layers), tail (BN, ReLU), head."""
 
     def __init__(self, spec: DenseNetSpec) -> None:
@@ -79,15 +79,12 @@ class DenseNet(nn.Module):
         init_image_weights(self, spec.fc_init_std)
         ablate(self, spec.octave.ablation)
 
-    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
-        """Images (N, 3, H, W), or clips of one frame (N, 3, 1, H, W) -> (N, num_classes).
-
-        Logits in training, probabilities in evaluation (``head_activation``).
-        """
+    def forward_features(self, x: Tensor | Sequence[Tensor]) -> Value:
+        """Images (N, 3, H, W), or clips of one frame (N, 3, 1, H, W) -> maps (N, C, H/32, W/32)."""
         y: Value = self.stem(images_of(x))
         for stage in STAGES:
             y = self.get_submodule(f"s{stage}")(y)
-        return self.head(self.tail(y))
+        return self.tail(y)
 
 
 class Stem(nn.Module):

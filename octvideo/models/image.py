@@ -75,13 +75,42 @@ class ImageHead(nn.Module):
         self.projection = nn.Linear(channels, num_classes)
         self.activation = HEAD_ACTIVATIONS[activation]
 
-    def forward(self, x: Value) -> Tensor:
-        """Maps (N, C, H, W) -> logits in training, activations in evaluation (N, num_classes)."""
+    def forward(self, x: Value, pre_logits: bool = False) -> Tensor:
+        """Maps (N, C, H, W) -> logits in training, activations in evaluation (N, num_classes).
+
+        ``pre_logits``: the input of the linear layer (N, C) instead.
+        """
         y = merge(x)
         y = y.to(torch.promote_types(y.dtype, torch.float32)).mean((2, 3))
+        if pre_logits:
+            return y
         y = self.projection(self.dropout(y.to(self.projection.weight.dtype)))
         y = y.to(torch.promote_types(y.dtype, torch.float32))  # autocast's half ends here
         return y if self.training else self.activation(y)
+
+
+class ImageNetwork(nn.Module):
+    """What every image network does: ``forward_features``, then ``head``."""
+
+    head: ImageHead
+
+    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+        """Images (N, 3, H, W), or clips of one frame (N, 3, 1, H, W) -> (N, num_classes).
+
+        Logits in training, probabilities in evaluation (``head_activation``).
+        """
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor | Sequence[Tensor]) -> Value:
+        """Images, as in ``forward`` -> the maps that the head averages, (N, C, H/32, W/32)."""
+        raise NotImplementedError
+
+    def forward_head(self, x: Value, pre_logits: bool = False) -> Tensor:
+        """Maps of ``forward_features`` -> (N, num_classes), as in ``forward``.
+
+        ``pre_logits``: what the last layer sees, (N, C) instead.
+        """
+        return self.head(x, pre_logits)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from octvideo.layers import Channels, OctBatchNorm2d, OctConv2d, Value, per_frequency
 from octvideo.layers.octave_ablation import ablate
-from octvideo.models.image import ImageHead, ImageSpec, images_of, init_image_weights
+from octvideo.models.image import ImageHead, ImageNetwork, ImageSpec, images_of, init_image_weights
 
 #             s1 (1/2)  s2 (1/4)    s3 (1/8)    s4 (1/16)              s5 (1/32)
 OUTPUTS = {
@@ -66,7 +66,7 @@ MOBILENETS = {
 }
 
 
-class MobileNet(nn.Module):
+class MobileNet(ImageNetwork):
     """stem, s1, s2, s3, s4, s5, tail (of V2: 1x1, BN, ReLU6), head."""
 
     def __init__(self, spec: MobileNetSpec) -> None:
@@ -87,15 +87,12 @@ class MobileNet(nn.Module):
         init_image_weights(self, spec.fc_init_std)
         ablate(self, spec.octave.ablation)
 
-    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
-        """Images (N, 3, H, W), or clips of one frame (N, 3, 1, H, W) -> (N, num_classes).
-
-        Logits in training, probabilities in evaluation (``head_activation``).
-        """
+    def forward_features(self, x: Tensor | Sequence[Tensor]) -> Value:
+        """Images (N, 3, H, W), or clips of one frame (N, 3, 1, H, W) -> maps (N, C, H/32, W/32)."""
         y: Value = self.stem(images_of(x))
         for stage in range(1, 6):
             y = self.get_submodule(f"s{stage}")(y)
-        return self.head(self.tail(y))
+        return self.tail(y)
 
 
 def _relu6(x: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ from octvideo.layers.glore import GloRe2d
 from octvideo.layers.max_pool import max_pool2d
 from octvideo.layers.octave_ablation import ablate
 from octvideo.layers.se import SqueezeExcite
-from octvideo.models.image import ImageHead, ImageSpec, images_of, init_image_weights
+from octvideo.models.image import ImageHead, ImageNetwork, ImageSpec, images_of, init_image_weights
 from octvideo.models.recompute import run_and_recompute
 
 DEPTHS = {
@@ -110,7 +110,7 @@ RESNETS_2D = {
 }
 
 
-class ResNet2d(nn.Module):
+class ResNet2d(ImageNetwork):
     """s1 (stem), s2, s3, s4, s5, tail (BN, ReLU, where the blocks are pre-activation), head."""
 
     def __init__(self, spec: ResNet2dSpec) -> None:
@@ -134,15 +134,12 @@ class ResNet2d(nn.Module):
             elif spec.zero_init_final_bn and isinstance(module, PostActivation):
                 nn.init.zeros_(module.c_bn.weight)
 
-    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
-        """Images (N, 3, H, W), or clips of one frame (N, 3, 1, H, W) -> (N, num_classes).
-
-        Logits in training, probabilities in evaluation (``head_activation``).
-        """
+    def forward_features(self, x: Tensor | Sequence[Tensor]) -> Value:
+        """Images (N, 3, H, W), or clips of one frame (N, 3, 1, H, W) -> maps (N, C, H/32, W/32)."""
         y: Value = self.s1(images_of(x))
         for stage in STAGES:
             y = self.get_submodule(f"s{stage}")(y)
-        return self.head(self.tail(y))
+        return self.tail(y)
 
 
 class _Stage(nn.Sequential):

@@ -51,6 +51,10 @@ class VideoResNet(nn.Module):
         Raises:
             ValueError: other shapes, or numbers that are no floats.
         """
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor | Sequence[Tensor]) -> list[Value]:
+        """Clips, as in ``forward`` -> the maps of res5 of each pathway, (N, C, T', H/32, W/32)."""
         for clips in [x] if isinstance(x, Tensor) else x:
             self._check(clips)
         xs = self.s1(self._inputs(x))
@@ -58,7 +62,14 @@ class VideoResNet(nn.Module):
             xs = self.get_submodule(f"s{stage}")(self._fuse(stage - 1, xs))
             if stage == 2:
                 xs = self._pool_time(xs)
-        return self.head(xs)
+        return xs
+
+    def forward_head(self, xs: Sequence[Value], pre_logits: bool = False) -> Tensor:
+        """Maps of ``forward_features`` -> (N, num_classes), as in ``forward``.
+
+        ``pre_logits``: what the last layer sees, averaged over positions, (N, C) instead.
+        """
+        return self.head(xs, pre_logits)
 
     def _check(self, clips: Tensor) -> None:
         channels = self.spec.input_channels
