@@ -14,11 +14,12 @@ from av.video.stream import VideoStream
 # Containers whose own index makes a seek land where it should.
 SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 
-# FFmpeg's names of the formats that are read. Each of them is one self-contained file: playlists
+# FFmpeg's names of the formats that are read. Each of them is one self-contained file; playlists
 # (concat, hls, dash), numbered images and devices would open other files or the network.
 FORMATS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,live_flv,kux,asf,asf_o,ogg,rm,mxf,gxf,nut,wtv,dv,nsv,"
-    "ivf,obu,h264,hevc,vvc,h263,h261,m4v,mpegvideo,vc1,mjpeg,dirac,yuv4mpegpipe,gif,apng"
+    "ivf,obu,h264,hevc,vvc,h263,h261,m4v,mpegvideo,vc1,mjpeg,dirac,yuv4mpegpipe,gif,apng,"
+    "jpeg_pipe,png_pipe,webp_pipe,bmp_pipe"
 )
 
 
