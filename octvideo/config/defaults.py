@@ -99,7 +99,7 @@ _DEFAULTS: dict[str, Any] = {
         "PIN_MEMORY": True,  # page-locked batches, for copies that overlap
     },
     "MODEL": {
-        "ARCH": "i3d",  # c2d, i3d, slow, slowfast or 2d
+        "ARCH": "i3d",  # c2d, i3d, slow, slowfast, slow_c2d, slow_i3d or 2d
         "MODEL_NAME": "ResNet",  # ResNet, or SlowFast for the two pathways; 2d: see list_models()
         "NUM_CLASSES": 400,  # width of the last layer
         "LOSS_FUNC": "cross_entropy",  # cross_entropy, soft_cross_entropy or bce_logit

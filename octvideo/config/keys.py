@@ -30,7 +30,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "DATA.TEST_INTERPOLATION": ("bilinear", "bicubic"),
     "DATA.TRAIN_PIXELS": ("uint8", "float32"),
     "DIST_BACKEND": ("nccl", "gloo"),
-    "MODEL.ARCH": ("c2d", "i3d", "slow", "slowfast", "2d"),
+    "MODEL.ARCH": ("c2d", "i3d", "slow", "slowfast", "slow_c2d", "slow_i3d", "2d"),
     "MODEL.HEAD_ACT": ("softmax", "sigmoid", "none"),
     "MODEL.LOSS_FUNC": ("cross_entropy", "soft_cross_entropy", "bce_logit"),
     "MODEL.MODEL_NAME": ("ResNet", "SlowFast"),

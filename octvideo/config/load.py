@@ -13,7 +13,14 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from octvideo.config.defaults import get_cfg, leaf_values
-from octvideo.config.scope import IGNORED, INSTEAD, REFUSED, REPLACED_VALUES, ignored_name
+from octvideo.config.scope import (
+    IGNORED,
+    INSTEAD,
+    REFUSED,
+    REPLACED_VALUES,
+    WITHOUT_POOL,
+    ignored_name,
+)
 from octvideo.config.validate import ConfigError, remarks, validate
 from octvideo.config.values import Kind, WrongTypeError, decode, show
 
@@ -79,9 +86,9 @@ def load_cfg(
     if applied.ignored:
         names = ", ".join(sorted(applied.ignored))
         logger.warning("configuration: ignored, as octvideo does not have them: %s", names)
-    for key, value in applied.replaced.items():
+    for key, (value, instead) in applied.replaced.items():
         text = "configuration: %s %s is read as %s, which octvideo has in its place"
-        logger.warning(text, key, value, REPLACED_VALUES[key][value])
+        logger.warning(text, key, value, instead)
     for remark in remarks(cfg):
         logger.warning("configuration: %s", remark)
     cfg.freeze()
@@ -219,7 +226,7 @@ class _Applied:
     origins: dict[str, str] = field(default_factory=dict)  # of each key that was set
     wrong: set[str] = field(default_factory=set)  # known keys with a value of the wrong type
     ignored: set[str] = field(default_factory=set)  # names outside octvideo's scope
-    replaced: dict[str, str] = field(default_factory=dict)  # keys in REPLACED_VALUES
+    replaced: dict[str, tuple[str, str]] = field(default_factory=dict)  # key -> old, new value
     problems: list[str] = field(default_factory=list)
 
 
@@ -234,7 +241,8 @@ def _apply(cfg: CfgNode, settings: Sequence[Setting]) -> _Applied:
                 value = Kind.of(key, _DEFAULTS[key]).convert(value)
                 applied.replaced.pop(key, None)  # the last setting of a key counts
                 if (known := REPLACED_VALUES.get(key)) and value in known:
-                    applied.replaced[key], value = value, known[value]
+                    applied.replaced[key] = value, known[value]
+                    value = known[value]
                 _assign(cfg, key, value)
                 applied.origins[key] = origin
             except WrongTypeError:
@@ -246,6 +254,10 @@ def _apply(cfg: CfgNode, settings: Sequence[Setting]) -> _Applied:
             applied.ignored.add(name)
         else:
             applied.problems.append(f"{origin}: {_unknown(key, value)}")
+    if cfg.MODEL.MODEL_NAME == "ResNet_nopool":
+        cfg.MODEL.MODEL_NAME = "ResNet"
+        cfg.MODEL.ARCH = arch = WITHOUT_POOL.get(cfg.MODEL.ARCH, cfg.MODEL.ARCH)
+        applied.replaced["MODEL.MODEL_NAME"] = "ResNet_nopool", f"ResNet of MODEL.ARCH {arch}"
     for key, value, origin in refused.values():
         if (decode(value) if isinstance(value, str) and value else value) != REFUSED[key]:
             applied.problems.append(

@@ -61,7 +61,7 @@ INSTEAD: dict[str, str] = {
 _OTHER_DATA = ("ava", "charades", "ptvcharades", "ptvssv2", "ssv2")
 FOREIGN_VALUES: dict[str, tuple[str, ...]] = {
     "BN.NORM_TYPE": ("sub_batchnorm",),
-    "MODEL.ARCH": ("c2d_nopool", "csn", "i3d_nopool", "maskmvit", "mvit", "r2plus1d", "x3d"),
+    "MODEL.ARCH": ("csn", "maskmvit", "mvit", "r2plus1d", "x3d"),
     "MODEL.LOSS_FUNC": ("bce", "contrastive_loss", "mse", "multi_mse"),
     "MODEL.MODEL_NAME": (
         *("contrastivemodel", "maskmvit", "mvit", "x3d"),
@@ -81,11 +81,14 @@ _SAME_DATA = {
 }
 REPLACED_VALUES: dict[str, dict[str, str]] = {
     "DATA.DECODING_BACKEND": {"torchvision": "pyav"},
-    "MODEL.ARCH": {"slowonly": "slow"},
+    "MODEL.ARCH": {"slowonly": "slow", "c2d_nopool": "slow_c2d", "i3d_nopool": "slow_i3d"},
     "MODEL.MODEL_NAME": {"PTVResNet": "ResNet", "PTVSlowFast": "SlowFast"},
     "TEST.DATASET": _SAME_DATA,
     "TRAIN.DATASET": _SAME_DATA,
 }
+
+# MODEL.MODEL_NAME ResNet_nopool is the ResNet of these architectures.
+WITHOUT_POOL = {"c2d": "slow_c2d", "i3d": "slow_i3d"}
 
 # Known keys whose feature is planned but missing: the values that work today, and the feature.
 NOT_YET: dict[str, tuple[tuple[Any, ...], str]] = {

@@ -9,6 +9,7 @@ from octvideo.config.defaults import get_cfg
 from octvideo.config.keys import CHOICES, Problem, choices, ranges, value_of
 from octvideo.config.notation import parse_rand_augment
 from octvideo.config.scaling import batch_per_process, has_pictures, processes_per_node
+from octvideo.config.scope import WITHOUT_POOL
 from octvideo.config.values import show
 from octvideo.utils.errors import UserError
 from octvideo.utils.world import launched_world
@@ -238,11 +239,11 @@ def _pathways(cfg: CfgNode) -> Iterator[Problem]:
 
 def _network(cfg: CfgNode) -> Iterator[Problem]:
     arch, frames = cfg.MODEL.ARCH, cfg.DATA.NUM_FRAMES
-    if arch in ("c2d", "i3d") and frames == 1:
+    if arch in WITHOUT_POOL and frames == 1:
         yield Problem(
             "DATA.NUM_FRAMES",
             f"DATA.NUM_FRAMES is 1, but MODEL.ARCH {arch} halves the frames after res2: "
-            "set 2 or more",
+            f"set 2 or more, or MODEL.ARCH {WITHOUT_POOL[arch]}",
         )
     if arch == "2d" and frames != 1:
         yield Problem(

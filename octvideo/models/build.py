@@ -39,6 +39,8 @@ _VIDEO_MODELS: dict[str, ResNetSpec] = {
         for arch in ("c2d", "i3d", "slow")
         for name, variant in _VARIANTS.items()
     },
+    "slow_c2d_r50": ResNetSpec(arch="slow_c2d"),
+    "slow_i3d_r50": ResNetSpec(arch="slow_i3d"),
     "c2d_nln_r50": ResNetSpec(arch="c2d", **_NLN),
     "i3d_nln_r50": ResNetSpec(arch="i3d", **_NLN),
     "slow_4x16_r50": ResNetSpec(depth=50, **_SLOW_4X16),

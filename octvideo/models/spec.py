@@ -5,6 +5,7 @@
     I3D         5x7x7      1x3x3      3        2x1x1   3,1      3,1           1,3
     Slow        1x7x7      1x3x3      1                1        3             3
     Fast        5x7x7      1x3x3      3                3        3             3
+    Slow C2D, Slow I3D: C2D and I3D without the pool after res2
     stride      1,2,2      1,2,2      1        2,1,1   2        2             2
 
 The numbers under a stage are the temporal kernels of its blocks' first convolution, repeated
@@ -28,7 +29,8 @@ TEMPORAL_KERNELS = {
     "slow": ((1,), (1,), (1,), (3,), (3,)),
     "fast": ((5,), (3,), (3,), (3,), (3,)),
 }
-TEMPORAL_POOL = {"c2d": 2, "i3d": 2, "slow": 1, "fast": 1}  # after res2
+TEMPORAL_KERNELS |= {f"slow_{arch}": TEMPORAL_KERNELS[arch] for arch in ("c2d", "i3d")}
+TEMPORAL_POOL = {"c2d": 2, "i3d": 2}  # after res2; the others do not pool
 
 BLOCKS_PER_STAGE = {
     "bottleneck_transform": {
@@ -197,7 +199,7 @@ class ResNetSpec:
     @property
     def temporal_pool(self) -> int:
         """Kernel and stride of the max pool over frames after res2; 1 where there is none."""
-        return TEMPORAL_POOL[self.arch]
+        return TEMPORAL_POOL.get(self.arch, 1)
 
     @property
     def head_window(self) -> tuple[int, int, int]:

@@ -229,6 +229,7 @@ def _authors_networks() -> Iterator[ZooEntry]:
 
 
 _ENTRIES = (
+    _published("C2D_NOPOOL_8x8_R50", "slow_c2d_r50", "pysf", 67.2, 87.8),
     _published("C2D_8x8_R50", "c2d_r50", "ptv", 71.46, 89.68),
     _published("I3D_8x8_R50", "i3d_r50", "pysf", 73.5, 90.8),
     _published("I3D_8x8_R50", "i3d_r50", "ptv", 73.27, 90.70),

@@ -394,7 +394,6 @@ class TestOutsideTheScope:
         [
             ("MODEL: {ARCH: x3d, MODEL_NAME: X3D}", "MODEL.ARCH"),
             ("MODEL: {ARCH: mvit}", "MODEL.ARCH"),
-            ("MODEL: {ARCH: c2d_nopool}", "MODEL.ARCH"),
             ("MODEL: {MODEL_NAME: MViT}", "MODEL.MODEL_NAME"),
             ("DETECTION: {ENABLE: True}", "DETECTION.ENABLE"),
             ("DEMO: {ENABLE: True, WEBCAM: 0}", "DEMO.ENABLE"),

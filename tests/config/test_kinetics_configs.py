@@ -43,6 +43,7 @@ NO_NL = [[], [], [], []]
 NETWORKS = {
     "C2D_8x8": ("c2d", 8, 8, NO_NL),
     "C2D_NLN_8x8": ("c2d", 8, 8, NL5),
+    "C2D_NOPOOL_8x8": ("slow_c2d", 8, 8, NO_NL),
     "I3D_8x8": ("i3d", 8, 8, NO_NL),
     "I3D_NLN_8x8": ("i3d", 8, 8, NL5),
     "SLOW_8x8": ("slow", 8, 8, NO_NL),
@@ -212,6 +213,7 @@ PYSLOWFAST = {
             product(("C2D", "I3D", "SLOW"), (False, True)), (("", SCRATCH), ("_IN1K", IN1K))
         )
     },
+    "C2D_NOPOOL_8x8_R50": single("slow_c2d", 8, 8, False, SCRATCH),
     "SLOW_4x16_R50": single("slow", 4, 16, False, SCRATCH),
     "SLOWFAST_4x16_R50": double(8, 5),
     "SLOWFAST_8x8_R50": double(4, 7),
@@ -246,3 +248,24 @@ def test_files_of_pyslowfast_load_unchanged(name: str, tmp_path: Path) -> None:
             and not (key == "NONLOCAL.INSTANTIATION" and "NLN" not in name)
         }
         assert {key: leaves[key] for key in same} == same
+
+
+@pytest.mark.parametrize(
+    ("model", "arch"),
+    [
+        ("{ARCH: c2d, MODEL_NAME: ResNet_nopool}", "slow_c2d"),  # as PySlowFast's file has it
+        ("{ARCH: c2d_nopool}", "slow_c2d"),  # as the file had it at first
+        ("{ARCH: slow_c2d, MODEL_NAME: ResNet}", "slow_c2d"),
+        ("{ARCH: i3d, MODEL_NAME: ResNet_nopool}", "slow_i3d"),
+        ("{ARCH: i3d_nopool, MODEL_NAME: ResNet}", "slow_i3d"),
+        ("{ARCH: slow, MODEL_NAME: ResNet_nopool}", "slow"),
+    ],
+)
+def test_names_of_networks_without_the_pool_in_time(model: str, arch: str, tmp_path: Path) -> None:
+    path = tmp_path / "nopool.yaml"
+    path.write_text(f"MODEL: {model}")
+    cfg = load_cfg(path)
+    assert (arch, "ResNet") == (cfg.MODEL.ARCH, cfg.MODEL.MODEL_NAME)
+    with torch.device("meta"):
+        network = build_model(cfg)
+    assert network.spec.head_window[0] == cfg.DATA.NUM_FRAMES

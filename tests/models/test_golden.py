@@ -101,6 +101,8 @@ def test_keys_and_shapes_in_full(recipe: str, shared: Path) -> None:
     ("file", "recipe", "macs"),
     [
         ("C2D_8x8_R50", "C2D_8x8_R50", 19_493_191_680),
+        # 8 frames in the 2D ResNet-50 (4,087,136,256), and 400 classes
+        ("C2D_NOPOOL_8x8_R50", "C2D_8x8_R50", 8 * 4_087_136_256 + 400 * 2048),
         ("I3D_8x8_R50", "I3D_8x8_R50", 28_407_660_544),
         ("I3D_NLN_8x8_R50", "I3D_NLN_8x8_R50", 33_545_682_944),
         ("SLOWFAST_4x16_R50", "SLOWFAST_4x16_R50", 27_638_665_216),

@@ -28,7 +28,14 @@ SMALL = {"num_classes": 5, "width_per_group": 16, "crop_size": 64}
 FORMS = [(0.0, (2, 3, 4, 5))] + [(a, s) for a in (0.1, 0.5) for s in ((2, 3, 4, 5), (2, 3, 4))]
 
 # What differs from another model in little but its size.
-SLOW = ("r101", "slow_4x16_r50", "slowfast_4x16_r50", "slowfast_nln_r50")
+SLOW = (
+    "r101",
+    "slow_c2d_r50",
+    "slow_i3d_r50",
+    "slow_4x16_r50",
+    "slowfast_4x16_r50",
+    "slowfast_nln_r50",
+)
 every_model = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] * n.endswith(SLOW)) for n in VIDEO_MODELS]
 )

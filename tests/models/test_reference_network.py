@@ -244,6 +244,17 @@ def test_plain_networks(arch: str, depth: int) -> None:
     compare(f"{arch}_r50", DEPTHS[depth], depth=depth)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.25])
+@pytest.mark.parametrize("arch", ["c2d", "i3d"])
+def test_networks_without_the_pool_in_time(arch: str, alpha: float) -> None:
+    """PySlowFast's slow_c2d and slow_i3d: the parameters of C2D and I3D, and no pool after res2."""
+    compare(f"slow_{arch}_r50", DEPTHS[26], octave_alpha=alpha, depth=26)
+    with torch.device("meta"):
+        states = [create_model(f"{name}_r50").state_dict() for name in (arch, f"slow_{arch}")]
+    shapes = [{key: value.shape for key, value in state.items()} for state in states]
+    assert shapes[0] == shapes[1]
+
+
 @pytest.mark.parametrize("arch", ["c2d", "i3d"])
 @pytest.mark.parametrize("stages", [(), (2, 3, 4), (2, 3, 4, 5)], ids=str)
 def test_basic_blocks(arch: str, stages: tuple[int, ...]) -> None:
