@@ -17,6 +17,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from octvideo.data.display import display_matrix, upright
 from octvideo.data.video_index import (
     SEEKABLE,
     Run,
@@ -339,7 +340,7 @@ class PyAVBackend:
         if (frame.width, frame.height) != (width, height):
             width, height = self._first_size()
         rgb = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)
-        rgb = np.rot90(rgb, round(frame.rotation / 90))  # both count counter-clockwise
+        rgb = upright(rgb, display_matrix(frame))
         if out is None:
             out = np.empty((rows, *rgb.shape), np.uint8)
         elif out.shape[1:] != rgb.shape:

@@ -10,7 +10,9 @@ import importlib
 from types import ModuleType
 
 import numpy as np
+from av.video.frame import VideoFrame
 
+from octvideo.data.display import display_matrix, upright
 from octvideo.data.video_index import (
     VideoError,
     build_index,
@@ -20,7 +22,7 @@ from octvideo.data.video_index import (
 )
 
 
-def open_backend(name: str, path: str, max_pixels: int) -> "DecordBackend | TorchCodecBackend":
+def open_backend(name: str, path: str, max_pixels: int) -> "MirroredBackend":
     """The backend "decord" or "torchcodec", for files whose packets it can be trusted with."""
     module = import_backend(name)
     container, stream = open_video(path, max_pixels)
@@ -44,7 +46,16 @@ def open_backend(name: str, path: str, max_pixels: int) -> "DecordBackend | Torc
         reader.close()
         counts = f"{name} counts {reader.num_frames} frames, the packets say {index.count}"
         raise VideoError(path, f'{counts}; use backend "pyav"')
-    return reader
+    return MirroredBackend(reader, first_frame(path, max_pixels))
+
+
+def first_frame(path: str, max_pixels: int) -> VideoFrame:
+    """The first frame of a video, as PyAV decodes it."""
+    container, stream = open_video(path, max_pixels)
+    with container:
+        for frame in container.decode(stream):
+            return frame
+    raise VideoError(path, "has 0 frames that can be decoded")
 
 
 def import_backend(name: str) -> ModuleType:
@@ -81,7 +92,10 @@ class DecordBackend:
         try:
             return self._reader.get_batch(indices).asnumpy()
         except self._error as error:
-            raise VideoError(self.path, f"decord: {_last_line(error)}") from error
+            reason = _last_line(error)
+            if "size must exactly match" in reason:  # width or height not a multiple of 16
+                reason = 'cannot rotate frames of this size; use backend "pyav"'
+            raise VideoError(self.path, f"decord: {reason}") from error
 
     def close(self) -> None:
         self._reader = None
@@ -115,6 +129,24 @@ class TorchCodecBackend:
 
     def close(self) -> None:
         self._decoder = None
+
+
+class MirroredBackend:
+    """decord or torchcodec with the mirroring of a display matrix, of which they apply the rotation
+    alone."""
+
+    def __init__(self, reader: DecordBackend | TorchCodecBackend, first: VideoFrame) -> None:
+        self._reader = reader
+        self.path, self.fps, self.num_frames = reader.path, reader.fps, reader.num_frames
+        self._matrix = display_matrix(first)
+        self._turns = round(first.rotation / 90)  # counter-clockwise
+
+    def read(self, indices: list[int]) -> np.ndarray:
+        decoded = np.rot90(self._reader.read(indices), -self._turns, axes=(1, 2))
+        return upright(decoded, self._matrix)
+
+    def close(self) -> None:
+        self._reader.close()
 
 
 def _last_line(error: Exception) -> str:

@@ -1,0 +1,30 @@
+"""How a decoded frame is meant to be shown: turned or mirrored."""
+
+import numpy as np
+from av.sidedata.sidedata import Type
+from av.video.frame import VideoFrame
+
+Matrix = tuple[int, int, int, int]
+
+
+def display_matrix(frame: VideoFrame) -> Matrix:
+    """(a, b, c, d) of the display matrix: a decoded pixel (x, y) is shown at (ax + cy, bx + dy)."""
+    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    if data is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32, 5).tolist()  # 3x3; u, v, w do not matter
+    return a, b, c, d
+
+
+def upright(frames: np.ndarray, matrix: Matrix) -> np.ndarray:
+    """Decoded frames (..., H, W, 3) as they are shown: one of eight quarter turns and mirrorings.
+
+    An oblique rotation becomes the nearest quarter turn. The result may be a view.
+    """
+    a, b, c, d = matrix
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        frames = frames.swapaxes(-3, -2)
+        flip_x, flip_y = c < 0, b < 0
+    else:
+        flip_x, flip_y = a < 0, d < 0
+    return frames[..., :: -1 if flip_y else 1, :: -1 if flip_x else 1, :]
