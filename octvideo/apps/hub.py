@@ -23,8 +23,7 @@ from octvideo.models import build_model
 from octvideo.models import create_model as create_bare_model
 from octvideo.models.build import IMAGE_MODELS
 from octvideo.utils.errors import UserError
-from octvideo.weights import CheckpointError, load_into, read_weights
-from octvideo.weights.download import fetch
+from octvideo.weights import load_into, read_weights
 from octvideo.weights.inflate import is_2d
 from octvideo.weights.load import HEAD, Weights
 from octvideo.weights.zoo import ZooEntry, list_pretrained, zoo_entries, zoo_entry
@@ -74,12 +73,11 @@ def create_model(
     if pretrained is None:
         return create_bare_model(name, num_classes, **options)
     pretrained = str(pretrained)
-    if os.path.isfile(pretrained) or os.sep in pretrained:  # not a name of the zoo
-        weights, known = read_weights(pretrained, average=True), None
-        names = weights.class_names
-    else:
-        known = zoo_entry(pretrained)
-        weights = _weights_of(known)
+    is_file = os.path.isfile(pretrained) or os.sep in pretrained  # else a name of the zoo
+    known = None if is_file else zoo_entry(pretrained)
+    weights = read_weights(pretrained, average=True)
+    names = weights.class_names
+    if known is not None:
         names = class_names(known.class_names) if known.class_names else None
     cfg = None if known else cfg_of_checkpoint(weights.cfg)
     inflate, theirs = is_2d(weights.state) and name not in IMAGE_MODELS, _num_classes(weights)
@@ -188,21 +186,6 @@ def load_trained(
     if weights.class_names:
         model.class_names = weights.class_names
     return model
-
-
-def _weights_of(entry: ZooEntry) -> Weights:
-    if not entry.address:
-        raise UserError(
-            f"{entry.name} has no weights yet: train it with configs/{entry.config}.yaml, or "
-            "choose one of octvideo.list_pretrained()"
-        )
-    path = fetch(entry.address, entry.sha256)
-    try:
-        return read_weights(path)
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"{error}. It came from {entry.address}: delete it to download it again"
-        ) from error
 
 
 def _num_classes(weights: Weights) -> int | None:

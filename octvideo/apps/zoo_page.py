@@ -16,8 +16,12 @@ The same weights start an octave network, `create_model("i3d_r50", octave_alpha=
 classes, `num_classes=12`: then the last layer is new.
 
 A file is downloaded at its first use, to `$OCTVIDEO_CACHE`, else `$FVCORE_CACHE`, else
-`~/.cache/octvideo`, under the path of its address. A download that was cut goes on where it was. On
-a machine without a network, put the file there by hand; the error message names the place.
+`~/.cache/octvideo`, where each address has a folder of its own. A download that was cut resumes
+where it stopped, and a file that turns out to be damaged is removed. On a machine without a
+network, put the file there by hand; the error message names the place.
+
+`TRAIN.CHECKPOINT_FILE_PATH`, `TEST.CHECKPOINT_FILE_PATH` and `pretrained` take a name from this
+page, the address of a file, or a file.
 """
 
 
@@ -94,7 +98,7 @@ The same network by its configuration, tested on ImageNet:
 
     python tools/run_net.py --cfg configs/ImageNet/OCT_RESNET50_A0.125.yaml --opts \\
         DATA.PATH_TO_DATA_DIR imagenet  TRAIN.ENABLE False  NUM_GPUS 1 \\
-        TEST.CHECKPOINT_FILE_PATH a03_resnet-50_alpha-0.125.tar  TEST.CHECKPOINT_TYPE mxnet
+        TEST.CHECKPOINT_FILE_PATH oct_resnet50_v2_a0.125_in1k_mxnet
 
 Scores are the authors', percent, of one centre crop of 224 from a short side of 256.
 """

@@ -30,8 +30,8 @@ _DEFAULTS: dict[str, Any] = {
         "CHECKPOINT_SECONDS": 1800.0,  # ours: between two checkpoints within an epoch; 0: none
         "KEEP_CHECKPOINTS": 0,  # ours: epoch checkpoints that are kept, the best aside; 0: all
         "AUTO_RESUME": True,  # continue from the newest checkpoint in OUTPUT_DIR
-        "CHECKPOINT_FILE_PATH": "",  # weights that a new run starts from
-        "CHECKPOINT_TYPE": "pytorch",  # format of that file: pytorch, caffe2, mxnet
+        "CHECKPOINT_FILE_PATH": "",  # weights that a new run starts from: file, address, zoo name
+        "CHECKPOINT_TYPE": "pytorch",  # ignored: the format is recognised from the file
         "CHECKPOINT_INFLATE": False,  # that file is a 2D network, to be inflated in time
         "CHECKPOINT_EPOCH_RESET": False,  # True: a training of PySlowFast does not go on
         "CHECKPOINT_CLEAR_NAME_PATTERN": (),  # texts removed from its parameter names
@@ -46,7 +46,7 @@ _DEFAULTS: dict[str, Any] = {
         "DATASET": "kinetics",  # kind of data set: kinetics (videos) or imagenet (pictures)
         "BATCH_SIZE": 8,  # clips a forward pass, on one node
         "CHECKPOINT_FILE_PATH": "",  # weights to test; empty takes the newest of OUTPUT_DIR
-        "CHECKPOINT_TYPE": "pytorch",  # format of that file: pytorch, caffe2, mxnet
+        "CHECKPOINT_TYPE": "pytorch",  # ignored, as TRAIN.CHECKPOINT_TYPE
         "NUM_ENSEMBLE_VIEWS": 10,  # clips in time, for each video
         "NUM_SPATIAL_CROPS": 3,  # crops of each clip: 1 (the centre) or 3
         "SAVE_RESULTS_PATH": "",  # file for the score table, under OUTPUT_DIR

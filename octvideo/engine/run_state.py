@@ -153,7 +153,7 @@ class RunState:
 
     def _begin_from(self, path: str) -> None:
         cfg = self.cfg.TRAIN
-        weights = read_weights(path, cfg.CHECKPOINT_TYPE, cfg.CHECKPOINT_CLEAR_NAME_PATTERN)
+        weights = read_weights(path, clear_names=cfg.CHECKPOINT_CLEAR_NAME_PATTERN)
         if self._goes_on_with(weights):
             return
         warn_of_another_network(weights.path, weights.cfg, self.cfg, SPLIT)
@@ -165,6 +165,15 @@ class RunState:
         cfg = self.cfg.TRAIN
         anew = cfg.CHECKPOINT_EPOCH_RESET or cfg.CHECKPOINT_INFLATE
         if anew or weights.kind != "pyslowfast" or weights.epoch is None:
+            return False
+        if weights.epoch + 1 >= self.cfg.SOLVER.MAX_EPOCH:
+            logger.warning(
+                "%s has %d epochs, and SOLVER.MAX_EPOCH is %d: a new training starts from its "
+                "weights. To continue that training, raise SOLVER.MAX_EPOCH",
+                weights.path,
+                weights.epoch + 1,
+                self.cfg.SOLVER.MAX_EPOCH,
+            )
             return False
         try:
             self._resume(weights.path, load_checkpoint(weights.path))

@@ -18,6 +18,7 @@ from octvideo.utils.errors import UserError
 from octvideo.utils.files import write_whole
 from octvideo.utils.log import environment_report, setup_logging
 from octvideo.weights.download import is_address
+from octvideo.weights.zoo import zoo_address
 
 logger = logging.getLogger("octvideo")
 
@@ -41,9 +42,13 @@ def check_run(cfg: CfgNode) -> None:
     for section in (name for name in ("TRAIN", "TEST") if cfg[name].ENABLE):
         path = cfg[section].CHECKPOINT_FILE_PATH
         is_made_here = cfg.TRAIN.ENABLE and Path(cfg.OUTPUT_DIR) in Path(path).parents
-        is_here = is_address(path) or Path(path).is_file()  # a download comes when it is read
+        is_remote = is_address(path) or bool(zoo_address(path)[0])  # downloaded when it is read
+        is_here = is_remote or Path(path).expanduser().is_file()
         if path and not is_made_here and not is_here:
-            raise UserError(f"{section}.CHECKPOINT_FILE_PATH: there is no file {path}")
+            raise UserError(
+                f"{section}.CHECKPOINT_FILE_PATH: there is no file {path}, nor is it a name of "
+                "octvideo.list_pretrained()"
+            )
     results = Path(cfg.OUTPUT_DIR) / cfg.TEST.SAVE_RESULTS_PATH
     if cfg.TEST.ENABLE and cfg.TEST.SAVE_RESULTS_PATH and results.is_dir():
         raise UserError(f"TEST.SAVE_RESULTS_PATH: {results} is a folder; name a file")

@@ -87,18 +87,16 @@ def find_checkpoint(cfg: CfgNode, trained: Path | None = None) -> Weights:
 
     All processes have to call it.
     """
-    folder, test, train = Path(cfg.OUTPUT_DIR) / "checkpoints", cfg.TEST, cfg.TRAIN
-    if test.CHECKPOINT_FILE_PATH:
-        return read_weights(test.CHECKPOINT_FILE_PATH, test.CHECKPOINT_TYPE, average=cfg.EMA.ENABLE)
+    folder, names = Path(cfg.OUTPUT_DIR) / "checkpoints", cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN
+    if path := cfg.TEST.CHECKPOINT_FILE_PATH:
+        return read_weights(path, clear_names=names, average=cfg.EMA.ENABLE)
     if trained:
         return read_weights(trained, average=cfg.EMA.ENABLE)
     # One answer for all, as a training may go on there, of which each node hears at its own time.
     if newest := on_main(lambda: newest_first(folder, lambda *_: None)):
         return read_weights(newest, average=cfg.EMA.ENABLE)
-    if train.CHECKPOINT_FILE_PATH:
-        return read_weights(
-            train.CHECKPOINT_FILE_PATH, train.CHECKPOINT_TYPE, train.CHECKPOINT_CLEAR_NAME_PATTERN
-        )
+    if path := cfg.TRAIN.CHECKPOINT_FILE_PATH:
+        return read_weights(path, clear_names=names)
     raise CheckpointError(
         f"there is no checkpoint to test in {folder}: train first, or set TEST.CHECKPOINT_FILE_PATH"
     )

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from octvideo.weights.files import CheckpointError
+from octvideo.weights.files import CheckpointError, DamagedFile
 
 _CONSTANTS = frozenset(
     {"NONE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
@@ -80,7 +80,7 @@ def read_blobs(path: Path) -> dict[str, Any]:
         ) from error
     # A damaged program pops from an empty stack, names an unknown memo, breaks off within text ...
     except (OSError, ValueError, LookupError, TypeError, OverflowError, MemoryError) as error:
-        raise CheckpointError(
+        raise DamagedFile(
             f"{path} can not be read, it may be truncated or damaged "
             f"({type(error).__name__}: {error})"
         ) from error

@@ -1,25 +1,28 @@
 """Files from the network: fetched once, resumed after a cut, checked before use.
 
-Downloads go through iopath, with a handler that keeps what has come when a connection is cut, and
-asks for the rest. The cache has a file where iopath has it: under the path of its address.
+A download keeps what has arrived when a connection is cut and asks for the rest. A file comes to
+its place in the cache only when it is whole and is a checkpoint.
 """
 
 import errno
+import hashlib
 import http.client
 import logging
 import os
+import re
 import time
 import urllib.error
 import urllib.request
+from email.message import Message
 from pathlib import Path
-from typing import Any, TypeGuard
-from urllib.parse import unquote, urlparse
+from typing import TypeGuard
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from iopath.common.file_io import HTTPURLHandler, PathManager, file_lock
+from iopath.common.file_io import file_lock
 from tqdm import tqdm
 
 from octvideo.utils.errors import UserError
-from octvideo.weights.files import sha256_of, verify_sha256
+from octvideo.weights.files import CheckpointError, file_format, sha256_of, verify_sha256
 
 logger = logging.getLogger("octvideo")
 
@@ -27,11 +30,13 @@ _TRIES = 4  # connections that bring nothing new, one after another
 _TIMEOUT = 30.0  # seconds without a byte
 _PAUSE = 1.0  # seconds before the next try, doubled each time
 _BLOCK = 1 << 18
+_LONGEST = 80  # characters of an address that are kept in a file name
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_SCHEMES = {"http": 80, "https": 443, "ftp": 21}  # and their usual ports
 
 
 class DownloadError(UserError):
-    """A file that can not be had; the message says which one to put where."""
+    """A file that cannot be had; the message says which one to put where."""
 
 
 def cache_folder() -> Path:
@@ -43,11 +48,48 @@ def cache_folder() -> Path:
 
 
 def cached_path(address: str, folder: Path | None = None) -> Path:
-    """Where the file of an address is kept, whether it is there or not."""
-    parts = [p for p in unquote(urlparse(address).path).split("/") if p not in ("", ".", "..")]
-    if not parts:
-        raise ValueError(f"{address!r} names no file")
-    return (folder or cache_folder()).joinpath(*parts)
+    """Where the file of an address is kept, whether it is there or not: host/hash/name.
+
+    The hash is of the whole address, so that no two addresses share a file, whatever their host
+    and query.
+
+    Raises:
+        DownloadError: no file can be had from such an address.
+    """
+    address = _normalized(address)
+    url = urlsplit(address)
+    digest = hashlib.sha256(address.encode()).hexdigest()[:16]
+    name = _file_name(unquote(url.path).rpartition("/")[2])
+    return (folder or cache_folder()) / _file_name(url.netloc) / digest / (name or "file")
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.+-]+", "_", text, flags=re.ASCII)[-_LONGEST:].lstrip(".")
+
+
+def _normalized(address: str) -> str:
+    """One spelling of an address, in the characters that a request may have."""
+    try:
+        url = urlsplit(address.strip())
+        host, port = (url.hostname or "").encode("idna").decode(), url.port
+    except ValueError as error:
+        raise DownloadError(f"{address!r} is not a valid address: {error}") from error
+    if url.scheme not in _SCHEMES:
+        raise DownloadError(
+            f"{address} cannot be downloaded: only http, https and ftp are supported. Download "
+            "the file yourself and give its path"
+        )
+    if not host or "@" in url.netloc:
+        problem = "contains a user name" if host else "names no host"
+        raise DownloadError(f"{address!r} {problem}: download the file yourself and give its path")
+    host = f"[{host}]" if ":" in host else host
+    place = host if port in (None, _SCHEMES[url.scheme]) else f"{host}:{port}"
+    return urlunsplit((url.scheme, place, _quoted(url.path) or "/", _quoted(url.query), ""))
+
+
+def _quoted(text: str) -> str:
+    """With a % escape for what may not be in an address; escapes that are there stay."""
+    return re.sub("%(?![0-9a-fA-F]{2})", "%25", quote(text, safe="/%:@!$&'()*+,;=~?"))
 
 
 def is_address(path: Path | str) -> TypeGuard[str]:
@@ -56,66 +98,37 @@ def is_address(path: Path | str) -> TypeGuard[str]:
 
 
 def fetch(address: str, sha256: str | None = None, folder: Path | None = None) -> Path:
-    """The local file of an address (http, https, or a path): from the cache, or downloaded to it.
+    """The local file of an address (http, https, ftp, or a path), downloaded unless it is cached.
 
-    sha256: of the whole file, or its beginning; None where it is not known: then the file's own
-    is logged.
+    sha256: of the whole file, or its first digits. None: not known; then a download must at least
+    begin as a checkpoint does, and its SHA-256 is logged.
 
     Raises:
-        DownloadError: there is no such file, no network, or no end to cut connections.
-        CheckpointError: the file is another one than meant.
-        UserError: the cache can not be written.
+        DownloadError: there is no such file, no network, no end to cut connections, or something
+            else is served in its place.
+        CheckpointError: the file is not the one that is meant.
+        UserError: the cache cannot be written.
     """
     if not is_address(address):
         path = Path(address).expanduser()
         if not path.is_file():
             raise DownloadError(f"there is no file {path}")
-    elif urlparse(address).scheme.lower() not in ("http", "https", "ftp"):
-        raise DownloadError(
-            f"{address} can not be downloaded: only http, https and ftp are known here. Fetch the "
-            "file and give its path"
-        )
     else:
-        was_there = cached_path(address, folder).is_file()
-        cache = str(folder) if folder else None
+        path = cached_path(address, folder)
         try:
-            path = Path(_paths().get_local_path(address, cache_dir=cache, sha256=sha256))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with file_lock(str(path)):  # another process may be downloading it
+                if not path.is_file():
+                    _download(address, path, sha256)
+                    return path  # checked already
         except OSError as error:
             raise UserError(
-                f"the cache {folder or cache_folder()} can not be written: {error}; make room "
+                f"the cache {folder or cache_folder()} cannot be written: {error}; make room "
                 "there, or set OCTVIDEO_CACHE to a folder that can be written"
             ) from error
-        if not was_there:
-            return path  # checked before it came to its place
     if sha256:
         verify_sha256(path, sha256)
     return path
-
-
-def _paths() -> PathManager:
-    paths = PathManager()
-    paths.register_handler(_Handler())
-    return paths
-
-
-class _Handler(HTTPURLHandler):
-    """iopath's handler of http addresses, with downloads that are resumed and checked."""
-
-    def _get_local_path(
-        self,
-        path: str,
-        force: bool = False,
-        cache_dir: str | None = None,
-        sha256: str | None = None,
-        **kwargs: Any,
-    ) -> str:
-        self._check_kwargs(kwargs)
-        target = cached_path(path, Path(cache_dir) if cache_dir else None)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(str(target)):  # another process may be fetching it
-            if force or not target.is_file():
-                _download(path, target, sha256)
-        return str(target)
 
 
 def _download(address: str, target: Path, sha256: str | None) -> None:
@@ -125,12 +138,14 @@ def _download(address: str, target: Path, sha256: str | None) -> None:
     while True:
         before = _size(part)
         try:
-            _receive(address, part)
+            _receive(_normalized(address), part)
             break
         except urllib.error.HTTPError as error:
             if error.code < 500 and error.code not in (408, 429):
                 raise _unavailable(address, target, f"HTTP {error.code} {error.reason}") from error
             reason: Exception = error
+        except (http.client.InvalidURL, ValueError) as error:  # of a redirection
+            raise _unavailable(address, target, str(error)) from error
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
                 raise
@@ -148,9 +163,24 @@ def _download(address: str, target: Path, sha256: str | None) -> None:
             part.unlink()
             raise UserError(f"{address} was downloaded, and removed again: {error}") from error
     else:
-        logger.info("%s: its SHA-256 is not known beforehand; it is %s", address, sha256_of(part))
+        _check_content(address, part)
+        logger.info("%s has the SHA-256 %s", address, sha256_of(part))
     os.replace(part, target)
     _validator(part).unlink(missing_ok=True)
+
+
+def _check_content(address: str, part: Path) -> None:
+    """With status 200, too, a server may send a page: of a log-in, or of an error."""
+    try:
+        file_format(part)
+    except CheckpointError as error:
+        with open(part, "rb") as file:
+            start = file.read(40)
+        part.unlink()
+        raise DownloadError(
+            f"{address} is not a checkpoint: what the server sent begins with {start!r}. Open the "
+            "address in a browser, and give the one that the file itself comes from"
+        ) from error
 
 
 def _receive(address: str, part: Path) -> None:
@@ -171,19 +201,28 @@ def _receive(address: str, part: Path) -> None:
             raise ConnectionError("the file has changed, from the start again") from error
         raise
     with response:
-        expected = response.headers.get("Content-Length")
+        expected = _content_length(response.headers)
         if response.status != 206:
             have = 0
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             part.unlink()
             raise ConnectionError("another part came than was asked for, from the start again")
-        total = None if expected is None else have + int(expected)
+        total = None if expected is None else have + expected
         tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
-        if tag and not tag.startswith("W/"):
+        if tag and not tag.startswith("W/") and tag.isascii() and tag.isprintable():
             validator.write_text(tag)
         else:
             validator.unlink(missing_ok=True)
         _copy(response, part, have, total)
+
+
+def _content_length(headers: Message) -> int | None:
+    """None: not known. Proxies send the header twice, or its value: "5, 5"."""
+    values = {v.strip() for text in headers.get_all("Content-Length", []) for v in text.split(",")}
+    if len(values) > 1:
+        raise ConnectionError(f"the server announces several lengths: {', '.join(sorted(values))}")
+    text = next(iter(values), "")
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
 
 
 def _copy(response: http.client.HTTPResponse, part: Path, have: int, total: int | None) -> None:
@@ -214,5 +253,5 @@ def _text_of(error: Exception) -> str:
 
 def _unavailable(address: str, target: Path, reason: str) -> DownloadError:
     return DownloadError(
-        f"{address} can not be downloaded: {reason}. Fetch it elsewhere and put it there: {target}"
+        f"{address} cannot be downloaded: {reason}. Download it elsewhere and put it here: {target}"
     )

@@ -16,11 +16,16 @@ class CheckpointError(UserError):
     """A checkpoint that can not be read, written or used; the message names the file."""
 
 
+class DamagedFile(CheckpointError):  # noqa: N818 - as in the messages
+    """A file that is not whole, or not a checkpoint at all: another copy of it may be good."""
+
+
 def file_format(path: Path) -> str:
     """ "torch", "torch before 1.6", "safetensors", "pickle" (of Caffe2), "mxnet" or "tar".
 
     Raises:
-        CheckpointError: no such file, an empty one, or one that is none of them.
+        CheckpointError: there is no such file.
+        DamagedFile: it is empty, or none of these.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
@@ -30,7 +35,7 @@ def file_format(path: Path) -> str:
     except OSError as error:
         raise CheckpointError(f"{path} can not be read: {error.strerror}") from error
     if not head:
-        raise CheckpointError(f"{path} is empty: copy or download it again")
+        raise DamagedFile(f"{path} is empty: copy or download it again")
     if head.startswith(_TORCH_ZIP):
         return "torch"
     if head[2:].startswith(_TORCH_LEGACY):
@@ -43,7 +48,7 @@ def file_format(path: Path) -> str:
         return "mxnet"
     if head[257:262] == b"ustar":
         return "tar"
-    raise CheckpointError(
+    raise DamagedFile(
         f"{path} is no checkpoint: it is neither a PyTorch file nor a Caffe2 pickle nor a "
         f"safetensors file nor one of MXNet, and begins with {head[:20]!r}"
     )

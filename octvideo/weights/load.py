@@ -11,7 +11,7 @@ from torch import Size, Tensor, nn
 
 from octvideo.layers import OctBatchNorm2d, OctBatchNorm3d
 from octvideo.weights.download import fetch, is_address
-from octvideo.weights.files import CheckpointError, file_format
+from octvideo.weights.files import CheckpointError, DamagedFile, file_format
 from octvideo.weights.inflate import inflate as inflate_kernels
 from octvideo.weights.inflate import is_2d, is_resnet2d, resnet2d_names
 from octvideo.weights.mxnet_names import read_octconv
@@ -19,6 +19,7 @@ from octvideo.weights.pyslowfast import read_caffe2
 from octvideo.weights.pytorchvideo import is_pytorchvideo, pytorchvideo_names
 from octvideo.weights.safetensors_file import read_safetensors
 from octvideo.weights.torch_file import check_state, read_torch
+from octvideo.weights.zoo import zoo_address
 
 logger = logging.getLogger("octvideo")
 
@@ -105,7 +106,8 @@ def read_weights(
     """Reads a checkpoint of any known kind; nothing in it is run.
 
     Args:
-        path: a file, or the address of one (http, https), which is downloaded once.
+        path: a file, the address of one (http, https), which is downloaded once, or a name of
+            ``list_pretrained()``, unless there is a file of that name.
         kind: one of ``KINDS``; "auto" recognises the file, another makes sure of it ("pytorch":
             any of ``TORCH_KINDS``).
         clear_names: texts that are removed, at their first occurrence, from the names in a file
@@ -118,7 +120,22 @@ def read_weights(
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind of checkpoint {kind!r}; known: {', '.join(KINDS)}")
-    path = fetch(path) if is_address(path) else Path(path)
+    address, sha256 = (str(path), None) if is_address(path) else zoo_address(path)
+    if not address:
+        return _read(Path(path).expanduser(), kind, clear_names, average)
+    cached = fetch(address, sha256)
+    try:
+        return _read(cached, kind, clear_names, average)
+    except DamagedFile as error:
+        if is_address(address):
+            cached.unlink(missing_ok=True)
+        raise DamagedFile(
+            f"{error}. It came from {address} and was removed from the cache: the next call "
+            "downloads it again"
+        ) from error
+
+
+def _read(path: Path, kind: str, clear_names: Sequence[str], average: bool) -> Weights:
     form = file_format(path)
     if form in _FORMS:
         _check_kind(path, _FORMS[form], kind)
@@ -171,8 +188,8 @@ def _of_pytorch(
 def _check_kind(path: Path, found: str, asked: str) -> None:
     if asked not in ("auto", found) and not (asked == "pytorch" and found in TORCH_KINDS):
         raise CheckpointError(
-            f"{path} is a file of kind {found}, not {asked}: set CHECKPOINT_TYPE (or --from) "
-            f"{'pytorch' if found in TORCH_KINDS else found}"
+            f"{path} is a file of kind {found}, not {asked}: leave out --from (or kind), and the "
+            "kind is recognised"
         )
 
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from octvideo.utils.files import write_whole
-from octvideo.weights.files import CheckpointError, file_format
+from octvideo.weights.files import CheckpointError, DamagedFile, file_format
 
 _LIST = 0x112
 _V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -73,7 +73,7 @@ def read_mxnet(path: Path) -> dict[str, Tensor]:
             start, end = _member(data) if form == "tar" else (0, len(data))
             return _Reader(data, start, end).run()
     except _Damaged as error:
-        raise CheckpointError(f"{path} {error}") from error
+        raise DamagedFile(f"{path} {error}") from error
     except OSError as error:
         raise CheckpointError(f"{path} can not be read: {error.strerror}") from error
 

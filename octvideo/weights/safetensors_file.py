@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from octvideo.weights.files import CheckpointError
+from octvideo.weights.files import CheckpointError, DamagedFile
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -23,6 +23,6 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
+        raise DamagedFile(
             f"{path} can not be read, it may be truncated or damaged: {error}"
         ) from error

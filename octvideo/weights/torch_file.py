@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from octvideo.weights.files import CheckpointError, file_format
+from octvideo.weights.files import CheckpointError, DamagedFile, file_format
 
 # What torch.load and zipfile raise on bytes that torch.save did not write, all of them seen.
 _DAMAGED = (
@@ -33,24 +33,25 @@ def read_torch(path: Path) -> Any:
     try:  # nothing of ours in here: what is raised is about the file
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(_refusal(path, str(error))) from error
+        raise _refusal(path, str(error)) from error
     except _DAMAGED as error:
         raise _damaged(path, error) from error
 
 
-def _refusal(path: Path, text: str) -> str:
+def _refusal(path: Path, text: str) -> CheckpointError:
     """Our words: torch's advise to load the file without protection."""
     if match := _FORBIDDEN.search(text):
-        return (
+        return CheckpointError(
             f"{path} is refused, nothing of it was run: it asks for {match[1]}; only tensors and "
-            "plain values are admitted, as a state_dict() has them"
+            "plain values are admitted, as a state_dict() has them. Where you trust the file, load "
+            "it with the program that wrote it, and save its state_dict() alone"
         )
-    return f"{path} is no checkpoint, or damaged: it is not what torch.save writes"
+    return DamagedFile(f"{path} is no checkpoint, or damaged: it is not what torch.save writes")
 
 
-def _damaged(path: Path, error: Exception) -> CheckpointError:
+def _damaged(path: Path, error: Exception) -> DamagedFile:
     text = re.split(r"\. |\n", str(error).strip())[0] or type(error).__name__
-    return CheckpointError(f"{path} can not be read, it may be truncated or damaged: {text}")
+    return DamagedFile(f"{path} can not be read, it may be truncated or damaged: {text}")
 
 
 def _check_archive(path: Path) -> None:

@@ -6,6 +6,7 @@ MODEL_ZOO.md is written from this table (``python tools/model_zoo.py``).
 import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from octvideo.utils.errors import UserError
@@ -299,3 +300,22 @@ def zoo_entry(name: str) -> ZooEntry:
             "octvideo.list_pretrained() and MODEL_ZOO.md have all names"
         )
     return _BY_NAME[name]
+
+
+def zoo_address(source: Path | str) -> tuple[str, str | None]:
+    """Address and SHA-256 of the weights that are meant, where ``source`` is a name; else "".
+
+    A file of that name takes precedence.
+
+    Raises:
+        UserError: the weights of that name are not published.
+    """
+    if str(source) not in _BY_NAME or Path(source).is_file():
+        return "", None
+    entry = _BY_NAME[str(source)]
+    if not entry.address:
+        raise UserError(
+            f"{entry.name} has no weights yet: train it with configs/{entry.config}.yaml, or "
+            "choose one of octvideo.list_pretrained()"
+        )
+    return entry.address, entry.sha256

@@ -3,6 +3,7 @@
 import json
 import pickle
 import threading
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,8 +15,12 @@ import torch
 from octvideo.config import dump, load_cfg
 from octvideo.engine import CheckpointError, run_test, run_train, save_checkpoint
 from octvideo.engine.start import check_run
+from octvideo.engine.test import load_tested
 from octvideo.engine.train import Trainer
 from octvideo.models import build_model
+from octvideo.utils.errors import UserError
+from octvideo.weights import zoo
+from octvideo.weights.zoo import zoo_entry
 from support import ROOT
 
 CFG = ROOT / "configs/Synthetic/OCT_I3D.yaml"
@@ -61,19 +66,17 @@ def caffe2_file(shared, opts, tmp_path):
     return tmp_path / "I3D.pkl", state
 
 
-def test_training_from_a_caffe2_file(opts, caffe2_file):
+@pytest.mark.parametrize("key", ["pytorch", "caffe2", "mxnet"])
+def test_training_from_a_caffe2_file(opts, caffe2_file, key):
+    """Its format is recognised, whatever the key says."""
     path, state = caffe2_file
-    trainer = start(opts("TRAIN.CHECKPOINT_FILE_PATH", path, "TRAIN.CHECKPOINT_TYPE", "caffe2"))
+    trainer = start(opts("TRAIN.CHECKPOINT_FILE_PATH", path, "TRAIN.CHECKPOINT_TYPE", key))
     assert (trainer.state.epoch, trainer.state.step) == (0, 0)
     assert_same(trainer.model, state)
-    with pytest.raises(
-        CheckpointError, match=r"I3D\.pkl is a file of kind caffe2.*CHECKPOINT_TYPE"
-    ):
-        start(opts("TRAIN.CHECKPOINT_FILE_PATH", path))
 
 
 def test_training_from_an_address(opts, tmp_path, monkeypatch):
-    """As configurations of PySlowFast name the files of its zoo. To check a run fetches nothing."""
+    """By address, as PySlowFast's configurations name files, and by name. A check fetches none."""
     state = random_state(opts())
     save_state(state, tmp_path / "zoo" / "weights.pyth")
     monkeypatch.setenv("OCTVIDEO_CACHE", str(tmp_path / "cache"))
@@ -81,14 +84,26 @@ def test_training_from_an_address(opts, tmp_path, monkeypatch):
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,)).start()
         address = f"http://127.0.0.1:{server.server_port}/zoo/weights.pyth"
-        cfg = opts("TRAIN.CHECKPOINT_FILE_PATH", address)
+        entry = replace(zoo_entry("i3d_8x8_r50_k400_pysf"), name="mine", address=address)
+        monkeypatch.setitem(zoo._BY_NAME, "mine", entry)
         try:
-            check_run(cfg)
-            assert not (tmp_path / "cache").exists()
-            assert_same(start(cfg).model, state)
+            for source in (address, "mine"):
+                cfg = opts("TRAIN.CHECKPOINT_FILE_PATH", source)
+                check_run(cfg)
+                assert (tmp_path / "cache").exists() == (source == "mine")
+                assert_same(start(cfg).model, state)
         finally:
             server.shutdown()
-    assert_same(start(cfg).model, state)  # from the cache
+    tested = build_model(opts())
+    load_tested(tested, opts("TEST.CHECKPOINT_FILE_PATH", "mine"), None)  # from the cache
+    assert_same(tested, state)
+
+
+def test_names_of_the_zoo_that_do_not_help(opts):
+    with pytest.raises(UserError, match=r"there is no file i3d_pysf, nor .*list_pretrained"):
+        check_run(opts("TRAIN.CHECKPOINT_FILE_PATH", "i3d_pysf"))
+    with pytest.raises(UserError, match="has no weights yet"):
+        check_run(opts("TRAIN.CHECKPOINT_FILE_PATH", "oct_i3d_8x8_k400"))
 
 
 def test_testing_a_caffe2_file(opts, caffe2_file, tmp_path):
@@ -96,13 +111,10 @@ def test_testing_a_caffe2_file(opts, caffe2_file, tmp_path):
     own = tmp_path / "own.pyth"
     torch.save({"model_state": state}, own)
     scores = []
-    for file, kind in ((path, "caffe2"), (own, "pytorch")):
-        cfg = opts(
-            *("TEST.CHECKPOINT_FILE_PATH", file, "TEST.CHECKPOINT_TYPE", kind),
-            *("OUTPUT_DIR", tmp_path / kind),
-        )
-        run_test(cfg)
-        scores.append(np.load(tmp_path / kind / "scores.npz")["scores"])
+    for file in (path, own):
+        output_dir = tmp_path / file.stem
+        run_test(opts("TEST.CHECKPOINT_FILE_PATH", file, "OUTPUT_DIR", output_dir))
+        scores.append(np.load(output_dir / "scores.npz")["scores"])
     np.testing.assert_array_equal(*scores)
 
 
@@ -221,6 +233,20 @@ def test_a_new_training_from_a_file_of_pyslowfast(opts, their_run, caplog, chang
     assert_same(trainer.model, content["model_state"], but="head.projection")
     assert not trainer.optimizer.state
     assert ("so that one begins" in caplog.text) == (change[0] == "MODEL.NUM_CLASSES")
+
+
+@pytest.mark.parametrize("epochs", [7, 5])
+def test_a_finished_training_of_pyslowfast_is_where_a_new_one_starts(
+    opts, their_run, caplog, epochs
+):
+    """Its 7 epochs are MAX_EPOCH or more: nothing could continue, so it is fine-tuned, whole."""
+    path, content = their_run
+    cfg = opts("SOLVER.MAX_EPOCH", epochs, "TRAIN.CHECKPOINT_FILE_PATH", path)
+    trainer = start(cfg)
+    assert (trainer.state.epoch, trainer.state.step) == (0, 0)
+    assert_same(trainer.model, content["model_state"])
+    assert not trainer.optimizer.state
+    assert f"has 7 epochs, and SOLVER.MAX_EPOCH is {epochs}" in caplog.text
 
 
 def test_a_file_of_weights_can_not_be_resumed(opts):

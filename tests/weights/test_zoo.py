@@ -176,7 +176,8 @@ def test_weights_of_the_zoo(local_zoo, tmp_path):
     local_zoo("mine", source, sampling_rate=4, crop_size=64)
     model = octvideo.create_model("i3d_r50", pretrained="mine")
     assert same(model, source)
-    assert (tmp_path / "cache" / "mine.pyth").is_file()
+    (cached,) = (tmp_path / "cache").rglob("mine.pyth")
+    assert cached.is_file()
     assert (model.view_settings.sampling_rate, model.view_settings.crop_size) == (4, 64)
     assert not hasattr(model, "class_names")
     octave = octvideo.create_model("i3d_r50", octave_alpha=0.25, pretrained="mine")
@@ -206,7 +207,7 @@ def test_the_wrong_file_is_told_and_not_kept(local_zoo, tmp_path):
     local_zoo("mine", tiny(), sha256="1" * 64)
     with pytest.raises(UserError, match="SHA-256"):
         octvideo.create_model("i3d_r50", pretrained="mine")
-    assert not (tmp_path / "cache" / "mine.pyth").exists()
+    assert not list((tmp_path / "cache").rglob("mine.pyth"))
 
 
 def test_weights_of_another_model(local_zoo):
@@ -264,13 +265,14 @@ def test_an_entry_that_is_octave(local_zoo):
     assert octvideo.create_model("i3d_r50", 5, **TINY).spec.octave.alpha == 0
 
 
-def test_a_download_that_is_no_checkpoint(local_zoo, tmp_path):
+def test_a_download_that_is_no_checkpoint(local_zoo):
     entry = local_zoo("mine", tiny(), sha256=None)
-    page = tmp_path / "cache" / "mine.pyth"
-    page.parent.mkdir()
+    page = cached_path(entry.address)
+    page.parent.mkdir(parents=True)
     page.write_text("<html>log in first</html>")
-    with pytest.raises(UserError, match=rf"<html>.*came from {entry.address}: delete it"):
+    with pytest.raises(UserError, match=rf"<html>.*came from {entry.address} and was removed"):
         octvideo.create_model("i3d_r50", pretrained="mine")
+    assert same(octvideo.create_model("i3d_r50", pretrained="mine"), tiny())
 
 
 def test_networks_of_pictures(local_zoo, tmp_path):
