@@ -30,8 +30,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="FILE",
-        help="a path, or path and label, a line",
+        help="a path, or path and label, a line; a csv with a header; JSON (DATASET.md)",
     )
+    parser.add_argument("--separator", default=" ", metavar="SEP", help="of a --list's lines")
+    parser.add_argument("--prefix", default="", metavar="FOLDER", help="of the paths in --list")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER|FILE.npz")
     parser.add_argument("--per-view", action="store_true", help="(views, C), not their mean (C,)")
     parser.add_argument(
@@ -51,10 +53,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     model = load_model(args)
-    from octvideo.apps.features import extract_all, read_paths
+    from octvideo.apps.features import extract_all
     from octvideo.apps.views import ViewSettings
+    from octvideo.data.lists import read_list
 
-    videos = [*args.videos, *read_paths(args.list)]
+    videos = list(args.videos)
+    for file in args.list:
+        videos += read_list(file, args.separator, args.prefix, unlabelled="any").paths()
     if not videos:
         raise UserError("there are no videos: name them, or give a --list")
     bad = extract_all(

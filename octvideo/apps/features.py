@@ -24,28 +24,6 @@ logger = logging.getLogger("octvideo")
 _SETTINGS = "features.json"
 
 
-def read_paths(lists: Sequence[str | Path]) -> list[str]:
-    """The paths of text files: a path a line, with or without a label behind the last blank."""
-    paths = []
-    for file in lists:
-        try:
-            text = Path(file).read_text(encoding="utf-8-sig", errors="surrogateescape")
-        except OSError as error:
-            raise UserError(f"the list {file} can not be read: {error.strerror}") from error
-        for line in map(str.strip, text.splitlines()):
-            if line and not line.startswith("#"):
-                paths.append(_path_of(line, Path(file).parent))
-    return paths
-
-
-def _path_of(line: str, folder: Path) -> str:
-    path, _, label = line.rpartition(" ")
-    if not (path and label.isdigit()):
-        path = line
-    path = path.strip()
-    return path if os.path.exists(path) else os.path.join(folder, path)
-
-
 def extract_all(
     videos: Sequence[str],
     model: nn.Module,

@@ -1,14 +1,10 @@
-"""Kinetics-style lists of videos, and the three ways in which they are read.
+"""The three ways in which the videos of a list are read.
 
-A list is a text file with a line ``path<SEP>label`` a video. Training takes one random clip of a
-video, validation the one in its middle, a test a grid of clips and crops.
+Training takes one random clip of a video, validation the one in its middle, a test a grid of clips
+and crops.
 """
 
-import os
-from array import array
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,107 +13,14 @@ from torch.utils.data import Dataset, default_collate
 
 from octvideo.data.augment import Augmentation, augmented_views
 from octvideo.data.guarded import Watch
+from octvideo.data.lists import VideoList
 from octvideo.data.reader import VideoError, VideoReader
 from octvideo.data.sampling import ClipSampling, crop_offsets
 from octvideo.data.transforms import TrainTransform, resize_crop, short_side_size
-from octvideo.utils.errors import UserError
 
 T = TypeVar("T")
 
 MAX_ASPECT = 16  # a longer strip, resized as a whole for its three crops, would exhaust memory
-
-
-@dataclass(frozen=True, eq=False)
-class VideoList:
-    """Paths and labels of many videos, in three arrays: 650,000 videos take about 50 MB.
-
-    Build it with `from_rows` or `read_list`. prefix and root: see `path`.
-    """
-
-    text: bytes  # the paths, one after another
-    ends: np.ndarray  # int64 (N,): where each ends in text
-    labels: np.ndarray  # int64 (N,)
-    prefix: str = ""
-    root: str = ""
-
-    @classmethod
-    def from_rows(
-        cls, rows: Iterable[tuple[str, int]], prefix: str = "", root: str = ""
-    ) -> "VideoList":
-        text, ends, labels = bytearray(), array("q"), array("q")
-        for path, label in rows:
-            text += path.encode("utf-8", "surrogateescape")
-            ends.append(len(text))
-            labels.append(label)
-        return cls(bytes(text), np.array(ends), np.array(labels), prefix, root)
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def path(self, index: int) -> str:
-        """Where video `index` is: prefix joined with the path of the list.
-
-        Without a prefix a relative path counts from the current folder, as in PySlowFast, and
-        where there is no such file, from `root` (the folder of the list).
-        """
-        start = self.ends[index - 1] if index else 0
-        path = self.text[start : self.ends[index]].decode("utf-8", "surrogateescape")
-        if self.prefix:
-            return os.path.join(self.prefix, path)
-        if os.path.isabs(path) or os.path.exists(path):
-            return path
-        return os.path.join(self.root, path)
-
-    def paths(self) -> list[str]:
-        return [self.path(index) for index in range(len(self))]
-
-
-def read_list(
-    csv_path: str | Path,
-    separator: str = " ",
-    prefix: str = "",
-    num_classes: int | None = None,
-) -> VideoList:
-    """Read a list of videos; blank lines and lines that start with # are skipped.
-
-    The last separator of a line splits, so that paths may hold separators. Raises UserError with
-    file, line number and text for a line without a path and a label in [0, num_classes), and for
-    a list without videos.
-    """
-    videos = VideoList.from_rows(
-        _parse(csv_path, separator, num_classes), prefix, os.path.dirname(csv_path)
-    )
-    if not len(videos):
-        raise UserError(f"{csv_path} lists no videos: it needs a line 'path{separator}label' each")
-    return videos
-
-
-def _parse(
-    csv_path: str | Path, separator: str, num_classes: int | None
-) -> Iterator[tuple[str, int]]:
-    # File names are bytes: those that are not UTF-8 must survive.
-    with open(csv_path, encoding="utf-8-sig", errors="surrogateescape") as file:
-        for number, line in enumerate(file, 1):
-            line = line.strip()
-            if not line or line.startswith("#"):
-                continue
-            # As the default, the blank stands for any white space.
-            path, *rest = line.rsplit(None if separator == " " else separator, 1)
-            label = rest[0].strip() if rest else ""
-            problem = None
-            if not rest:
-                separated = f"DATA.PATH_LABEL_SEPARATOR {separator!r}"
-                problem = f"expected 'path{separator}label' ({separated})"
-            elif not path.strip():
-                problem = "the path is missing"
-            elif not (label.isascii() and label.isdigit()):
-                problem = f"the label must be an integer from 0, got {label!r}"
-            elif num_classes is not None and int(label) >= num_classes:
-                problem = f"the label must be below MODEL.NUM_CLASSES, {num_classes}"
-            if problem:
-                text = line.encode(errors="surrogateescape").decode(errors="replace")
-                raise UserError(f"{csv_path}, line {number}: {problem}; the line is {text!r}")
-            yield path.strip(), int(label)
 
 
 def read_or_replace(

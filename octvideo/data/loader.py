@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ from octvideo.data.kinetics import (
     TrainClips,
     VideoList,
     collate_clips,
-    read_list,
 )
 from octvideo.data.labels import class_names_beside
+from octvideo.data.lists import UNLABELLED, find_list, names_beside, read_list, warn_of_labels
 from octvideo.data.pictures import CentreCrop, PCANoise, PictureTransform
 from octvideo.data.reader import check_backend
 from octvideo.data.sampling import ClipSampling
 from octvideo.data.transforms import TrainTransform
+from octvideo.utils.dist import is_main
 from octvideo.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -212,7 +214,11 @@ def data_class_names(cfg: CfgNode) -> list[str] | None:
     """The names of the classes that a training writes into its checkpoints, if it has any."""
     if has_pictures(cfg):
         return picture_classes(cfg.DATA.PATH_TO_DATA_DIR, cfg.MODEL.NUM_CLASSES)
-    return class_names_beside(cfg.DATA.PATH_TO_DATA_DIR, cfg.MODEL.NUM_CLASSES)
+    folder, count = cfg.DATA.PATH_TO_DATA_DIR, cfg.MODEL.NUM_CLASSES
+    if (names := class_names_beside(folder, count)) is None:
+        path = find_list(folder, "train")
+        names = names_beside(path, cfg.DATA.PATH_LABEL_SEPARATOR) if path.is_file() else None
+    return names if names is None or len(names) == count else None
 
 
 def _sampling(cfg: CfgNode) -> ClipSampling:
@@ -238,7 +244,8 @@ def _augmentation(cfg: CfgNode) -> Augmentation:
 
 
 def _list_path(cfg: CfgNode, split: str) -> Path:
-    return Path(cfg.DATA.PATH_TO_DATA_DIR) / (split if has_pictures(cfg, split) else f"{split}.csv")
+    folder = Path(cfg.DATA.PATH_TO_DATA_DIR)
+    return folder / split if has_pictures(cfg, split) else find_list(folder, split)
 
 
 # What does without a split, to be told where its list is missing.
@@ -261,12 +268,21 @@ def read_split(cfg: CfgNode, split: str) -> VideoList:
             f"test.csv, a line 'path{cfg.DATA.PATH_LABEL_SEPARATOR}label' for each video"
             f"{_WITHOUT[split]}"
         )
+    separator, prefix = cfg.DATA.PATH_LABEL_SEPARATOR, cfg.DATA.PATH_PREFIX
+    num_classes, unlabelled = cfg.MODEL.NUM_CLASSES, "all" if split == "test" else "refuse"
     try:
-        videos = read_list(
-            path, cfg.DATA.PATH_LABEL_SEPARATOR, cfg.DATA.PATH_PREFIX, cfg.MODEL.NUM_CLASSES
-        )
+        videos = read_list(path, separator, prefix, num_classes, unlabelled)
     except OSError as error:
         raise UserError(f"the list {path} can not be read: {error.strerror}") from error
+    if (videos.labels == UNLABELLED).all():
+        logger.warning(
+            "%s has no labels: all count as class 0, as in PySlowFast. The scores of this test are "
+            "right; its accuracies mean nothing",
+            path,
+        )
+        videos = replace(videos, labels=np.zeros_like(videos.labels))
+    elif is_main():
+        warn_of_labels(videos.labels, num_classes, path, split == "train")
     logger.info("%s: %d videos", path, len(videos))
     return videos
 

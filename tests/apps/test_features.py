@@ -12,7 +12,7 @@ import torch
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 import octvideo
-from octvideo.apps.features import extract_all, feature_path, read_paths
+from octvideo.apps.features import extract_all, feature_path
 from octvideo.apps.hub import load_trained
 from octvideo.apps.views import ViewSettings
 from octvideo.data import kinetics
@@ -116,19 +116,16 @@ def test_a_decoder_that_hangs_or_crashes(small, model, tmp_path, monkeypatch, fa
             np.testing.assert_allclose(features, wanted, rtol=1e-5)
 
 
-def test_lists(tmp_path):
-    (tmp_path / "clip 1.mp4").touch()
-    (tmp_path / "a.csv").write_text(f"clip 1.mp4 3\n# no\n\n{tmp_path}/clip 1.mp4\nother.mp4\n")
-    inside = str(tmp_path / "clip 1.mp4")
-    assert read_paths([tmp_path / "a.csv"]) == [inside, inside, str(tmp_path / "other.mp4")]
-    with pytest.raises(UserError, match=r"b\.csv"):
-        read_paths([tmp_path / "b.csv"])
-
-
 def test_tool(small, model, tmp_path):
     (tmp_path / "broken.mp4").write_text("no video")
     command = [sys.executable, ROOT / "tools/extract_features.py", "--cfg", small.cfg]
-    command += ["--checkpoint", small.checkpoint, "--list", small.data / "test.csv", "--fast"]
+    # As a spreadsheet exports it: tabs, quotes, a header; and without labels, behind a prefix.
+    rows = [line.split() for line in (small.data / "test.csv").read_text().splitlines()]
+    lines = ["path\tlabel", *(f'"{path}"\t"{label}"' for path, label in rows[1:])]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    (tmp_path / "b.csv").write_text(rows[0][0])
+    command += ["--checkpoint", small.checkpoint, "--fast", "--prefix", small.data]
+    command += ["--list", tmp_path / "a.csv", "--list", tmp_path / "b.csv"]
     command += ["--out", tmp_path / "f.npz", tmp_path / "broken.mp4", "--opts", *small.opts]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
     assert done.returncode == 1, done.stderr

@@ -16,8 +16,8 @@ from octvideo.data.kinetics import (
     TrainClips,
     VideoList,
     collate_clips,
-    read_list,
 )
+from octvideo.data.lists import read_list
 from octvideo.data.sampling import ClipSampling, crop_offsets, view_start
 from octvideo.data.synthetic import write_video
 from octvideo.data.transforms import TrainTransform

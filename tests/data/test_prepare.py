@@ -17,7 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from octvideo.data.kinetics import read_list
+from octvideo.data.lists import read_list
 from octvideo.data.prepare import Video, draw_splits, plan_of_annotations, plan_of_tree, prepare
 from octvideo.data.reader import VideoError, VideoReader
 from octvideo.data.reencode import Encoding, check_video, reencode

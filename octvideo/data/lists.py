@@ -1,0 +1,303 @@
+"""Lists of videos: the one reader of all forms in which a list may come.
+
+The usual form is Kinetics': a line ``path<SEP>label`` a video. A csv with a header (path, label)
+and a JSON file work too, and so do the variants that spreadsheets and other projects write.
+"""
+
+import logging
+import os
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from octvideo.data.folders import first_few
+from octvideo.data.labels import class_names
+from octvideo.data.list_rows import ListFile, Row, is_number, is_video_name
+from octvideo.utils.errors import UserError
+
+logger = logging.getLogger("octvideo")
+
+UNLABELLED = -1
+_ENDINGS = (".csv", ".txt", ".tsv", ".json")  # of a list, in the order of search
+_MAX_PATH_BYTES = 4096  # what Linux opens at most: a longer one has lost a line break
+_MAX_DIGITS = 9  # of a label
+_PROBED = 8  # videos of a list that are looked for on the disk
+
+
+@dataclass(frozen=True, eq=False)
+class VideoList:
+    """Paths and labels of many videos, in three arrays: 650,000 videos take about 50 MB.
+
+    Build it with `from_rows` or `read_list`. prefix and root: see `path`.
+    """
+
+    text: bytes  # the paths, one after another
+    ends: np.ndarray  # int64 (N,): where each ends in text
+    labels: np.ndarray  # int64 (N,)
+    prefix: str = ""
+    root: str = ""
+
+    @classmethod
+    def from_rows(
+        cls, rows: Iterable[tuple[str, int]], prefix: str = "", root: str = ""
+    ) -> "VideoList":
+        text, ends, labels = bytearray(), array("q"), array("q")
+        for path, label in rows:
+            text += path.encode("utf-8", "surrogateescape")
+            ends.append(len(text))
+            labels.append(label)
+        return cls(bytes(text), np.array(ends), np.array(labels), prefix, root)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def listed(self, index: int) -> str:
+        """The path of video `index` as the list has it."""
+        start = self.ends[index - 1] if index else 0
+        return self.text[start : self.ends[index]].decode("utf-8", "surrogateescape")
+
+    def path(self, index: int) -> str:
+        """Where video `index` is: prefix joined with the path of the list.
+
+        Without a prefix a relative path counts from the current folder, as in PySlowFast, and
+        where there is no such file, from `root` (the folder of the list). ``~`` is a home folder.
+        Where a path with backslashes is of no file, they are taken for slashes.
+        """
+        path = self.listed(index)
+        if path.startswith("~") and not os.path.exists(path):
+            path = os.path.expanduser(path)
+        if "\\" in path and not os.path.exists(found := self._placed(path)):
+            slashed = self._placed(path.replace("\\", "/"))
+            return slashed if os.path.exists(slashed) else found
+        return self._placed(path)
+
+    def _placed(self, path: str) -> str:
+        if self.prefix:
+            return os.path.join(self.prefix, path)
+        if os.path.isabs(path) or os.path.exists(path):
+            return path
+        return os.path.join(self.root, path)
+
+    def paths(self) -> list[str]:
+        return [self.path(index) for index in range(len(self))]
+
+
+def read_list(
+    path: str | Path,
+    separator: str = " ",
+    prefix: str = "",
+    num_classes: int | None = None,
+    unlabelled: Literal["refuse", "all", "any"] = "refuse",
+) -> VideoList:
+    """Read a list of videos: lines ``path<SEP>label``, a csv with a header, or JSON.
+
+    Lines: the last separator splits, so that paths may hold separators; blank lines and those
+    that start with # are skipped. The default separator, a blank, also stands for a tab, and for
+    a comma or semicolon where the first line has its label behind one. A field between path and
+    label is left out as in PySlowFast, where every line has one (see `_without_middle`).
+
+    csv: the first line names the columns (path, label; others do not matter). JSON (a name that
+    ends in .json): ``[[path, label], ...]``, ``[{"path": ..., "label": ...}, ...]``,
+    ``{path: label}``, or ``[path, ...]``. Quotes around a field are taken off.
+
+    Labels are integers from 0, or class names of the class_names.json beside the list; without
+    that file, the names that train.csv beside it has, in alphabetical order.
+
+    Args:
+        unlabelled: may videos be without a label? "refuse": none. "all": all of them, or none.
+            "any". Their label is -1 (UNLABELLED), and the whole line is their path; -1 in a list
+            is such a label too.
+
+    Raises:
+        UserError: names file, line number and text of a line without a path and a label in
+            [0, num_classes); or the list has no videos, or is no such file.
+        OSError: the file cannot be read.
+    """
+    file = ListFile(Path(path), separator)
+    labels = _Labels(file, num_classes, unlabelled)
+    root = os.path.dirname(path)
+    videos = VideoList.from_rows(map(labels.read, file.rows()), os.path.expanduser(prefix), root)
+    labels.finish()
+    if not len(videos):
+        raise UserError(f"{path} lists no videos: it needs a line 'path{separator}label' each")
+    if file.is_lines:
+        videos = _without_middle(videos, file)
+    _warn_of_two_places(videos, file)
+    return videos
+
+
+def find_list(folder: str | Path, split: str) -> Path:
+    """The list of a split: train.csv, else train.txt, .tsv or .json; train.csv if there is none."""
+    paths = [Path(folder) / f"{split}{ending}" for ending in _ENDINGS]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def names_beside(path: str | Path, separator: str = " ") -> list[str] | None:
+    """The class names that the labels of a list may be: class_names.json, or words in train.csv."""
+    path = Path(path)
+    if (given := path.with_name("class_names.json")).is_file():
+        return class_names(given)
+    train = find_list(path.parent, "train")
+    rows = ListFile(train if train.is_file() else path, separator).rows()
+    words: set[str] = set()
+    for row in rows:
+        if row.label is None or is_number(row.label) or is_video_name(row.label):
+            return None
+        words.add(row.label)
+    return sorted(words) or None
+
+
+def warn_of_labels(labels: np.ndarray, num_classes: int, where: object, training: bool) -> None:
+    """Says loudly where the labels of a list are unlikely ones.
+
+    A warning and no error: a subset of Kinetics keeps the labels of the whole, of which it need
+    not have the first, and a network with outputs to spare learns the rest as well.
+    """
+    found = np.unique(labels)
+    if len(found) > 1 and found.tolist() == list(range(1, len(found) + 1)):
+        logger.warning(
+            "%s: the labels run from 1 to %d and are never 0, but labels count from 0. Unless "
+            "class 0 has no videos on purpose, subtract 1 from each, and set MODEL.NUM_CLASSES %d",
+            *(where, len(found), len(found)),
+        )
+    elif training and len(found) < num_classes:
+        absent = [str(label) for label in range(num_classes) if label not in set(found.tolist())]
+        cure = ""
+        if len(found) == found[-1] + 1:
+            cure = f". MODEL.NUM_CLASSES {len(found)} would fit the list"
+        text = "%s has videos of %d of the %d classes of MODEL.NUM_CLASSES; none of %s%s"
+        logger.warning(text, where, len(found), num_classes, first_few(absent), cure)
+
+
+class _Labels:
+    """Turns rows into paths and numbers."""
+
+    def __init__(self, file: ListFile, num_classes: int | None, unlabelled: str) -> None:
+        self.file, self.num_classes, self.unlabelled = file, num_classes, unlabelled
+        self.names: dict[str, int] | None = None
+        self.problem: UserError | None = None  # of the first row without a label
+        self.any_labelled = False
+
+    def read(self, row: Row) -> tuple[str, int]:
+        path, label, problem = row.path, UNLABELLED, ""
+        if row.label is None:
+            problem = f"expected 'path{self.file.separator}label'{self._separated()}"
+        elif is_number(row.label):
+            label, problem = self._number(row)
+        else:
+            label, problem = self._of_name(row.label)
+        if not problem:
+            self.any_labelled = True
+        else:
+            path = row.path if row.label == "-1" else self._whole_path(row)
+            self.problem = self.problem or _error(row, problem)
+            if self.unlabelled == "refuse":
+                raise self.problem
+        if not path:
+            raise _error(row, "the path is missing")
+        if len(os.fsencode(path)) > _MAX_PATH_BYTES:
+            raise _error(
+                row,
+                f"the path has {len(path)} characters, more than a system opens: a line break may "
+                "be missing",
+            )
+        return path, label
+
+    def finish(self) -> None:
+        if self.problem and self.unlabelled == "all" and self.any_labelled:
+            raise self.problem
+
+    def _number(self, row: Row) -> tuple[int, str]:
+        assert row.label is not None
+        if len(row.label) <= _MAX_DIGITS:
+            label = int(row.label)
+            if self.num_classes is None or label < self.num_classes:
+                return label, ""
+        if self.unlabelled == "any":  # a path that ends in a number
+            return UNLABELLED, f"no label: {row.label[:40]}"
+        raise _error(
+            row,
+            f"the label must be below MODEL.NUM_CLASSES, {self.num_classes}; labels count from 0"
+            if self.num_classes
+            else f"the label has {len(row.label)} digits",
+        )
+
+    def _of_name(self, label: str) -> tuple[int, str]:
+        if self.names is None:
+            names = names_beside(self.file.path, self.file.separator) or []
+            self.names = {name: number for number, name in enumerate(names)}
+            if self.num_classes is not None and len(names) > self.num_classes:
+                raise UserError(
+                    f"{self.file.path}: there are {len(names)} class names, but MODEL.NUM_CLASSES "
+                    f"is {self.num_classes}: set MODEL.NUM_CLASSES {len(names)}"
+                )
+        if label in self.names:
+            return self.names[label], ""
+        return UNLABELLED, (
+            f"the label must be an integer from 0, got {label[:200]!r} (or a name of "
+            f"class_names.json beside the list){self._separated()}"
+        )
+
+    def _whole_path(self, row: Row) -> str:
+        """The path of a row without a label: all of the row, unless only a part is a file."""
+        root = self.file.path.parent
+        if row.label is None or is_video_name(row.label) or not row.path:
+            return row.whole
+        exists = [os.path.exists(p) or os.path.exists(root / p) for p in (row.whole, row.path)]
+        return row.path if exists == [False, True] else row.whole
+
+    def _separated(self) -> str:
+        if not self.file.is_lines:
+            return ""
+        return f" (DATA.PATH_LABEL_SEPARATOR {self.file.separator!r})"
+
+
+def _error(row: Row, problem: str) -> UserError:
+    text = row.text if len(row.text) <= 300 else f"{row.text[:300]}..."
+    text = text.encode(errors="surrogateescape").decode(errors="replace")
+    return UserError(f"{row.where}: {problem}; the line is {text!r}")
+
+
+def _without_middle(videos: VideoList, file: ListFile) -> VideoList:
+    """Without the field between path and label, which PySlowFast ignores, where there is one.
+
+    A path may hold a blank as well. So there is such a field only if every line has one, and the
+    paths with it are no files, while those without it are, or it is a number in every line.
+    """
+    separator = None if file.separator == " " else file.separator
+    rows, numbers = [], True
+    for index in range(len(videos)):
+        fields = videos.listed(index).split(separator)
+        if len(fields) != 2 or videos.labels[index] == UNLABELLED:
+            return videos
+        rows.append((fields[0].strip(), int(videos.labels[index])))
+        numbers = numbers and is_number(fields[1].strip())
+    short = VideoList.from_rows(rows, videos.prefix, videos.root)
+    probed = range(min(_PROBED, len(videos)))
+    if any(os.path.exists(videos.path(index)) for index in probed):
+        return videos
+    if numbers or any(os.path.exists(short.path(index)) for index in probed):
+        logger.info("%s: the field between path and label is left out, as in PySlowFast", file.path)
+        return short
+    return videos
+
+
+def _warn_of_two_places(videos: VideoList, file: ListFile) -> None:
+    """Of a relative path that is a file both in the current folder and beside the list."""
+    if videos.prefix:
+        return
+    for index in range(min(_PROBED, len(videos))):
+        path = videos.path(index)
+        beside = os.path.join(videos.root, path)
+        if not os.path.isabs(path) and os.path.exists(path) and os.path.exists(beside):
+            if not os.path.samefile(path, beside):
+                logger.warning(
+                    "%s: %s is a file in the current folder, which is taken, and another one "
+                    "beside the list: set DATA.PATH_PREFIX to the folder that is meant",
+                    *(file.path, path),
+                )
+            return
