@@ -1,6 +1,8 @@
 """Paths and small helpers that several tests share."""
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -21,3 +23,12 @@ def liven(model: torch.nn.Module) -> torch.nn.Module:
             value.normal_(0, 0.2, generator=generator)
     torch.nn.init.normal_(model.head.projection.weight, std=0.5, generator=generator)
     return model.eval()
+
+
+def load_tool(name: str) -> ModuleType:
+    """The module of a command of tools/, as `load_tool("predict")`."""
+    spec = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         num_workers=args.workers,
         timeout=args.timeout,
     )
-    print(f"{len(set(videos)) - len(bad)} videos done, {len(bad)} could not be read: {args.out}")
+    print(f"{len(set(videos)) - len(bad)} videos done, {len(bad)} without features: {args.out}")
     for video, reason in bad:
         print(f"error: {video}: {reason}", file=sys.stderr)
     return 1 if bad else 0

@@ -4,7 +4,8 @@
     python tools/predict.py --model i3d_8x8_r50_k400_pysf clip.mp4
     python tools/predict.py --cfg configs/Synthetic/OCT_I3D.yaml --checkpoint FILE.pyth a.mp4 b.mp4
 
-A video that can not be read is named, the others are done, and the exit status is 1.
+A video that cannot be read, or whose scores are nan or inf, is named, the others are done, and the
+exit status is 1.
 """
 
 import argparse
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args)
     from octvideo.apps.predict import predict
     from octvideo.data import VideoError
+    from octvideo.utils.errors import NonFiniteError
 
     status = 0
     for video in args.videos:
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
                 class_names=args.class_names,
                 batch_size=args.batch_size,
             )
-        except VideoError as error:
+        except (VideoError, NonFiniteError) as error:
             print(f"error: {error}", file=sys.stderr)
             status = 1
             continue

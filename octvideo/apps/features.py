@@ -13,10 +13,10 @@ import numpy as np
 from torch import nn
 from tqdm import tqdm
 
-from octvideo.apps.predict import features_of, views_of
+from octvideo.apps.predict import check_finite, features_of, views_of
 from octvideo.apps.views import ViewSettings
 from octvideo.data.guarded import VideoLoader, Watch
-from octvideo.utils.errors import UserError
+from octvideo.utils.errors import NonFiniteError, UserError
 from octvideo.utils.files import whole_file, write_whole
 
 logger = logging.getLogger("octvideo")
@@ -49,7 +49,7 @@ def extract_all(
         timeout: seconds that one of them may take for a video.
 
     Returns:
-        (path, reason) of each video that could not be read.
+        (path, reason) of each video that could not be read, or whose features are not finite.
 
     Raises:
         UserError: ``out`` holds features of another model or other settings; no video is readable.
@@ -73,6 +73,12 @@ def extract_all(
             tqdm.write(f"{video}: {bad[-1][1]}")
             continue
         features = features_of(item, model, settings, batch_size)
+        try:
+            check_finite(features, "features", video)
+        except NonFiniteError as error:
+            bad.append((video, str(error).partition(": ")[2]))
+            tqdm.write(str(error))
+            continue
         features = features if per_view else features.mean(axis=0)
         with whole_file(targets[video]) as part, open(part, "wb") as file:
             np.savez(file, features=features, path=video)

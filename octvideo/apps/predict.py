@@ -24,7 +24,7 @@ from octvideo.data.pictures import is_picture
 from octvideo.data.reader import check_backend
 from octvideo.engine.precision import Evaluation
 from octvideo.engine.test import view_batches
-from octvideo.utils.errors import UserError
+from octvideo.utils.errors import NonFiniteError, UserError
 
 Video = str | os.PathLike[str]
 
@@ -60,11 +60,13 @@ def predict(
     Raises:
         VideoError: the video can not be read; names the file.
         UserError: no such model, unknown sampling rate, or another number of class names.
+        NonFiniteError: the scores are nan or inf; names the file.
         ValueError: batch_size is below 1.
     """
     model = _model(model)
     settings = settings or ViewSettings.of_model(model, sampling_rate)
     scores = _ensemble(view_scores(video, model, settings, fast, batch_size), settings)
+    check_finite(scores, "scores", video)
     names = _names(model, class_names, len(scores))
     best = np.argsort(-scores, kind="stable")[: max(topk, 0)]
     return [(names[label] if names else f"class {label}", float(scores[label])) for label in best]
@@ -88,6 +90,7 @@ def extract_features(
     model = _model(model)
     settings = settings or ViewSettings.of_model(model, sampling_rate)
     features = features_of(load_views(video, settings, fast), model, settings, batch_size)
+    check_finite(features, "features", video)
     return features if per_view else features.mean(axis=0)
 
 
@@ -171,6 +174,20 @@ def run_views(
     evaluate = Evaluation(in_evaluation(model), device, settings.precision)
     scores = [evaluate(views) for views in batches]
     return torch.cat(scores).cpu().numpy()
+
+
+def check_finite(values: np.ndarray, what: str, video: Video) -> None:
+    """So that nan never passes for a result.
+
+    Raises:
+        NonFiniteError: some of the values are nan or inf.
+    """
+    if np.isfinite(values).all():
+        return
+    raise NonFiniteError(
+        f"{os.fspath(video)}: the model's {what} are nan or inf: use fp32 (TEST.PRECISION) if it "
+        "runs in half precision, or another checkpoint"
+    )
 
 
 def _ensemble(scores: np.ndarray, settings: ViewSettings) -> np.ndarray:

@@ -210,9 +210,12 @@ def normalization(cfg: CfgNode, split: str = "train") -> dict[str, Any]:
     }
 
 
-def data_class_names(cfg: CfgNode) -> list[str] | None:
-    """The names of the classes that a training writes into its checkpoints, if it has any."""
-    if has_pictures(cfg):
+def data_class_names(cfg: CfgNode, split: str = "train") -> list[str] | None:
+    """The names of the classes of a data set, if it has any, in the order of their labels.
+
+    A training writes them into its checkpoints, and a test into its results (split "test").
+    """
+    if has_pictures(cfg, split):
         return picture_classes(cfg.DATA.PATH_TO_DATA_DIR, cfg.MODEL.NUM_CLASSES)
     folder, count = cfg.DATA.PATH_TO_DATA_DIR, cfg.MODEL.NUM_CLASSES
     if (names := class_names_beside(folder, count)) is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,6 +22,21 @@ _LOSSES: dict[str, Loss] = {
     "soft_cross_entropy": F.cross_entropy,  # -sum(targets * log_softmax), where they are shares
     "bce_logit": bce_logit,
 }
+
+
+def loss_of_scores(scores: Tensor, labels: Tensor, head_act: str, loss: Loss) -> Tensor:
+    """The mean loss of what a model gives in evaluation, (N, C), for labels (N,).
+
+    ``head_act`` says what that is: probabilities ("softmax", "sigmoid"), or logits for ``loss``.
+    A probability of 0 counts as the smallest float32, a loss of 87, so that a mean stays finite.
+    """
+    if head_act == "none":
+        return loss(scores, labels)
+    tiny = torch.finfo(torch.float32).tiny
+    if head_act == "softmax":
+        return -scores.gather(1, labels[:, None]).clamp_min(tiny).log().mean()
+    targets = F.one_hot(labels, scores.shape[1])
+    return -torch.where(targets == 1, scores, 1 - scores).clamp_min(tiny).log().mean()
 
 
 def build_loss(name: str) -> Loss:

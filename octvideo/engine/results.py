@@ -1,11 +1,13 @@
-"""The result of a test: scores of every view of every video, and what is told about them."""
+"""The result of a test: scores of every view of every video, and the files made of them."""
 
 import csv
 import logging
-from collections.abc import Sequence
+import pickle
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from octvideo.utils.dist import all_gather_objects, gather_objects, world_size
 from octvideo.utils.files import whole_file
@@ -13,6 +15,7 @@ from octvideo.utils.files import whole_file
 logger = logging.getLogger("octvideo")
 
 ROWS_AT_ONCE = 1024  # videos on the way between processes; 48 KB each with 30 views, 400 classes
+SHOWN_CLASSES = 5  # of each video, in predictions.csv
 
 
 class ScoreTable:
@@ -47,51 +50,61 @@ class ScoreTable:
         """``sum`` or ``max`` over the views: (num_videos, num_classes)."""
         return self.scores.sum(axis=1) if method == "sum" else self.scores.max(axis=1)
 
-    def save(self, path: Path, paths: Sequence[str]) -> None:
-        """A NumPy archive: scores, labels, scored and the paths of the videos."""
+    def save(self, path: Path, paths: Sequence[str], method: str = "sum") -> None:
+        """A NumPy archive: scores, labels, scored and the paths of the videos.
+
+        Where the name ends in ``.pkl``, what PySlowFast writes: a pickle of two tensors, the
+        ``method`` over the views, (num_videos, num_classes), and the labels, (num_videos,).
+        Videos that could not be read have zeros in it.
+        """
         with whole_file(path) as part, open(part, "wb") as file:
+            if path.suffix == ".pkl":
+                scores = torch.from_numpy(self.ensemble(method))
+                pickle.dump([scores, torch.from_numpy(np.asarray(self.labels, np.int64))], file)
+                return
             np.savez(
                 file, scores=self.scores, labels=self.labels, scored=self.scored, paths=list(paths)
             )
 
 
-def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts, a row for each true class and a column for each predicted one."""
-    matrix = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(matrix, (labels, predictions), 1)
-    return matrix
+def write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Paths may hold bytes that are not UTF-8; they are written as they are."""
+    with (
+        whole_file(path) as part,
+        open(part, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
-def write_class_accuracy(matrix: np.ndarray, path: Path) -> None:
-    """A csv with a line for each class: its number of videos and top-1 accuracy in percent."""
-    with whole_file(path) as part, open(part, "w") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", "num_videos", "top1_acc"])
-        for label, row in enumerate(matrix):
-            count = int(row.sum())
-            accuracy = f"{100 * row[label] / count:.2f}" if count else ""
-            writer.writerow([label, count, accuracy])
+def write_predictions(
+    path: Path,
+    paths: Sequence[str],
+    table: ScoreTable,
+    scores: np.ndarray,
+    names: Sequence[str],
+) -> None:
+    """A csv with a line for each video: path, label and the five likeliest classes, by name.
 
+    ``note`` says why a video has no classes: it could not be read, or its scores are not finite.
 
-def write_confusion_matrix(matrix: np.ndarray, path: Path) -> None:
-    """A PNG, rows normalised; needs matplotlib, and says so where it is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        logger.info('No %s: it needs matplotlib (pip install "octvideo[plot]")', path.name)
-        return
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = float(np.clip(len(matrix) * 0.4 + 2, 5, 20))
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
-    figure.colorbar(image, label="share of the true class", shrink=0.8)
-    axes.set(xlabel="predicted class", ylabel="true class")
-    if len(matrix) <= 20:
-        axes.set(xticks=range(len(matrix)), yticks=range(len(matrix)))
-        for row, column in np.argwhere(matrix):
-            color = "white" if share[row, column] > 0.5 else "black"
-            count = matrix[row, column]
-            axes.text(column, row, count, ha="center", va="center", color=color)
-    with whole_file(path) as part, open(part, "wb") as file:
-        figure.savefig(file, format="png", dpi=150)
+    Args:
+        scores: of each video, (num_videos, num_classes).
+        names: of the classes, in label order.
+    """
+    count = min(SHOWN_CLASSES, scores.shape[1])
+    head = [f"{word}{place}" for place in range(1, count + 1) for word in ("class", "score")]
+    finite = np.isfinite(scores).all(axis=1)
+
+    def rows() -> Iterable[list[object]]:
+        yield ["path", "label", *head, "note"]
+        for video, row in enumerate(scores):
+            line: list[object] = [paths[video], names[table.labels[video]]]
+            if table.scored[video] and finite[video]:
+                best = np.argsort(-row, kind="stable")[:count]
+                line += [cell for c in best for cell in (names[c], f"{row[c]:.6g}")]
+                yield [*line, ""]
+            else:
+                why = "scores are not finite" if table.scored[video] else "could not be read"
+                yield [*line, *[""] * len(head), why]
+
+    write_csv(path, rows())

@@ -5,7 +5,7 @@ num_crops + crop. The scores of a video's views are summed, or their maximum is 
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,32 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from octvideo.config import batch_per_process, has_pictures
-from octvideo.data import VideoLoader, build_test_loader, normalization, normalize, view
+from octvideo.data import (
+    VideoLoader,
+    build_test_loader,
+    data_class_names,
+    normalization,
+    normalize,
+    view,
+)
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.checkpoint import (
     CheckpointError,
     newest_first,
     warn_of_another_network,
 )
+from octvideo.engine.confusion import (
+    confusion_matrix,
+    confusions,
+    mean_class_accuracy,
+    write_class_accuracy,
+    write_confusion_matrix,
+    write_confusions,
+)
 from octvideo.engine.interrupt import StopRequest
 from octvideo.engine.meters import Clock, readable_time, top_k_correct
 from octvideo.engine.precision import DTYPES, Evaluation, compile_model
-from octvideo.engine.results import (
-    ScoreTable,
-    confusion_matrix,
-    write_class_accuracy,
-    write_confusion_matrix,
-)
+from octvideo.engine.results import ScoreTable, write_predictions
 from octvideo.engine.start import start_run, write_config
 from octvideo.models import build_model, optimize_for_inference
 from octvideo.utils.dist import is_main, on_all, on_main, rank, world_size
@@ -51,16 +61,17 @@ def run_test(cfg: CfgNode, trained: Path | None = None) -> dict[str, Any]:
     The checkpoint is TEST.CHECKPOINT_FILE_PATH, else ``trained`` (what ``run_train`` returned),
     else the newest of OUTPUT_DIR, else TRAIN.CHECKPOINT_FILE_PATH.
 
-    Writes the score table to TEST.SAVE_RESULTS_PATH, the accuracy of each class and, with
-    matplotlib, the confusion matrix into OUTPUT_DIR.
+    Writes the score table to TEST.SAVE_RESULTS_PATH, and into OUTPUT_DIR what each video was taken
+    for, the accuracy of each class, the confusions and, with matplotlib, an image of them.
 
     Raises:
         CheckpointError: there is nothing to test, or it does not fit.
+        UserError: no video could be read, or there are scores that are nan or inf.
         Interrupted: a signal came.
     """
     device = start_run(cfg)
     model = build_model(cfg)
-    on_all(lambda: load_tested(model, cfg, trained))
+    names = on_all(lambda: load_tested(model, cfg, trained))
     write_config(cfg)
     model.to(device).eval()
     if cfg.MODEL.FOLD_CONV3D:
@@ -71,15 +82,34 @@ def run_test(cfg: CfgNode, trained: Path | None = None) -> dict[str, Any]:
     with StopRequest() as stop:
         table = score_videos(model, loader, cfg, device, stop)
     table.gather()
-    stats = on_main(lambda: report(table, cfg, loader.dataset.videos.paths(), device))
+    stats = on_main(lambda: report(table, cfg, loader.dataset.videos.paths(), names, device))
     return stats if is_main() else {}
 
 
-def load_tested(model: nn.Module, cfg: CfgNode, trained: Path | None) -> None:
-    """Loads into ``model`` what ``run_test`` tests."""
+def load_tested(model: nn.Module, cfg: CfgNode, trained: Path | None) -> list[str]:
+    """Loads into ``model`` what ``run_test`` tests; the class names, numbers where there are none.
+
+    The names beside the test's lists say what its labels mean; else those of the checkpoint count.
+    """
     weights = find_checkpoint(cfg, trained)
     warn_of_another_network(weights.path, weights.cfg, cfg)
     logger.info("Testing %s", load_into(model, weights))
+    names, of_file = data_class_names(cfg, "test"), weights.class_names
+    if not of_file or len(of_file) != cfg.MODEL.NUM_CLASSES:
+        return names or [str(label) for label in range(cfg.MODEL.NUM_CLASSES)]
+    if names and names != of_file:
+        label = next(
+            i for i, pair in enumerate(zip(names, of_file, strict=True)) if len({*pair}) > 1
+        )
+        logger.warning(
+            "Class %d is %r in the data and %r in %s: where labels are numbered in another order, "
+            "the accuracy is meaningless",
+            label,
+            names[label],
+            of_file[label],
+            weights.path,
+        )
+    return names or of_file
 
 
 def find_checkpoint(cfg: CfgNode, trained: Path | None = None) -> Weights:
@@ -174,50 +204,93 @@ def _log_progress(cfg: CfgNode, clock: Clock, done: int, count: int) -> None:
 
 
 def report(
-    table: ScoreTable, cfg: CfgNode, paths: list[str], device: torch.device
+    table: ScoreTable, cfg: CfgNode, paths: list[str], names: list[str], device: torch.device
 ) -> dict[str, Any]:
-    """Logs accuracies over the videos that could be scored, then writes the result files."""
+    """Writes the result files and logs the accuracies over the videos that could be scored.
+
+    Raises:
+        UserError: no video could be scored; or scores are not finite, of which no accuracy is made.
+    """
     num_scored = int(table.scored.sum())
-    missing = [path for path, scored in zip(paths, table.scored, strict=True) if not scored]
     kind = "pictures" if has_pictures(cfg, "test") else "videos"
     if not num_scored:
         raise UserError(f"none of the {len(paths)} {kind} of the test could be read")
-    scores = table.ensemble(cfg.DATA.ENSEMBLE_METHOD)[table.scored]
-    labels = table.labels[table.scored]
-    top1, top5 = top_k_correct(torch.from_numpy(scores), torch.from_numpy(labels)).tolist()
-    stats = {
-        "_type": "test_final",
-        "top1_acc": 100 * top1 / num_scored,
-        "top5_acc": 100 * top5 / num_scored,
+    scores = table.ensemble(cfg.DATA.ENSEMBLE_METHOD)
+    lost = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+    counts = {
         "num_videos": num_scored,
-        "num_missing": len(missing),
+        "num_missing": len(paths) - num_scored,
+        "num_nonfinite": len(lost),
         "num_views": table.scores.shape[1],
     }
-    log_json_stats({**stats, **memory_stats(device)}, Path(cfg.OUTPUT_DIR))
-    logger.info(
-        "%d view%s: top-1 %.2f %%, top-5 %.2f %% of %d %s%s",
-        stats["num_views"],
-        "s" if stats["num_views"] > 1 else "",
-        stats["top1_acc"],
-        stats["top5_acc"],
-        num_scored,
-        kind,
-        f"; {len(missing)} missing" if missing else "",
+    _writing(lambda: write_scores(table, scores, cfg, paths, names))
+    if len(lost):
+        _log_final(cfg, counts, device)
+        raise UserError(
+            f"the scores of {len(lost)} of {num_scored} {kind} are nan or inf, so there is no "
+            f"accuracy; the first is {paths[lost[0]]}, predictions.csv names all. Set "
+            "TEST.PRECISION fp32 if it is not, or test an earlier checkpoint"
+        )
+    labels, best = table.labels[table.scored], scores[table.scored]
+    top1, top5 = top_k_correct(torch.from_numpy(best), torch.from_numpy(labels)).tolist()
+    matrix = confusion_matrix(labels, best.argmax(axis=1), cfg.MODEL.NUM_CLASSES)
+    accuracies = {
+        "top1_acc": 100 * top1 / num_scored,
+        "top5_acc": 100 * top5 / num_scored,
+        "mean_class_acc": 100 * mean_class_accuracy(matrix),
+    }
+    _log_final(cfg, {**accuracies, **counts}, device)
+    summary = _summary(accuracies, counts, f"{num_scored} {kind}", cfg.MODEL.NUM_CLASSES)
+    logger.info(summary)
+    if worst := confusions(matrix)[:3]:
+        totals = matrix.sum(axis=1)
+        pairs = [f"{names[t]} as {names[p]} ({n} of {totals[t]})" for t, p, n in worst]
+        logger.info("Most frequent confusions: %s", "; ".join(pairs))
+    _writing(lambda: write_confusion_files(matrix, cfg, names, summary))
+    return {**accuracies, **counts}
+
+
+def _summary(
+    accuracies: dict[str, float], counts: dict[str, int], scored: str, num_classes: int
+) -> str:
+    views, missing = counts["num_views"], counts["num_missing"]
+    top5 = f"top-5 {accuracies['top5_acc']:.2f} %, " if num_classes > 5 else ""
+    return (
+        f"{views} view{'s' if views > 1 else ''}: top-1 {accuracies['top1_acc']:.2f} %, {top5}"
+        f"mean over classes {accuracies['mean_class_acc']:.2f} % of {scored}"
+        + (f"; {missing} missing" if missing else "")
     )
-    matrix = confusion_matrix(labels, scores.argmax(axis=1), cfg.MODEL.NUM_CLASSES)
-    write_files(table, matrix, cfg, paths)
-    return stats
 
 
-def write_files(table: ScoreTable, matrix: np.ndarray, cfg: CfgNode, paths: list[str]) -> None:
-    """The score table, where it is asked for, the accuracy of each class and the confusions."""
+def _log_final(cfg: CfgNode, stats: dict[str, Any], device: torch.device) -> None:
+    """Accuracies are texts of two decimals, under ``split`` as well, as PySlowFast writes them."""
+    texts = {key: f"{value:.2f}" for key, value in stats.items() if key.endswith("_acc")}
+    header = {"_type": "test_final", "split": "test_final"}
+    log_json_stats({**header, **stats, **texts, **memory_stats(device)}, Path(cfg.OUTPUT_DIR))
+
+
+def write_scores(
+    table: ScoreTable, scores: np.ndarray, cfg: CfgNode, paths: list[str], names: list[str]
+) -> None:
+    """The score table, where it is asked for, and what each video was taken for."""
+    output_dir, method = Path(cfg.OUTPUT_DIR), cfg.DATA.ENSEMBLE_METHOD
+    if cfg.TEST.SAVE_RESULTS_PATH:
+        path = output_dir / cfg.TEST.SAVE_RESULTS_PATH
+        table.save(path, paths, method)
+        logger.info("Scores are in %s", path)
+    mean = scores / table.scores.shape[1] if method == "sum" else scores
+    write_predictions(output_dir / "predictions.csv", paths, table, mean, names)
+
+
+def write_confusion_files(matrix: np.ndarray, cfg: CfgNode, names: list[str], title: str) -> None:
     output_dir = Path(cfg.OUTPUT_DIR)
+    write_class_accuracy(matrix, output_dir / "class_accuracy.csv", names)
+    write_confusions(matrix, output_dir / "confusions.csv", names)
+    write_confusion_matrix(matrix, output_dir / "confusion_matrix.png", names, title)
+
+
+def _writing(write: Callable[[], None]) -> None:
     try:
-        if cfg.TEST.SAVE_RESULTS_PATH:
-            path = output_dir / cfg.TEST.SAVE_RESULTS_PATH
-            table.save(path, paths)
-            logger.info("Scores [video, view] are in %s, a NumPy archive", path)
-        write_class_accuracy(matrix, output_dir / "class_accuracy.csv")
-        write_confusion_matrix(matrix, output_dir / "confusion_matrix.png")
+        write()
     except OSError as error:
         raise UserError(f"can not write {error.filename}: {error.strerror}") from error

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from octvideo.data import (
 from octvideo.engine.averaging import WeightAverage, has_finite_statistics, update_bn_statistics
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.interrupt import Interrupted, StopRequest
-from octvideo.engine.losses import build_loss
+from octvideo.engine.losses import build_loss, loss_of_scores
 from octvideo.engine.meters import TrainMeter
 from octvideo.engine.mixup import build_mixup, mixing_generator
 from octvideo.engine.nonfinite import RecentLosses
@@ -134,8 +135,8 @@ class Trainer:
         self.val_loader = None
         if cfg.TRAIN.EVAL_PERIOD:
             self.val_loader = build_val_loader(cfg, rank(), world_size())
-        skip_lost = self.precision == "fp16" or cfg.TRAIN.NONFINITE_LOSS == "skip"
-        self.meters = {name: TrainMeter(device, skip_lost) for name in ("steps", "epoch")}
+        self.skip_lost = self.precision == "fp16" or cfg.TRAIN.NONFINITE_LOSS == "skip"
+        self.meters = {name: TrainMeter(device, self.skip_lost) for name in ("steps", "epoch")}
         self.recent = RecentLosses(self.train_loader.dataset.videos.path)
         self.bad_videos = BadVideos(Path(cfg.OUTPUT_DIR), cfg.DATA.MAX_BAD_FRACTION)
         self.state = RunState(
@@ -282,12 +283,34 @@ class Trainer:
         self._begin_pass("val", self.val_loader)
         evaluate = Evaluation(self.evaluated, self.device, self.precision, self.cfg.TRAIN.COMPILE)
         bar = tqdm(self.val_loader, desc="validation", leave=False, disable=not is_terminal())
-        errors = validate(evaluate, stop.watch(bar), self._to_device, self.bad_videos)
+        loss = partial(
+            loss_of_scores,
+            head_act=self.cfg.MODEL.HEAD_ACT,
+            loss=build_loss(self.cfg.MODEL.LOSS_FUNC),
+        )
+        errors = validate(evaluate, stop.watch(bar), self._to_device, self.bad_videos, loss)
         if not errors:
             return False
-        is_best = self.state.record_errors(errors["top1_err"], errors["top5_err"])
+        is_finite = "num_nonfinite" not in errors
+        is_best = is_finite and self.state.record_errors(errors["top1_err"], errors["top5_err"])
         self.log.tell_validation(errors)
+        if not is_finite:
+            self._check_scores(errors["num_nonfinite"], errors["num_videos"])
         return is_best
+
+    def _check_scores(self, lost: int, count: int) -> None:
+        """A validation of which no error can be given ends the run, unless a few may be lost."""
+        text = (
+            f"validation: the scores of {lost} of {count} videos are nan or inf, so no error of it"
+        )
+        if self.skip_lost and lost < count:
+            logger.warning("Epoch %d, %s", self.state.epoch + 1, text)
+            return
+        raise UserError(
+            f"epoch {self.state.epoch + 1}, {text}: lower SOLVER.BASE_LR, or set TRAIN.PRECISION "
+            f"fp32 if it is not. The newest checkpoint is {self.state.newest}; if its weights are "
+            "lost, remove it, and the run resumes from the one before"
+        )
 
     # ---------------------------------------------------------------- small parts
 

@@ -112,7 +112,9 @@ class TrainLog:
     def tell_validation(self, errors: dict[str, Any]) -> None:
         """What ``validate`` gave, once ``state`` has recorded it."""
         epoch = self.state.epoch + 1
-        logger.info("Epoch %d: validation top-1 error %.2f %%", epoch, errors["top1_err"])
+        if "top1_err" in errors:
+            text = "Epoch %d: validation loss %.4f, top-1 error %.2f %%"
+            logger.info(text, epoch, errors["loss"], errors["top1_err"])
         self._write("val_epoch", {**errors, **self.state.min_errors})
         self._write_scalars("Val", errors, epoch)
 

@@ -21,30 +21,39 @@ def validate(
     batches: Iterable[dict[str, Any]],
     to_device: Callable[[dict[str, Any]], tuple[Tensor, Tensor]],
     bad_videos: BadVideos,
+    loss: Callable[[Tensor, Tensor], Tensor],
 ) -> dict[str, Any]:
-    """``top1_err`` and ``top5_err`` (percent) and ``num_videos``, over the videos of all processes.
+    """``loss``, ``top1_err`` and ``top5_err`` (percent), ``num_videos``, of those of all processes.
 
-    {} where none could be read. Processes may have different numbers of batches, but all call it.
+    {} where none could be read; ``num_videos`` and ``num_nonfinite`` alone where scores of that
+    many videos are nan or inf. Processes may have different numbers of batches, but all call it.
 
     Args:
         evaluate: clips -> scores (N, classes), of a model in evaluation.
         batches: of this process, as `collate_clips` makes them.
         to_device: the clips, normalised, and labels of a batch, where the model is.
         bad_videos: takes and shares what could not be read.
+        loss: the mean of a batch, of its scores and labels.
     """
-    # top-1 and top-5 hits, number of videos: of all processes in the end
-    counts = torch.zeros(3, dtype=torch.long, device=evaluate.device)
+    # loss, top-1 and top-5 hits, number of videos, of those lost: of all processes in the end
+    sums = torch.zeros(5, dtype=torch.float64, device=evaluate.device)
     for batch in batches:
         bad_videos.add(batch)
         if len(batch["label"]) == 0:
             continue
         video, labels = to_device(batch)
-        counts[:2] += top_k_correct(evaluate(video), labels)
-        counts[2] += len(labels)
+        scores = evaluate(video)
+        sums[0] += loss(scores, labels) * len(labels)
+        sums[1:3] += top_k_correct(scores, labels)
+        sums[3] += len(labels)
+        sums[4] += (~scores.isfinite().all(dim=1)).sum()
     bad_videos.share()
-    *correct, count = all_reduce(counts).tolist()
+    total, *correct, count, lost = all_reduce(sums).tolist()
     if not count:
         logger.warning("Validation: none of the videos of val.csv could be read")
         return {}
+    if lost:
+        return {"num_videos": int(count), "num_nonfinite": int(lost)}
     top1, top5 = (100 * (1 - hits / count) for hits in correct)
-    return {"top1_err": top1, "top5_err": top5, "num_videos": count}
+    loss_mean = total / count
+    return {"loss": loss_mean, "top1_err": top1, "top5_err": top5, "num_videos": int(count)}

@@ -21,6 +21,7 @@ from octvideo.layers.fused import FusedConv, folded, is_fusible
 from octvideo.models.blocks import BasicTransform, ResBlock, Stem
 from octvideo.models.optimize2d import FUSED_2D, dense, fold_norms
 from octvideo.models.slowfast import Fuse
+from octvideo.utils.errors import NonFiniteError
 from octvideo.utils.memory import keep_freed_memory
 
 
@@ -40,15 +41,30 @@ def optimize_for_inference(model: nn.Module, dtype: torch.dtype | None = None) -
         model: stays as it is. Blocks that are not known here are left as they are.
         dtype: torch.bfloat16 or torch.float16 for all weights and inputs; None: as they are.
             The model's output is in float32 all the same.
+
+    Raises:
+        NonFiniteError: weights are nan or inf, or become so in ``dtype``.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     with torch.no_grad():
         _replace(model)
     if dtype is not None:
         model.to(dtype)
+    _check_finite(model)
     if all(parameter.device.type == "cpu" for parameter in model.parameters()):
         keep_freed_memory()
     return model
+
+
+def _check_finite(model: nn.Module) -> None:
+    """oneDNN's ReLU makes 0 of nan, so lost weights would give finite, meaningless scores."""
+    for name, value in model.state_dict().items():
+        if not value.isfinite().all():
+            raise NonFiniteError(
+                f"weights are nan or inf ({name}, {str(value.dtype).removeprefix('torch.')}): the "
+                "training run diverged, or they exceed the range of fp16; use another checkpoint, "
+                "or fp32"
+            )
 
 
 def _replace(module: nn.Module) -> None:

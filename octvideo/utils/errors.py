@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     The tools print it without a traceback and exit with status 2.
     """
+
+
+class NonFiniteError(UserError):
+    """What a model gives for a video is nan or inf: its weights are lost, or half overflows."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -21,8 +22,9 @@ from octvideo.config import dump, load_cfg
 from octvideo.data import VideoError
 from octvideo.data.labels import class_names, class_names_beside
 from octvideo.engine import run_test, run_train
-from octvideo.utils.errors import UserError
-from support import ROOT, SHARED
+from octvideo.layers import fold
+from octvideo.utils.errors import NonFiniteError, UserError
+from support import ROOT, SHARED, load_tool
 
 QUICK = ViewSettings(num_frames=4, sampling_rate=8, crop_size=64, num_clips=3)
 
@@ -74,6 +76,36 @@ def test_fast_is_the_centre_view_written_out(small):
     got = dict(octvideo.predict(video, model, fast=True, topk=8))
     for label, score in enumerate(wanted.tolist()):
         assert got[f"class {label}"] == pytest.approx(score, rel=1e-4)
+
+
+@pytest.fixture
+def lost(small, tmp_path):
+    """A checkpoint whose weights are nan, as a training run that diverged would have left it."""
+    state = {k: v.clone() for k, v in small.model.state_dict().items()}
+    state["head.projection.weight"][3] = float("nan")
+    state["s1.pathway0_stem.conv.weight"][0] = float("nan")
+    torch.save({"epoch": 0, "model_state": state}, tmp_path / "lost.pyth")
+    return tmp_path / "lost.pyth"
+
+
+def test_nan_is_no_result(small, lost, tmp_path, capsys, monkeypatch):
+    model = load_trained(small.cfg, lost, small.opts)
+    for function in (octvideo.predict, octvideo.extract_features):
+        with pytest.raises(NonFiniteError):
+            function(small.videos[0], model, fast=True)
+    # Without the fused ReLU, which hides them, it is the numbers that are looked at.
+    monkeypatch.setattr(fold, "enabled", False)
+    for function in (octvideo.predict, octvideo.extract_features):
+        with pytest.raises(NonFiniteError, match=re.escape(small.videos[0])):
+            function(small.videos[0], model, fast=True)
+    options = ["--cfg", str(small.cfg), "--checkpoint", str(lost), "--fast"]
+    assert load_tool("predict").main([*options, *small.videos]) == 1
+    shown = capsys.readouterr()
+    assert "%" not in shown.out
+    assert shown.err.count("nan or inf") == len(small.videos)
+    out = ["--out", str(tmp_path / "out"), "--workers", "0"]
+    assert load_tool("extract_features").main([*options, *out, *small.videos]) == 1
+    assert not list((tmp_path / "out").rglob("*.npz"))
 
 
 def test_the_model_is_left_as_it_was(small):

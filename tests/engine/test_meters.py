@@ -8,9 +8,6 @@ import torch
 from octvideo.engine.meters import Clock, TrainMeter, loader_bound, top_k_correct
 from octvideo.engine.results import (
     ScoreTable,
-    confusion_matrix,
-    write_class_accuracy,
-    write_confusion_matrix,
 )
 from octvideo.utils.log import log_json_stats
 
@@ -95,33 +92,11 @@ def test_score_table(tmp_path):
     np.testing.assert_allclose(table.ensemble("max")[2], [0.2, 0.9, 0.6])
     with pytest.raises(AssertionError):
         table.put(0, np.zeros((2, 3)))
-    table.save(tmp_path / "deep" / "scores.pkl", ["a.mp4", "b b.mp4", "c.mp4"])
-    with np.load(tmp_path / "deep" / "scores.pkl") as saved:
+    table.save(tmp_path / "deep" / "scores.npz", ["a.mp4", "b b.mp4", "c.mp4"])
+    with np.load(tmp_path / "deep" / "scores.npz") as saved:
         np.testing.assert_array_equal(saved["scores"], table.scores)
         assert saved["scored"].tolist() == [True, False, True]
         assert saved["paths"].tolist()[1] == "b b.mp4"
-
-
-def test_confusion_matrix_and_class_accuracy(tmp_path):
-    matrix = confusion_matrix(np.array([0, 0, 1, 1, 1]), np.array([0, 2, 1, 1, 0]), 3)
-    assert matrix.tolist() == [[1, 0, 1], [1, 2, 0], [0, 0, 0]]
-    write_class_accuracy(matrix, tmp_path / "classes.csv")
-    rows = (tmp_path / "classes.csv").read_text().split()
-    assert rows == ["class,num_videos,top1_acc", "0,2,50.00", "1,3,66.67", "2,0,"]
-
-
-def test_confusion_matrix_is_a_picture(tmp_path):
-    pytest.importorskip("matplotlib", reason="the picture needs matplotlib")
-    write_confusion_matrix(np.eye(4, dtype=int), tmp_path / "confusion.png")
-    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_without_matplotlib_there_is_a_line_and_no_picture(tmp_path, monkeypatch, caplog):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with caplog.at_level("INFO", logger="octvideo"):
-        write_confusion_matrix(np.eye(4, dtype=int), tmp_path / "confusion.png")
-    assert "octvideo[plot]" in caplog.text
-    assert not list(tmp_path.iterdir())
 
 
 def test_json_stats_lines_have_sorted_keys(tmp_path):

@@ -1,17 +1,21 @@
 """Losses that are nan or inf: the run stops and names the videos, or goes on without the step."""
 
 import copy
+import csv
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from octvideo.config import load_cfg
-from octvideo.engine import run_train
-from octvideo.engine.checkpoint import list_checkpoints, load_checkpoint
+from octvideo.engine import launch, run_train
+from octvideo.engine.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from octvideo.engine.meters import TrainMeter
+from octvideo.engine.precision import Evaluation
 from octvideo.engine.step import OptimizerStep
 from octvideo.engine.train import Trainer
 from octvideo.utils.errors import UserError
@@ -19,6 +23,7 @@ from support import ROOT
 
 pytestmark = pytest.mark.timeout(120)
 CPU = torch.device("cpu")
+CFG = ROOT / "configs/Synthetic/OCT_I3D.yaml"
 
 
 def network() -> nn.Module:
@@ -123,7 +128,7 @@ def poisoned(monkeypatch):
 
 def options(tiny_opts, *more):
     opts = [*tiny_opts, "BN.USE_PRECISE_STATS", "False", "SOLVER.MAX_EPOCH", "1", *map(str, more)]
-    return load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", opts)
+    return load_cfg(CFG, opts)
 
 
 def steps_with(trainer: Trainer, video: int) -> tuple[int, list[str]]:
@@ -156,3 +161,68 @@ def test_the_run_goes_on_without_the_step(tiny_opts, poisoned):
     newest = list_checkpoints(Path(cfg.OUTPUT_DIR) / "checkpoints")[-1]
     state = load_checkpoint(newest)["model_state"]
     assert all(value.isfinite().all() for value in state.values())
+
+
+def _poison(monkeypatch, cls, picks) -> None:
+    """Scores of the clips that ``picks`` says, by their number in a batch, are nan."""
+    evaluate = cls.__call__
+
+    def poisoned(self, clips):
+        scores = evaluate(self, clips)
+        scores[[i for i in range(len(scores)) if picks(i)]] = float("nan")
+        return scores
+
+    monkeypatch.setattr(cls, "__call__", poisoned)
+
+
+def test_scores_that_are_nan_make_no_accuracy(tiny_opts, monkeypatch):
+    """One view of each video is nan: all else is written, and the run ends with status 2."""
+    cfg = load_cfg(CFG, [*tiny_opts, "SOLVER.MAX_EPOCH", "1"])
+    run_train(cfg)
+    folder = Path(cfg.OUTPUT_DIR)
+    _poison(monkeypatch, Evaluation, lambda view: view == 1)
+    cfg = load_cfg(CFG, [*tiny_opts, "TRAIN.ENABLE", "False"])
+    assert launch(lambda: [cfg]) == 2
+    lines = (folder / "json_stats.log").read_text().splitlines()
+    [final] = [json.loads(x.partition(": ")[2]) for x in lines if "test_final" in x]
+    assert (final["num_videos"], final["num_nonfinite"]) == (8, 8)
+    assert not [key for key in final if "acc" in key]
+    assert not (folder / "confusion_matrix.png").exists()
+    assert not (folder / "class_accuracy.csv").exists()
+    with open(folder / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    assert {(row["note"], row["class1"]) for row in rows} == {("scores are not finite", "")}
+    with np.load(folder / "scores.npz") as saved:
+        assert np.isnan(saved["scores"][:, 1]).all()
+        assert np.isfinite(saved["scores"][:, [0, 2, 3, 4, 5]]).all()
+
+
+def test_weights_that_are_nan_are_not_tested(tiny_opts):
+    """Of a layer before a ReLU: that of oneDNN makes 0 of nan."""
+    cfg = load_cfg(CFG, [*tiny_opts, "SOLVER.MAX_EPOCH", "1", "TRAIN.EVAL_PERIOD", "0"])
+    path = run_train(cfg)
+    content = load_checkpoint(path)
+    content["model_state"]["s1.pathway0_stem.conv.weight"][0] = float("nan")
+    save_checkpoint(path, content)
+    cfg = load_cfg(CFG, [*tiny_opts, "TRAIN.ENABLE", "False"])
+    assert launch(lambda: [cfg]) == 2
+    assert "test_final" not in (Path(cfg.OUTPUT_DIR) / "json_stats.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("mode", "picks", "status"),
+    [("stop", lambda i: i == 1, 2), ("skip", lambda i: i == 1, 0), ("skip", lambda i: True, 2)],
+)
+def test_a_validation_with_nan_gives_no_error(tiny_opts, monkeypatch, mode, picks, status):
+    _poison(monkeypatch, Evaluation, picks)
+    more = ["TRAIN.NONFINITE_LOSS", mode, "SOLVER.MAX_EPOCH", "1", "TEST.ENABLE", "False"]
+    cfg = load_cfg(CFG, [*tiny_opts, *more])
+    assert launch(lambda: [cfg]) == status
+    folder = Path(cfg.OUTPUT_DIR)
+    lines = (folder / "json_stats.log").read_text().splitlines()
+    [stats] = [json.loads(x.partition(": ")[2]) for x in lines if "val_epoch" in x]
+    assert stats["num_nonfinite"] > 0
+    assert "top1_err" not in stats
+    assert stats["min_top1_err"] == 100
+    assert not (folder / "checkpoints/checkpoint_best.pyth").exists()

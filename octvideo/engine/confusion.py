@@ -1,0 +1,122 @@
+"""Which classes a test took for which: as numbers, as a list of the worst, as an image."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from octvideo.engine.results import write_csv
+from octvideo.utils.files import whole_file
+
+logger = logging.getLogger("octvideo")
+
+COUNTS_UP_TO = 20  # classes of which the image has the numbers of videos as well
+NAMES_UP_TO = 500  # classes of which the image has the names
+
+
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts, a row for each true class and a column for each predicted one."""
+    matrix = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(matrix, (labels, predictions), 1)
+    return matrix
+
+
+def class_accuracy(matrix: np.ndarray) -> np.ndarray:
+    """Share of each class's videos that were recognised, (num_classes,); nan without videos."""
+    counts = matrix.sum(axis=1)
+    return np.where(counts > 0, matrix.diagonal() / np.maximum(counts, 1), np.nan)
+
+
+def mean_class_accuracy(matrix: np.ndarray) -> float:
+    """The mean over the classes that have videos: each class counts alike, however large."""
+    return float(np.nanmean(class_accuracy(matrix)))
+
+
+def confusions(matrix: np.ndarray) -> list[tuple[int, int, int]]:
+    """(true class, predicted class, number of videos) of every mistake, the most frequent first."""
+    wrong = matrix * ~np.eye(len(matrix), dtype=bool)
+    pairs = [(int(t), int(p), int(wrong[t, p])) for t, p in np.argwhere(wrong)]
+    return sorted(pairs, key=lambda pair: (-pair[2], -pair[2] / matrix[pair[0]].sum(), pair))
+
+
+def write_class_accuracy(matrix: np.ndarray, path: Path, names: Sequence[str]) -> None:
+    """A csv with a line for each class: its number of videos and top-1 accuracy in percent."""
+    shares = class_accuracy(matrix)
+    rows = [
+        [label, names[label], int(row.sum()), f"{100 * share:.2f}" if row.any() else ""]
+        for label, (row, share) in enumerate(zip(matrix, shares, strict=True))
+    ]
+    write_csv(path, [["label", "class", "num_videos", "top1_acc"], *rows])
+
+
+def write_confusions(matrix: np.ndarray, path: Path, names: Sequence[str]) -> None:
+    """A csv with a line for each pair of classes that were confused, the most frequent first.
+
+    ``share``: percent of the videos of the true class.
+    """
+    totals = matrix.sum(axis=1)
+    rows = [
+        [names[true], names[predicted], count, f"{100 * count / totals[true]:.2f}"]
+        for true, predicted, count in confusions(matrix)
+    ]
+    write_csv(path, [["class", "predicted", "num_videos", "share"], *rows])
+
+
+def write_confusion_matrix(
+    matrix: np.ndarray, path: Path, names: Sequence[str], title: str = ""
+) -> None:
+    """A PNG, rows normalised; needs matplotlib, and says so where it is not installed.
+
+    The colour scale is logarithmic, so that a confusion of a few percent is seen beside a diagonal
+    of ninety; what never happened is blank.
+    """
+    try:
+        from matplotlib.colors import LogNorm
+        from matplotlib.figure import Figure
+    except ImportError:
+        logger.info('No %s: it needs matplotlib (pip install "octvideo[plot]")', path.name)
+        return
+    count = len(matrix)
+    percent = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    cell = 0.42 if count <= COUNTS_UP_TO else 0.2 if count <= 60 else 0.085  # inches
+    side = min(count * cell, 42)
+    longest = max(map(len, names)) if count <= NAMES_UP_TO else 4
+    size = _font_size(cell)
+    margin = 0.5 + longest * size * 0.009
+    # Room for the title and the colour bar, which small matrices need as much as large ones.
+    figure = Figure(figsize=(max(side, 2.5) + margin + 1.5, max(side, 2.5) + margin + 0.8))
+    axes = figure.subplots()
+    norm = LogNorm(vmin=1, vmax=100, clip=True)
+    image = axes.imshow(
+        np.ma.masked_equal(percent, 0), norm=norm, cmap="magma_r", interpolation="nearest"
+    )
+    bar = figure.colorbar(image, fraction=0.04, pad=0.02, ticks=[1, 2, 5, 10, 20, 50, 100])
+    bar.ax.set_yticklabels(["1 or less", "2", "5", "10", "20", "50", "100"])
+    bar.set_label("% of the true class")
+    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.set_title(title, wrap=True)
+    if count <= NAMES_UP_TO:
+        axes.set_xticks(range(count), [_plain(n) for n in names], rotation=90, fontsize=size)
+        axes.set_yticks(range(count), [_plain(n) for n in names], fontsize=size)
+    if count <= COUNTS_UP_TO:
+        _write_counts(axes, matrix, percent)
+    with whole_file(path) as part, open(part, "wb") as file:
+        figure.savefig(file, format="png", dpi=100, bbox_inches="tight")
+
+
+def _font_size(cell: float) -> float:
+    """Points of names that fit into a row of so many inches."""
+    return min(10.0, 72 * cell * 0.8)
+
+
+def _plain(name: str) -> str:
+    """Dollars would begin a formula."""
+    return name.replace("$", r"\$")
+
+
+def _write_counts(axes: Any, matrix: np.ndarray, percent: np.ndarray) -> None:
+    for row, column in np.argwhere(matrix):
+        color = "white" if percent[row, column] > 10 else "black"
+        axes.text(column, row, matrix[row, column], ha="center", va="center", color=color)
