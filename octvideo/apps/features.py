@@ -1,5 +1,7 @@
 """Features of many videos, written one file a video, so that the work can be taken up again."""
 
+import errno
+import hashlib
 import json
 import logging
 import os
@@ -16,12 +18,14 @@ from tqdm import tqdm
 from octvideo.apps.predict import check_finite, features_of, views_of
 from octvideo.apps.views import ViewSettings
 from octvideo.data.guarded import VideoLoader, Watch
+from octvideo.utils.console import printable
 from octvideo.utils.errors import NonFiniteError, UserError
 from octvideo.utils.files import whole_file, write_whole
 
 logger = logging.getLogger("octvideo")
 
 _SETTINGS = "features.json"
+_MAX_NAME_BYTES = 251  # a file system allows 255, with .npz
 
 
 def extract_all(
@@ -49,7 +53,8 @@ def extract_all(
         timeout: seconds that one of them may take for a video.
 
     Returns:
-        (path, reason) of each video that could not be read, or whose features are not finite.
+        (path, reason) of each video that could not be read, or whose features are not finite or
+        have no place (a path too long).
 
     Raises:
         UserError: ``out`` holds features of another model or other settings; no video is readable.
@@ -60,7 +65,7 @@ def extract_all(
     what = {"model": model_name, "fast": fast, "per_view": per_view, **asdict(settings)}
     _claim(folder, json.loads(json.dumps(what)))
     targets = {video: feature_path(video, folder) for video in videos}
-    missing = [video for video in videos if not targets[video].exists()]
+    missing = [video for video in videos if _saved_features(targets[video]) is None]
     if len(missing) < len(videos):
         logger.info("%d of %d videos are done already", len(videos) - len(missing), len(videos))
     bad = []
@@ -70,27 +75,51 @@ def extract_all(
         video = missing[item["index"]]
         if item["bad"]:
             bad.append((video, item["bad"][0][1]))
-            tqdm.write(f"{video}: {bad[-1][1]}")
+            tqdm.write(printable(f"{video}: {bad[-1][1]}"))
             continue
         features = features_of(item, model, settings, batch_size)
         try:
             check_finite(features, "features", video)
         except NonFiniteError as error:
             bad.append((video, str(error).partition(": ")[2]))
-            tqdm.write(str(error))
+            tqdm.write(printable(error))
             continue
         features = features if per_view else features.mean(axis=0)
-        with whole_file(targets[video]) as part, open(part, "wb") as file:
-            np.savez(file, features=features, path=video)
+        try:
+            with whole_file(targets[video]) as part, open(part, "wb") as file:
+                np.savez(file, features=features, path=video)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            bad.append((video, f"{error.strerror}: {targets[video]}"))
     if single:
-        _join([targets[video] for video in videos if targets[video].exists()], out)
+        _join([(video, targets[video]) for video in videos], out)
     return bad
 
 
 def feature_path(video: str, folder: Path) -> Path:
-    """Where the features of a video go: the video's whole path below ``folder``, plus .npz."""
+    """Where the features of a video go: the video's whole path below ``folder``, plus .npz.
+
+    A name too long for that ends in its SHA-256 instead.
+    """
     inside = os.path.relpath(os.path.abspath(video), os.path.abspath(os.sep))
-    return folder / f"{inside}.npz"
+    head, name = os.path.split(inside)
+    if len(os.fsencode(name)) > _MAX_NAME_BYTES:
+        digest = hashlib.sha256(os.fsencode(name)).hexdigest()
+        name = os.fsdecode(os.fsencode(name)[: _MAX_NAME_BYTES - 65]) + f"-{digest}"
+    return folder / head / f"{name}.npz"
+
+
+def _saved_features(path: Path) -> np.ndarray | None:
+    """The features of a file; None where there is none, or it is damaged and to be made again."""
+    if not os.path.exists(path):  # also a name too long for any file
+        return None
+    try:
+        with np.load(path) as saved:
+            return saved["features"]
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        logger.warning("%s is damaged (%s) and is made again", path, error)
+        return None
 
 
 def _items(
@@ -124,18 +153,9 @@ def _claim(folder: Path, wanted: dict[str, Any]) -> None:
         )
 
 
-def _join(parts: Sequence[Path], out: Path) -> None:
-    if not parts:
+def _join(parts: Sequence[tuple[str, Path]], out: Path) -> None:
+    found = {video: saved for video, part in parts if (saved := _saved_features(part)) is not None}
+    if not found:
         raise UserError(f"there is nothing to write to {out}: no video could be read")
-    features, paths = [], []
-    for part in parts:
-        try:
-            with np.load(part) as saved:
-                features.append(saved["features"])
-                paths.append(str(saved["path"]))
-        except (ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-            raise UserError(
-                f"{part} is damaged ({error}): delete it, and the same command makes it again"
-            ) from error
     with whole_file(out) as part, open(part, "wb") as file:
-        np.savez(file, features=np.stack(features), paths=paths)
+        np.savez(file, features=np.stack(list(found.values())), paths=list(found))

@@ -276,9 +276,13 @@ def _process(
     try:
         if target is None:
             return check_video(source, every_frame)
-        if not os.path.exists(target):
-            assert encoding is not None
-            reencode(source, Path(target), encoding)
+        if os.path.exists(target):
+            try:
+                return check_video(target)
+            except VideoError:
+                pass  # damaged, as by a loss of power: it is made again
+        assert encoding is not None
+        reencode(source, Path(target), encoding)
         return check_video(target)
     except VideoError as error:
         return Failure(error.reason if error.path == source else str(error))

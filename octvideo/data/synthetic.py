@@ -140,7 +140,7 @@ def make_synthetic(
     root = Path(out_dir)
     plan = {split: _plan(split, count, seed) for split, count in counts.items()}
     _claim(root, settings, overwrite)
-    missing = [clip for clips in plan.values() for clip in clips if not (root / clip.path).exists()]
+    missing = [c for clips in plan.values() for c in clips if not _has_content(root / c.path)]
     if not missing and (root / MANIFEST).exists():
         return False
     _write_json(root / UNFINISHED, settings)
@@ -156,6 +156,11 @@ def make_synthetic(
     _write_json(root / CLASS_NAMES, {name: label for label, name in enumerate(ACTIONS)})
     (root / UNFINISHED).replace(root / MANIFEST)
     return True
+
+
+def _has_content(path: Path) -> bool:
+    """A loss of power may leave a name without content."""
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _check(

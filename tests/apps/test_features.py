@@ -71,16 +71,35 @@ def test_one_file(small, model, tmp_path):
         extract_all([str(tmp_path / "broken.mp4")], model, settings, tmp_path / "none.npz")
 
 
-def test_damaged_files_are_named(small, model, tmp_path):
+def test_damaged_files_are_made_again(small, model, tmp_path):
     settings, out = ViewSettings.of_model(model), tmp_path / "all.npz"
-    extract_all(small.videos[:1], model, settings, out, fast=True)
-    [part] = (tmp_path / "all.npz.parts").rglob("*.npz")
-    os.truncate(part, 100)
-    with pytest.raises(UserError, match=f"{part} is damaged"):
-        extract_all(small.videos[:1], model, settings, out, fast=True)
+    extract_all(small.videos, model, settings, out, fast=True)
+    with np.load(out) as saved:
+        wanted = saved["features"]
+    parts = sorted((tmp_path / "all.npz.parts").rglob("*.npz"))
+    os.truncate(parts[0], 0)  # a loss of power
+    os.truncate(parts[1], 100)
+    before = os.stat(parts[2]).st_mtime_ns
+    assert not extract_all(small.videos, model, settings, out, fast=True)
+    with np.load(out) as saved:
+        np.testing.assert_array_equal(saved["features"], wanted)
+    assert os.stat(parts[2]).st_mtime_ns == before
     (tmp_path / "all.npz.parts" / "features.json").write_text("{")
     with pytest.raises(UserError, match=r"features\.json is damaged"):
         extract_all(small.videos[:1], model, settings, out, fast=True)
+
+
+def test_names_as_long_as_a_system_allows(small, model, tmp_path):
+    names = ["x" * 242 + ".mp4", "x" * 251 + ".mp4", "y" * 250 + "x.mp4", "é" * 125 + ".mp4"]
+    names.append(b"caf\xe9\x1b[2J.mp4".decode(errors="surrogateescape"))
+    for name in names:
+        os.symlink(small.videos[0], tmp_path / name)
+    videos, settings = [str(tmp_path / name) for name in names], ViewSettings.of_model(model)
+    assert not extract_all([*videos, small.videos[1]], model, settings, tmp_path / "f", fast=True)
+    assert len(list((tmp_path / "f").rglob("*.npz"))) == len(names) + 1
+    assert not extract_all(videos, model, settings, tmp_path / "f.npz", fast=True)
+    with np.load(tmp_path / "f.npz") as saved:
+        assert saved["paths"].tolist() == videos
 
 
 @pytest.mark.slow  # waits for the time limit, twice

@@ -368,6 +368,13 @@ def test_lists_of_reencoded_files(tree, tmp_path):
     before = {path: os.stat(path).st_mtime_ns for path in videos.paths()}
     assert prepare(plan, out, encoding, small)["train"] == 5
     assert before == {path: os.stat(path).st_mtime_ns for path in videos.paths()}
+    emptied, cut = map(Path, videos.paths()[:2])
+    content = cut.read_bytes()
+    os.truncate(emptied, 0)  # a loss of power
+    os.truncate(cut, len(content) // 2)
+    assert prepare(plan, out, encoding, small)["train"] == 5
+    assert cut.read_bytes() == content
+    assert check_video(emptied, every_frame=True).frames > 0
     with pytest.raises(UserError, match="choose another"):
         prepare(plan, out, Encoding(short_side=34), small)
     with pytest.raises(UserError, match="lies in their source"):
