@@ -149,7 +149,7 @@ def test_tool(small, model, tmp_path):
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
     assert done.returncode == 1, done.stderr
     assert "broken.mp4" in done.stderr
-    assert "3 videos done, 1 could not be read" in done.stdout
+    assert "3 videos done, 1 without features" in done.stdout
     with np.load(tmp_path / "f.npz") as saved:
         assert saved["features"].shape == (3, 256)
 
