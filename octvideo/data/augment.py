@@ -7,12 +7,14 @@ whichever process makes it. Ranges and probabilities are those of timm and PySlo
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from octvideo.config.notation import RandAugmentSpec
 from octvideo.data import frame_ops
+from octvideo.data.reader import Convert
 from octvideo.data.transforms import TrainTransform, training_view
 
 MAX_MAGNITUDE = 10.0
@@ -192,16 +194,25 @@ class Augmentation:
 
 
 def augmented_views(
-    frames: np.ndarray, rng: np.random.Generator, crop: TrainTransform, spec: Augmentation
+    clip: Callable[[Convert], torch.Tensor],
+    rng: np.random.Generator,
+    crop: TrainTransform,
+    spec: Augmentation,
 ) -> list[torch.Tensor]:
-    """uint8 (T, H, W, 3) -> spec.copies clips, each as of `training_view`.
+    """spec.copies views of a clip (see `VideoReader.clip`), each as of `training_view`.
 
     RandAugment on the whole frames, then crop and flip, then erasing.
     """
     views = []
     for copy in range(spec.copies):
-        changed = spec.rand_augment(frames, rng) if spec.rand_augment else frames
-        video = training_view(changed, rng, crop)
+        before = rng.bit_generator.state
+
+        def change(frames: np.ndarray, before: dict[str, Any] = before) -> torch.Tensor:
+            rng.bit_generator.state = before  # every part of a clip gets the same
+            changed = spec.rand_augment(frames, rng) if spec.rand_augment else frames
+            return training_view(changed, rng, crop)
+
+        video = clip(change)
         clean = spec.clean_first and copy == 0 and spec.copies > 1
         views.append(spec.erasing(video, rng) if spec.erasing and not clean else video)
     return views

@@ -84,17 +84,15 @@ class TrainClips(Dataset):
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
 
-        def read(path: str) -> np.ndarray:
+        def read(path: str) -> list[torch.Tensor]:
             with VideoReader(path, backend=self.backend) as reader:
-                clip = self.sampling.random_indices(reader.num_frames, reader.fps, rng)
-                return reader.get_frames(clip)
+                indices = self.sampling.random_indices(reader.num_frames, reader.fps, rng)
+                clip = reader.clip(indices)
+                return augmented_views(clip, rng, self.transform, self.augmentation)
 
-        frames, index, bad = read_or_replace(
+        views, index, bad = read_or_replace(
             self.videos, index, read, rng, self.watch, self.max_tries
         )
-        views = []
-        if frames is not None:
-            views = augmented_views(frames, rng, self.transform, self.augmentation)
         return item_of(views, int(self.videos.labels[index]), index, bad)
 
 
@@ -124,14 +122,16 @@ class CentreClips(Dataset):
                 VideoReader(path, backend=self.backend) as reader,
             ):
                 clip = self.sampling.centre_indices(reader.num_frames, reader.fps)
-                frames = reader.get_frames(clip)
+                video = reader.clip(clip)(lambda frames: _centre(frames, self.crop_size))
         except VideoError as error:
             return item_of(None, label, index, [(path, error.reason)])
-        height, width = frames.shape[1:3]
-        size = short_side_size(height, width, self.crop_size)
-        [(top, left)] = crop_offsets(*size, self.crop_size, num_crops=1)
-        video = resize_crop(frames, size, top, left, self.crop_size, self.crop_size)
         return item_of(video, label, index, [])
+
+
+def _centre(frames: np.ndarray, crop_size: int) -> torch.Tensor:
+    size = short_side_size(*frames.shape[1:3], crop_size)
+    [(top, left)] = crop_offsets(*size, crop_size, num_crops=1)
+    return resize_crop(frames, size, top, left, crop_size, crop_size)
 
 
 def item_of(
@@ -207,15 +207,16 @@ class TestViews(Dataset):
             ):
                 clips = self.sampling.view_indices(reader.num_frames, reader.fps, self.num_clips)
                 wanted, positions = np.unique(clips, return_inverse=True)
-                frames = reader.get_frames(wanted)
-            height, width = frames.shape[1:3]
-            if max(height, width) > MAX_ASPECT * min(height, width):
-                raise VideoError(path, f"is a strip of {height}x{width} pixels")
+                clip = reader.clip(wanted)
+                height, width = reader.size
+                if max(height, width) > MAX_ASPECT * min(height, width):
+                    raise VideoError(path, f"is a strip of {height}x{width} pixels")
+                size = short_side_size(height, width, self.crop_size)
+                frames = clip(lambda frames: _whole_frames(frames, size))
         except VideoError as error:
             return {"label": label, "index": index, "bad": [(path, error.reason)]}
-        size = short_side_size(height, width, self.crop_size)
         return {
-            "frames": _whole_frames(frames, size),
+            "frames": frames,
             "clips": torch.from_numpy(positions.reshape(clips.shape)),
             "crops": torch.tensor(crop_offsets(*size, self.crop_size, self.num_crops)),
             "label": label,

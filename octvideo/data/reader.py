@@ -5,14 +5,17 @@ while decoding only what is asked for. The optional backends live in `reader_bac
 """
 
 import logging
+import math
 import os
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from types import TracebackType
 from typing import Protocol
 
 import av
 import numpy as np
+import torch
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -22,11 +25,11 @@ from octvideo.data.video_index import (
     SEEKABLE,
     Run,
     VideoError,
-    build_index,
     can_skip,
     check_pixels,
     frame_rate,
     named_errors,
+    open_indexed,
     open_video,
     plan_runs,
 )
@@ -38,15 +41,22 @@ logger = logging.getLogger(__name__)
 BACKENDS = ("pyav", "decord", "torchcodec")
 MAX_PIXELS = 8192 * 8192  # twice an 8K picture; 201 MB as RGB
 MAX_MISSING = 0.1
+PART_BYTES = 64 * 2**20  # decoded frames that are converted at once
+
+Convert = Callable[[np.ndarray], torch.Tensor]
+Part = tuple[list[int], np.ndarray]
 
 
 class Backend(Protocol):
-    """What stands behind `VideoReader`: `read` takes ascending, unique, valid indices."""
+    """What stands behind `VideoReader`.
+
+    `read` takes ascending, unique, valid indices and gives each with its frame (H, W, 3).
+    """
 
     num_frames: int
     fps: float
 
-    def read(self, indices: list[int]) -> np.ndarray: ...
+    def read(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]: ...
     def close(self) -> None: ...
 
 
@@ -142,11 +152,53 @@ class VideoReader:
             TypeError: indices that are not a row of integers.
             VideoError: a frame asked for cannot be decoded.
         """
+        unique, place = self._checked(indices)
+        if not unique:
+            return np.empty((0, *self.size, 3), np.uint8)
+        [(_, frames)] = self._parts(unique, math.inf)
+        return frames if place is None else frames[place]
+
+    def clip(self, indices: Sequence[int] | np.ndarray) -> Callable[[Convert], torch.Tensor]:
+        """`get_frames` and a conversion of the frames, in little memory however large they are.
+
+        The result takes a function that converts uint8 frames (t, H, W, 3), each by itself, into a
+        tensor (C, t, h, w), and gives this for all the frames: (C, T, h, w). Frames of more than
+        PART_BYTES are decoded and converted part by part; all others are decoded once, however
+        often they are converted.
+
+        Raises:
+            IndexError, TypeError, VideoError: as `get_frames`.
+        """
+        unique, place = self._checked(indices)
+        if not unique:
+            raise ValueError("a clip has at least one frame")
+        parts: Iterator[Part] = self._parts(unique, PART_BYTES)
+        first = next(parts)
+        whole = first[1] if len(first[0]) == len(unique) else None
+        parts = chain([first], parts)
+        del first
+
+        def converted(convert: Convert) -> torch.Tensor:
+            nonlocal parts
+            if whole is not None:
+                video = convert(whole)
+            else:
+                video = _joined(convert, parts, len(unique))
+                parts = self._parts(unique, PART_BYTES)  # if there is a next time
+            return video if place is None else video[:, place]
+
+        return converted
+
+    def _checked(self, indices: Sequence[int] | np.ndarray) -> tuple[list[int], np.ndarray | None]:
+        """The different indices, ascending, and where each one asked for is among them.
+
+        None where that is the order asked for.
+        """
         if self._closed:
             raise ValueError(f"{self.path}: the reader is closed")
         asked = np.asarray(indices)
         if asked.size == 0:
-            return np.empty((0, *self.size, 3), np.uint8)
+            return [], None
         if asked.ndim != 1 or asked.dtype.kind not in "iu":
             raise TypeError(f"frame indices must be a row of integers, got {indices!r}")
         if asked.min() < 0 or asked.max() >= self.num_frames:
@@ -155,11 +207,29 @@ class VideoReader:
                 f"the file has 0 to {self.num_frames - 1}"
             )
         unique, place = np.unique(asked, return_inverse=True)
-        with named_errors(self.path):
-            frames = self._backend.read(unique.tolist())
-        self._size = frames.shape[1:3]
         in_order = len(unique) == len(asked) and bool((np.diff(place) > 0).all())
-        return frames if in_order else frames[place]
+        return unique.tolist(), None if in_order else place
+
+    def _parts(self, indices: list[int], part_bytes: float) -> Iterator[Part]:
+        """Rows of `indices`, and their frames (t, H, W, 3), of about `part_bytes`."""
+        row = {index: n for n, index in enumerate(indices)}
+        rows: list[int] = []
+        out = np.empty((0, 0, 0, 3), np.uint8)
+        with named_errors(self.path):
+            for done, (index, frame) in enumerate(self._backend.read(indices)):
+                if not rows:
+                    count = min(len(indices) - done, max(1, part_bytes / frame.nbytes))
+                    out = np.empty((int(count), *frame.shape), np.uint8)
+                    self._size = frame.shape[:2]
+                if out.shape[1:] != frame.shape:
+                    raise VideoError(self.path, "the rotation changes between frames")
+                out[len(rows)] = frame
+                rows.append(row[index])
+                if len(rows) == len(out):
+                    if rows != sorted(rows):
+                        out, rows = out[np.argsort(rows)], sorted(rows)
+                    yield rows, out
+                    rows = []
 
     def close(self) -> None:
         """Release the file. Reading afterwards is a ValueError, closing again is not."""
@@ -178,6 +248,18 @@ class VideoReader:
         self.close()
 
 
+def _joined(convert: Convert, parts: Iterator[Part], count: int) -> torch.Tensor:
+    """(C, count, h, w): `convert` of all parts, each frame in its row."""
+    video: torch.Tensor | None = None
+    for rows, frames in parts:
+        part = convert(frames)
+        if video is None:
+            video = part.new_empty(len(part), count, *part.shape[2:])
+        video[:, rows] = part
+    assert video is not None
+    return video
+
+
 class PyAVBackend:
     """Frame-exact reading with PyAV.
 
@@ -191,7 +273,7 @@ class PyAVBackend:
         self.path = path
         self.max_pixels = max_pixels
         self.max_missing = max_missing
-        self._container, self._stream = open_video(path, max_pixels)
+        self._container, self._stream, self.index = open_indexed(path, max_pixels)
         try:
             self._open(in_order)
         except BaseException:
@@ -201,7 +283,6 @@ class PyAVBackend:
     def _open(self, in_order: bool) -> None:
         stream, context = self._stream, self._stream.codec_context
         self.fps = frame_rate(self.path, stream)
-        self.index = build_index(self._container, stream)
         self.num_frames = self.index.count
         self._check_missing(self.num_frames, self.index.announced)
         self._declared = (context.width, context.height)
@@ -210,34 +291,38 @@ class PyAVBackend:
         self._seekable = self.index.seekable and not in_order
         self._primed = False
         self._in_order: Iterator[VideoFrame] | None = None
-        self._next = 0  # number of the frame that `_in_order` gives next
+        self._last: VideoFrame | None = None  # what `_in_order` gave last
+        self._next = 0  # number of the frame that it gives next
         self._end: int | None = None  # number of frames that decode, once known
         if not self.index.exact and self._container.format.name != "avi":
             self._count()
 
-    def read(self, indices: list[int]) -> np.ndarray:
-        if not self._seekable:
-            return self._read_in_order(indices)
-        self._in_order = None  # its position is lost with the first seek
-        try:
-            frames = self._read_by_timestamp(indices)
-        except av.FFmpegError:
-            frames = None
-        if frames is None:
-            frames = self._read_in_order(indices)
+    def read(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        left = dict.fromkeys(indices)
+        if self._seekable:
+            self._in_order = self._last = None  # a seek loses its position
+            try:
+                for number, frame in self._by_timestamp(indices):
+                    del left[number]
+                    yield number, self._upright(frame)
+            except av.FFmpegError as error:
+                logger.debug("%s: %s", self.path, error)
+            if not left:
+                return
+        for number in left:
+            yield number, self._upright(self._by_order(number))
+        if self._seekable:
             self._seekable = False
             logger.info("%s: seeks do not give the frames of the index, read in order", self.path)
-        return frames
 
     def close(self) -> None:
-        self._in_order = None
+        self._in_order = self._last = None
         self._container.close()
 
-    def _read_by_timestamp(self, indices: list[int]) -> np.ndarray | None:
-        """The frames, or None if one of them did not come where the index says."""
-        row = {self.index.shown[i]: n for n, i in enumerate(indices)}
-        out = None
-        for run in plan_runs(self.index, row):
+    def _by_timestamp(self, indices: list[int]) -> Iterator[tuple[int, VideoFrame]]:
+        """Number and frame; it ends early where one does not come where the index says."""
+        number = {self.index.shown[i]: i for i in indices}
+        for run in plan_runs(self.index, number):
             missing = set(run.wanted)
             for frame in self._decode_run(run):
                 if frame.pts is None or frame.pts < run.start:
@@ -245,10 +330,9 @@ class PyAVBackend:
                 self._check_sound(frame, bisect_left(self.index.shown, frame.pts))
                 if frame.pts in missing:
                     missing.remove(frame.pts)
-                    out = self._store(frame, out, row[frame.pts], len(row))
+                    yield number[frame.pts], frame
             if missing:
-                return None
-        return out
+                return
 
     def _decode_run(self, run: Run) -> Iterator[VideoFrame]:
         wanted, context = set(run.wanted), self._stream.codec_context
@@ -276,38 +360,34 @@ class PyAVBackend:
         context.skip_frame = "DEFAULT"
         self._primed = True
 
-    def _read_in_order(self, indices: list[int]) -> np.ndarray:
-        if self._end is not None and indices[-1] >= self._end:
-            kept, place = np.unique(np.minimum(indices, self._end - 1), return_inverse=True)
-            return self._read_in_order(kept.tolist())[place]
-        if self._in_order is None or indices[0] < self._next:
+    def _by_order(self, number: int) -> VideoFrame:
+        """Frame `number`, counted from the start; behind the end, the last one."""
+        if self._end is not None:
+            number = min(number, self._end - 1)
+        if self._last is None or number < self._next - 1:
             self._restart()
         assert self._in_order is not None
-        row = {i: n for n, i in enumerate(indices)}
-        out = None
-        while self._next <= indices[-1]:
+        while self._next <= number:
             try:
                 frame = next(self._in_order, None)
             except av.FFmpegError as error:
-                self._in_order = None
+                self._last = None
                 reason = f"decoding stops at frame {self._next} of {self.num_frames}"
                 raise VideoError(self.path, f"{reason}: {error.strerror}") from error
             if frame is None:
-                self._in_order = None
                 self._check_missing(self._next, self.num_frames)
                 self._end = self._next
-                return self._read_in_order(indices)
+                break
             self._check_sound(frame, self._next)
-            if self._next in row:
-                out = self._store(frame, out, row[self._next], len(row))
-            self._next += 1
-        assert out is not None
-        return out
+            self._last, self._next = frame, self._next + 1
+        assert self._last is not None
+        return self._last
 
     def _restart(self) -> None:
         self._container.close()
         self._container, self._stream = open_video(self.path, self.max_pixels)
-        self._in_order, self._next = _decode_all(self._container, self._stream), 0
+        self._in_order, self._last = _decode_all(self._container, self._stream), None
+        self._next = 0
 
     def _count(self) -> None:
         """Set `num_frames` to what decodes."""
@@ -316,7 +396,7 @@ class PyAVBackend:
         decoded = sum(1 for _ in self._in_order)
         if self._container.format.name in SEEKABLE:  # elsewhere a packet may be half a frame
             self._check_missing(decoded, self.num_frames)
-        self._in_order, self.num_frames, self._end = None, decoded, decoded
+        self._last, self.num_frames, self._end = None, decoded, decoded
 
     def _check_missing(self, there: int, announced: int) -> None:
         """A few frames fewer than announced are reported, more are an error."""
@@ -330,23 +410,17 @@ class PyAVBackend:
     def _check_sound(self, frame: VideoFrame, number: int) -> None:
         """Damage that the decoder has painted over is an error, also for what refers to it."""
         if frame.is_corrupt:
-            self._in_order = None
+            self._last = None
             raise VideoError(self.path, f"frame {number} of {self.num_frames} is damaged")
 
-    def _store(self, frame: VideoFrame, out: np.ndarray | None, row: int, rows: int) -> np.ndarray:
-        """Put a frame, as upright RGB in the size of the file's first, into row `row`."""
+    def _upright(self, frame: VideoFrame) -> np.ndarray:
+        """RGB in the size of the file's first frame; may be a view."""
         check_pixels(self.path, frame.width, frame.height, self.max_pixels)
         width, height = self._declared
         if (frame.width, frame.height) != (width, height):
             width, height = self._first_size()
         rgb = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)
-        rgb = upright(rgb, display_matrix(frame))
-        if out is None:
-            out = np.empty((rows, *rgb.shape), np.uint8)
-        elif out.shape[1:] != rgb.shape:
-            raise VideoError(self.path, "the rotation changes between frames")
-        out[row] = rgb
-        return out
+        return upright(rgb, display_matrix(frame))
 
     def _first_size(self) -> tuple[int, int]:
         """(width, height) of the first frame, for files that declare another or change it."""

@@ -7,6 +7,7 @@ pictures may differ in colour, and decord 0.6 is known to mix up frames of some 
 """
 
 import importlib
+from collections.abc import Iterator
 from types import ModuleType
 
 import numpy as np
@@ -15,19 +16,20 @@ from av.video.frame import VideoFrame
 from octvideo.data.display import display_matrix, upright
 from octvideo.data.video_index import (
     VideoError,
-    build_index,
     descriptor,
     frame_rate,
+    open_indexed,
     open_video,
 )
+
+_BATCH_BYTES = 64 * 2**20  # decoded frames that a library holds at once
 
 
 def open_backend(name: str, path: str, max_pixels: int) -> "MirroredBackend":
     """The backend "decord" or "torchcodec", for files whose packets it can be trusted with."""
     module = import_backend(name)
-    container, stream = open_video(path, max_pixels)
+    container, stream, index = open_indexed(path, max_pixels)
     with container:
-        index = build_index(container, stream)
         is_avi = container.format.name == "avi"
         # Each library estimates the rate its own way; sampling needs one answer.
         fps, stream_index = frame_rate(path, stream), stream.index
@@ -141,9 +143,13 @@ class MirroredBackend:
         self._matrix = display_matrix(first)
         self._turns = round(first.rotation / 90)  # counter-clockwise
 
-    def read(self, indices: list[int]) -> np.ndarray:
-        decoded = np.rot90(self._reader.read(indices), -self._turns, axes=(1, 2))
-        return upright(decoded, self._matrix)
+        self._batch = max(1, _BATCH_BYTES // (3 * first.width * first.height))
+
+    def read(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        for n in range(0, len(indices), self._batch):
+            batch = indices[n : n + self._batch]
+            decoded = np.rot90(self._reader.read(batch), -self._turns, axes=(1, 2))
+            yield from zip(batch, upright(decoded, self._matrix), strict=True)
 
     def close(self) -> None:
         self._reader.close()

@@ -11,6 +11,8 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from octvideo.data.ffmpeg_errors import ffmpeg_errors
+
 # Containers whose own index makes a seek land where it should.
 SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 
@@ -60,11 +62,20 @@ def open_video(path: str, max_pixels: int) -> tuple[InputContainer, VideoStream]
             raise VideoError(path, "is coded in a way that this FFmpeg does not know")
         check_pixels(path, context.width, context.height, max_pixels)
         context.thread_count = 1  # the loader's workers are the parallelism
-        context.options = {"max_pixels": str(max_pixels)}  # holds where headers lie
+        context.options = {"max_pixels": str(max_pixels), **_strictness(context.name)}
     except BaseException:
         container.close()
         raise
     return container, stream
+
+
+def _strictness(codec: str) -> dict[str, str]:
+    """Options that make a decoder fail where it notices damage.
+
+    H.264 frames carry a mark of it instead, and a stream of them may begin with frames that refer
+    to some that were cut off, which is no damage to those that follow.
+    """
+    return {} if codec == "h264" else {"err_detect": "crccheck+bitstream+buffer+explode"}
 
 
 def open_container(path: str) -> InputContainer:
@@ -129,6 +140,25 @@ class Index:
     announced: int
     exact: bool
     seekable: bool
+
+
+def open_indexed(path: str, max_pixels: int) -> tuple[InputContainer, VideoStream, Index]:
+    """`open_video` and `build_index`.
+
+    Raises:
+        VideoError: the container is damaged. FFmpeg would pass over it, and frames would be lost.
+    """
+    with ffmpeg_errors() as errors:
+        container, stream = open_video(path, max_pixels)
+        try:
+            index = build_index(container, stream)
+            for _, component, message in errors:
+                if component == container.format.name:
+                    raise VideoError(path, f"the container is damaged: {message.strip()}")
+        except BaseException:
+            container.close()
+            raise
+    return container, stream, index
 
 
 def build_index(container: InputContainer, stream: VideoStream) -> Index:

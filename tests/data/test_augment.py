@@ -1,5 +1,6 @@
 import dataclasses
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from octvideo.data.augment import (
     RandomErasing,
     augmented_views,
 )
+from octvideo.data.reader import Convert
 from octvideo.data.transforms import TrainTransform, normalize, training_view
 
 
@@ -202,12 +204,17 @@ def test_probability_and_count():
 
 # ---------------------------------------------------------------------------------- the order
 
+
+def of(frames: np.ndarray) -> Callable[[Convert], torch.Tensor]:
+    return lambda convert: convert(frames)
+
+
 CROP = TrainTransform(jitter_scales=(36, 44), crop_size=32)
 
 
 def test_without_augmentation_the_view_is_as_ever():
     frames = noise(3, 40, 60)
-    [view] = augmented_views(frames, np.random.default_rng(3), CROP, Augmentation())
+    [view] = augmented_views(of(frames), np.random.default_rng(3), CROP, Augmentation())
     assert torch.equal(view, training_view(frames, np.random.default_rng(3), CROP))
 
 
@@ -217,7 +224,7 @@ def test_frames_then_crop_then_erasing(monkeypatch):
     randaugment = RandAugment(RandAugmentSpec(9, 2, 0.5, True))
     erasing = RandomErasing(1.0, "const")
     spec = Augmentation(randaugment, erasing, copies=2)
-    views = augmented_views(frames, np.random.default_rng(3), CROP, spec)
+    views = augmented_views(of(frames), np.random.default_rng(3), CROP, spec)
     for view in views:
         changed = randaugment(frames, rng)
         expected = erasing(training_view(changed, rng, CROP), rng)
@@ -229,8 +236,8 @@ def test_the_first_copy_may_stay_clean():
     frames = np.full((2, 40, 60, 3), 200, np.uint8)
     erasing = RandomErasing(1.0, "const")
     spec = Augmentation(None, erasing, copies=3, clean_first=True)
-    views = augmented_views(frames, np.random.default_rng(3), CROP, spec)
+    views = augmented_views(of(frames), np.random.default_rng(3), CROP, spec)
     assert [bool((view - 200).abs().max() > 1) for view in views] == [False, True, True]
     single = dataclasses.replace(spec, copies=1)
-    [view] = augmented_views(frames, np.random.default_rng(3), CROP, single)
+    [view] = augmented_views(of(frames), np.random.default_rng(3), CROP, single)
     assert (view - 200).abs().max() > 1

@@ -1,5 +1,6 @@
 import os
 import pickle
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -8,8 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from octvideo.data import VideoReader, kinetics, view
-from octvideo.data.augment import Augmentation, RandomErasing
+from octvideo.config.notation import RandAugmentSpec
+from octvideo.data import VideoReader, kinetics, reader, view
+from octvideo.data.augment import Augmentation, RandAugment, RandomErasing
 from octvideo.data.kinetics import (
     CentreClips,
     TestViews,
@@ -18,6 +20,7 @@ from octvideo.data.kinetics import (
     collate_clips,
 )
 from octvideo.data.lists import read_list
+from octvideo.data.reader import Convert
 from octvideo.data.sampling import ClipSampling, crop_offsets, view_start
 from octvideo.data.synthetic import write_video
 from octvideo.data.transforms import TrainTransform
@@ -313,10 +316,10 @@ def test_a_video_is_opened_once_and_its_frames_are_asked_for_once(folder, monkey
             calls.append("open")
             super().__init__(path, **options)
 
-        def get_frames(self, indices: np.ndarray) -> np.ndarray:
+        def clip(self, indices: np.ndarray) -> Callable[[Convert], torch.Tensor]:
             calls.append("read")
             assert len(set(indices.tolist())) == len(indices)
-            return super().get_frames(indices)
+            return super().clip(indices)
 
         def close(self) -> None:
             calls.append("close")
@@ -326,6 +329,41 @@ def test_a_video_is_opened_once_and_its_frames_are_asked_for_once(folder, monkey
     item = TestViews(videos(folder, [0]), SAMPLING, num_clips=10, num_crops=3, crop_size=32)[0]
     assert len(item["clips"]) * len(item["crops"]) == 30
     assert calls == ["open", "read", "close"]
+
+
+@pytest.mark.parametrize("frames_at_once", [1, 3])
+def test_large_frames_are_converted_part_by_part(folder, monkeypatch, frames_at_once):
+    """All three ways to read, with all that training draws, give what they give of whole clips."""
+    listed = videos(folder, [0, 2, 4])
+    extra = Augmentation(
+        RandAugment(RandAugmentSpec(9, 2, 0.5, True)), RandomErasing(1.0, max_count=2), copies=2
+    )
+    precise = TrainTransform(jitter_scales=(36, 44), crop_size=32, pixels="float32")
+
+    def items() -> list[torch.Tensor]:
+        found = []
+        for n in range(len(listed)):
+            found += TrainClips(listed, SAMPLING, precise, augmentation=extra)[0, n]["video"]
+            found.append(TrainClips(listed, SAMPLING, TRANSFORM)[0, n]["video"])
+            found.append(CentreClips(listed, SAMPLING, 32)[n]["video"])
+            found.append(TestViews(listed, SAMPLING, 10, 3, 32)[n]["frames"])
+        return found
+
+    parts = []
+    original = VideoReader._parts
+
+    def counted(self: VideoReader, *args: object) -> Iterator[object]:
+        for part in original(self, *args):
+            parts.append(len(part[0]))
+            yield part
+
+    whole = items()
+    monkeypatch.setattr(reader, "PART_BYTES", frames_at_once * 40 * 64 * 3)
+    monkeypatch.setattr(VideoReader, "_parts", counted)
+    for got, expected in zip(items(), whole, strict=True):
+        assert torch.equal(got, expected)
+    assert frames_at_once in parts
+    assert max(parts) < 8
 
 
 def test_missing_test_video(folder):
