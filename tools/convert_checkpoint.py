@@ -47,6 +47,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="kind of the source (timm's files: torchvision); it is recognised by default",
     )  # fmt: skip
     parser.add_argument("--sha256", help="SHA-256 that the source must have, or its beginning")
+    parser.add_argument(
+        "--clear-names", nargs="+", default=[], metavar="TEXT",
+        help="texts to remove from the names in the file; usual prefixes are recognised",
+    )  # fmt: skip
     parser.add_argument("--cfg", metavar="FILE", help="YAML file of a model that it must fit")
     parser.add_argument("--inflate", action="store_true", help="of a 2D network; needs --cfg")
     parser.add_argument(
@@ -64,7 +68,8 @@ def convert(args: argparse.Namespace) -> None:
     cfg = load_cfg(args.cfg, args.opts) if args.cfg else None
     if args.sha256:
         verify_sha256(args.source, args.sha256)
-    weights = read_weights(args.source, args.kind, average=True)
+    cleared = [*args.clear_names, *(cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN if cfg else ())]
+    weights = read_weights(args.source, args.kind, cleared, average=True)
     digest = sha256_of(args.source)
     print(f"source  {args.source}  {weights.kind}, {len(weights.state)} entries\n        {digest}")
     state = weights.state

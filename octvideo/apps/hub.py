@@ -39,6 +39,7 @@ def create_model(
     octave_alpha: float | None = None,
     *,
     pretrained: str | Path | None = None,
+    clear_names: Sequence[str] = (),
     **options: Any,
 ) -> nn.Module:
     """Builds a model, with random weights or with those of the zoo or a file.
@@ -56,6 +57,8 @@ def create_model(
             checkpoint (octvideo, PySlowFast, Caffe2, PyTorchVideo, the paper authors' MXNet files,
             or a 2D ResNet, which a video network inflates). Of a training with EMA, the average
             of the weights, as a test takes it.
+        clear_names: texts that are removed, each at its first occurrence, from the names in the
+            file. The usual prefixes ("module.", "backbone.") need none: they are recognised.
         options: as in ``octvideo.models.create_model``; those that are not given are as in the
             configuration of the checkpoint.
 
@@ -75,7 +78,7 @@ def create_model(
     pretrained = str(pretrained)
     is_file = os.path.isfile(pretrained) or os.sep in pretrained  # else a name of the zoo
     known = None if is_file else zoo_entry(pretrained)
-    weights = read_weights(pretrained, average=True)
+    weights = read_weights(pretrained, clear_names=clear_names, average=True)
     names = weights.class_names
     if known is not None:
         names = class_names(known.class_names) if known.class_names else None
@@ -171,8 +174,13 @@ def load_trained(
         UserError: the configuration is wrong, or the checkpoint can not be read or does not fit.
     """
     cfg = None if cfg_path is None else load_cfg(cfg_path, opts)
-    weights = read_weights(checkpoint, average=cfg is None or cfg.EMA.ENABLE)
-    cfg = cfg or cfg_of_checkpoint(weights.cfg, opts)
+    average = cfg is None or cfg.EMA.ENABLE
+    names = () if cfg is None else cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN
+    weights = read_weights(checkpoint, clear_names=names, average=average)
+    if cfg is None:
+        cfg = cfg_of_checkpoint(weights.cfg, opts)
+        if cfg is not None and (names := cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN):
+            weights = read_weights(checkpoint, clear_names=names, average=average)
     if cfg is None:
         raise UserError(
             f"{checkpoint} holds weights, but no configuration: give it, too, as --cfg FILE"

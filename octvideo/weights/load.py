@@ -15,6 +15,7 @@ from octvideo.weights.files import CheckpointError, DamagedFile, file_format
 from octvideo.weights.inflate import inflate as inflate_kernels
 from octvideo.weights.inflate import is_2d, is_resnet2d, resnet2d_names
 from octvideo.weights.mxnet_names import read_octconv
+from octvideo.weights.names import common_prefix, find_state, without_prefix
 from octvideo.weights.pyslowfast import read_caffe2
 from octvideo.weights.pytorchvideo import is_pytorchvideo, pytorchvideo_names
 from octvideo.weights.safetensors_file import read_safetensors
@@ -159,9 +160,8 @@ def _of_pytorch(
     path: Path, content: Any, kind: str, clear_names: Sequence[str], average: bool
 ) -> Weights:
     extra: dict[str, Any] = content if isinstance(content, dict) else {}
-    names = (*(("ema_state",) if average else ()), "model_state", "state_dict", "model")
-    state = next((extra[n] for n in names if isinstance(extra.get(n), dict)), content)
-    state = _renamed(check_state(state, path), clear_names, path)
+    state, key = find_state(content, path, average)
+    state = without_prefix(check_state(state, path), clear_names, path, key)
     if any(map(is_pytorchvideo, state)):
         found, ours = "pytorchvideo", pytorchvideo_names(state)
     elif is_resnet2d(state):
@@ -191,18 +191,6 @@ def _check_kind(path: Path, found: str, asked: str) -> None:
             f"{path} is a file of kind {found}, not {asked}: leave out --from (or kind), and the "
             "kind is recognised"
         )
-
-
-def _renamed(state: dict[str, Tensor], clear: Sequence[str], path: Path) -> dict[str, Tensor]:
-    """Without the texts of ``clear``, and without the prefix of a data-parallel model."""
-    names = dict(zip(state, state, strict=True))
-    for text in clear:
-        names = {key: name.replace(text, "", 1) for key, name in names.items()}
-    if all(name.startswith("module.") for name in names.values()):
-        names = {key: name.removeprefix("module.") for key, name in names.items()}
-    if len(set(names.values())) < len(names):
-        raise CheckpointError(f"{path}: without {list(clear)}, parameters have the same name")
-    return {name: state[key] for key, name in names.items()}
 
 
 # ---------------------------------------------------------------- loading
@@ -271,6 +259,12 @@ def _is_excused(
 
 def _hint(weights: Weights, refused: Sequence[Mismatch], inflate: bool) -> str:
     """What the mismatches have in common, where there is one cause."""
+    prefix = common_prefix(list(weights.state))
+    if prefix and all(m.in_file is None or m.in_model is None for m in refused):
+        return (
+            f", all names in it begin with {prefix!r}: if that wraps the network, remove it with "
+            f"TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN \"['{prefix}']\" (clear_names, --clear-names)"
+        )
     is_video = any(m.in_model is not None and len(m.in_model) == 5 for m in refused)
     if is_2d(weights.state) and is_video and not inflate:
         return ", it holds a 2D network: set TRAIN.CHECKPOINT_INFLATE True"

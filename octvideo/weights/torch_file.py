@@ -3,7 +3,9 @@
 import pickle
 import re
 import struct
+import threading
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,68 @@ _DAMAGED = (
 )
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message: what the file asks for
 _BLOCK = 1 << 20
+# What training programs save beside the weights: arguments, paths, numbers of numpy, and dicts.
+_BESIDE = (
+    *("argparse.Namespace", "builtins.list", "builtins.dict", "numpy.dtype", "numpy.ndarray"),
+    *(f"datetime.{name}" for name in ("date", "datetime", "timedelta")),
+    *(
+        f"{module}.{family}{kind}Path"
+        for module in ("pathlib", "pathlib._local")
+        for family in ("", "Pure")
+        for kind in ("", "Posix", "Windows")
+    ),
+    *(
+        f"numpy.{core}.{name}"
+        for core in ("core", "_core")
+        for name in ("multiarray.scalar", "multiarray._reconstruct", "numeric._frombuffer")
+    ),
+)
+_DICTS = (
+    *("collections.defaultdict", "yacs.config.CfgNode", "fvcore.common.config.CfgNode"),
+    *(
+        "easydict.EasyDict",
+        "addict.addict.Dict",
+        "pytorch_lightning.utilities.parsing.AttributeDict",
+    ),
+    *(f"{root}.utilities.data.AttributeDict" for root in ("lightning.fabric", "lightning_fabric")),
+)
+
+
+class _Unread:
+    """Takes the place of an object whose content is not needed: nothing is looked up or called."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Any:
+        return super().__new__(cls)
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, _state: Any) -> None:
+        pass
+
+
+class _Dict:
+    """Takes the place of a kind of dict; torch.load fills no others than these."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Any:
+        return OrderedDict()
+
+
+def _stand_in(name: str, kind: type) -> type:
+    """A class that torch.load finds under a name, in place of the one of that name."""
+    module, _, attribute = name.rpartition(".")
+    return type(attribute, (kind,), {"__module__": module, "__qualname__": attribute})
+
+
+_STAND_INS = [_stand_in(name, _Unread) for name in _BESIDE]
+_STAND_INS += [_stand_in(name, _Dict) for name in _DICTS]
+_LOCK = threading.Lock()  # what torch admits is of the whole process
 
 
 def read_torch(path: Path) -> Any:
     """The content of a PyTorch file, on the CPU.
+
+    In it, arguments of programs, paths and numbers of numpy are objects without content.
 
     Raises:
         CheckpointError: no such file, a truncated or damaged one, one that is no PyTorch file, or
@@ -31,7 +91,8 @@ def read_torch(path: Path) -> Any:
     if file_format(path) == "torch":
         _check_archive(path)
     try:  # nothing of ours in here: what is raised is about the file
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with _LOCK, torch.serialization.safe_globals(_STAND_INS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refusal(path, str(error)) from error
     except _DAMAGED as error:
