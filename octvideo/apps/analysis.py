@@ -130,7 +130,7 @@ def inputs_of(
 
 
 def _with_size(settings: ViewSettings, size: int) -> ViewSettings:
-    return replace(settings, crop_size=size)
+    return replace(settings, crop_size=size, short_side=None)
 
 
 def _edges(spec: Any, is_image: bool, count: int, size: int) -> Iterator[Tensor]:

@@ -130,12 +130,11 @@ def views_of(
     except ImportError as error:
         raise UserError(str(error)) from error
     files = VideoList.from_rows((os.fspath(video), 0) for video in videos)
-    sampling, size, backend = settings.sampling(), settings.crop_size, settings.backend
-    watch = watch or Watch()
-    clips: CentreClips | TestViews = CentreClips(files, sampling, size, backend, watch)
+    sampling, watch = settings.sampling(), watch or Watch()
+    how = (settings.crop_size, settings.backend, watch, settings.short_side)
+    clips: CentreClips | TestViews = CentreClips(files, sampling, *how)
     if not fast:
-        counts = (settings.num_clips, settings.num_crops)
-        clips = TestViews(files, sampling, *counts, size, backend, watch)
+        clips = TestViews(files, sampling, settings.num_clips, settings.num_crops, *how)
     if settings.centre_crop is None:
         return clips
     return _PicturesAndVideos(CentrePictures(files, settings.centre_crop, watch), clips)

@@ -6,7 +6,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from octvideo.config import has_pictures
+from octvideo.config import has_pictures, test_short_side
 from octvideo.data.pictures import CentreCrop
 from octvideo.data.sampling import ClipSampling
 from octvideo.models.image import ImageSpec
@@ -21,9 +21,10 @@ class ViewSettings:
     """The keys of a configuration that a test of a model depends on.
 
     num_frames frames, sampling_rate frames at target_fps apart, are a clip; the short side is
-    resized to crop_size; num_clips clips and num_crops crops (1 or 3) are the views of a video,
-    whose scores are joined by ensemble, "sum" (here: the mean) or "max". precision: that of the
-    network, "fp32", "bf16" or "fp16". centre_crop: the one view of a picture, of an image network.
+    resized to short_side (None: crop_size); num_clips clips and num_crops crops (1 or 3) are the
+    views of a video, whose scores are joined by ensemble, "sum" (here: the mean) or "max".
+    precision: that of the network, "fp32", "bf16" or "fp16". centre_crop: the one view of a
+    picture, of an image network.
     """
 
     num_frames: int
@@ -40,6 +41,7 @@ class ViewSettings:
     backend: str = "pyav"
     precision: str = "fp32"
     centre_crop: CentreCrop | None = None
+    short_side: int | None = None
 
     def sampling(self) -> ClipSampling:
         return ClipSampling(
@@ -63,6 +65,7 @@ class ViewSettings:
             backend=cfg.DATA.DECODING_BACKEND,
             precision=cfg.TEST.PRECISION,
             centre_crop=_centre_crop(cfg),
+            short_side=None if (side := test_short_side(cfg)) == cfg.DATA.TEST_CROP_SIZE else side,
         )
 
     @classmethod

@@ -18,6 +18,7 @@ from octvideo.config.scaling import (
     lr_scale,
     num_nodes,
     processes_per_node,
+    test_short_side,
     train_precision,
 )
 from octvideo.config.validate import ConfigError, check_machine, validate
@@ -41,6 +42,7 @@ __all__ = [
     "lr_scale",
     "num_nodes",
     "processes_per_node",
+    "test_short_side",
     "train_precision",
     "validate",
 ]

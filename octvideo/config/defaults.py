@@ -48,7 +48,9 @@ _DEFAULTS: dict[str, Any] = {
         "CHECKPOINT_FILE_PATH": "",  # weights to test; empty takes the newest of OUTPUT_DIR
         "CHECKPOINT_TYPE": "pytorch",  # ignored, as TRAIN.CHECKPOINT_TYPE
         "NUM_ENSEMBLE_VIEWS": 10,  # clips in time, for each video
-        "NUM_SPATIAL_CROPS": 3,  # crops of each clip: 1 (the centre) or 3
+        # Crops of each clip: 3, or 1, the centre of frames whose short side is
+        # DATA.TRAIN_JITTER_SCALES[0].
+        "NUM_SPATIAL_CROPS": 3,
         "SAVE_RESULTS_PATH": "",  # file for the score table, under OUTPUT_DIR
         "PRECISION": "fp32",  # ours: autocast to bf16 or fp16, or fp32
         "COMPILE": False,  # ours: torch.compile
@@ -61,7 +63,7 @@ _DEFAULTS: dict[str, Any] = {
         "SAMPLING_RATE": 8,  # distance of two frames of a clip, at TARGET_FPS
         "TARGET_FPS": 30,  # frame rate that SAMPLING_RATE refers to
         "TRAIN_JITTER_FPS": 0.0,  # TARGET_FPS varies by up to this much in training
-        "USE_OFFSET_SAMPLING": False,  # the last test clip ends at the end of the video
+        "USE_OFFSET_SAMPLING": False,  # test clips reach the end of the video, whole frames apart
         "MEAN": [0.45, 0.45, 0.45],  # subtracted from R, G, B in [0, 1]
         "STD": [0.225, 0.225, 0.225],  # R, G, B are divided by it afterwards
         "INPUT_CHANNEL_NUM": [3, 3],  # input channels of each pathway
@@ -71,9 +73,10 @@ _DEFAULTS: dict[str, Any] = {
         "TRAIN_JITTER_ASPECT_RELATIVE": [],  # range of the crop's aspect ratio, with the above
         "INV_UNIFORM_SAMPLE": False,  # 1 / short side is uniform, not the short side
         "RANDOM_FLIP": True,  # mirror half of the training clips
+        "VAL_VIEW": "centre",  # ours: validation's clip and crop; random: as PySlowFast, with flip
         "TRAIN_CROP_SIZE": 224,  # side of the square training crop
         "TRAIN_PIXELS": "uint8",  # ours: of training clips; uint8 (fast) or float32 (not rounded)
-        "TEST_CROP_SIZE": 256,  # short side in a test, and side of its crops
+        "TEST_CROP_SIZE": 256,  # side of the test crops; short side too, unless there is one crop
         # Below: of pictures (imagenet) alone.
         "TRAIN_PCA_NOISE": 0.1,  # ours: strength of the colour noise of AlexNet; 0: none
         # Of the noise: variances, and directions as columns, of R, G, B in [0, 1]. (PySlowFast has
@@ -116,9 +119,10 @@ _DEFAULTS: dict[str, Any] = {
         "NUM_GROUPS": 1,  # groups of the 3x3 convolution; ResNeXt: 32
         "WIDTH_PER_GROUP": 64,  # channels a group in res2
         "EXPANSION": 4,  # ours: channels of a stage's output over its width; see GETTING_STARTED
-        "STRIDE_1X1": False,  # stride on the 1x1 convolution, not on the 3x3
+        "STRIDE_1X1": False,  # stride on the 1x1 convolution, not on the 3x3; not of SlowFast
         "INPLACE_RELU": True,  # overwrite the input of a ReLU
-        "ZERO_INIT_FINAL_BN": False,  # a block's last batch norm starts at 0
+        "ZERO_INIT_FINAL_BN": False,  # a block's last batch norm starts at 0; non-local ones too
+        "ZERO_INIT_FINAL_CONV": False,  # a block's last convolution starts at 0
         # Below: for each stage, a list of one value a pathway.
         "NUM_BLOCK_TEMP_KERNEL": [[3], [4], [6], [3]],  # blocks that may have a temporal kernel
         "SPATIAL_STRIDES": [[1], [2], [2], [2]],

@@ -29,6 +29,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "DATA.ENSEMBLE_METHOD": ("sum", "max"),
     "DATA.TEST_INTERPOLATION": ("bilinear", "bicubic"),
     "DATA.TRAIN_PIXELS": ("uint8", "float32"),
+    "DATA.VAL_VIEW": ("centre", "random"),
     "DIST_BACKEND": ("nccl", "gloo"),
     "MODEL.ARCH": ("c2d", "i3d", "slow", "slowfast", "slow_c2d", "slow_i3d", "2d"),
     "MODEL.HEAD_ACT": ("softmax", "sigmoid", "none"),

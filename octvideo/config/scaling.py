@@ -59,6 +59,16 @@ def has_pictures(cfg: CfgNode, split: str = "train") -> bool:
     return bool(cfg["TEST" if split == "test" else "TRAIN"].DATASET == "imagenet")
 
 
+def test_short_side(cfg: CfgNode) -> int:
+    """Short side of a video in a test: of the crops, or, for one crop, what training starts from.
+
+    PySlowFast resizes to TRAIN_JITTER_SCALES[0] where TEST.NUM_SPATIAL_CROPS is 1. A crop that
+    does not fit into that, which breaks there, is resized to instead.
+    """
+    crop = int(cfg.DATA.TEST_CROP_SIZE)
+    return max(cfg.DATA.TRAIN_JITTER_SCALES[0], crop) if cfg.TEST.NUM_SPATIAL_CROPS == 1 else crop
+
+
 def input_shape(cfg: CfgNode) -> tuple[int, ...]:
     """One training clip (C, T, S, S), or one picture (C, S, S)."""
     side = cfg.DATA.TRAIN_CROP_SIZE

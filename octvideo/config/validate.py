@@ -106,6 +106,10 @@ def remarks(cfg: CfgNode) -> list[str]:
         found.append("MODEL.ACT_CHECKPOINT is for training: a test does not keep activations")
     if cfg.MODEL.ARCH == "2d":
         found += _fixed_by_name(cfg)
+    if cfg.MODEL.ARCH == "slowfast" and cfg.RESNET.STRIDE_1X1:
+        found.append(
+            "RESNET.STRIDE_1X1 is ignored: as in PySlowFast, SlowFast strides on the 3x3 alone"
+        )
     if aug.ENABLE and not has_pictures(cfg) and not aug.AA_TYPE and aug.COLOR_JITTER:
         found.append("AUG.COLOR_JITTER is for still pictures: videos are not changed by it")
     if aug.ENABLE and aug.RE_SPLIT and aug.NUM_SAMPLE == 1:

@@ -97,7 +97,10 @@ class TrainClips(Dataset):
 
 
 class CentreClips(Dataset):
-    """The clip and the crop in the middle of each video, for validation during training."""
+    """The clip and the crop in the middle of each video, for validation during training.
+
+    short_side: of the frames before the crop; None is crop_size.
+    """
 
     def __init__(
         self,
@@ -106,8 +109,10 @@ class CentreClips(Dataset):
         crop_size: int,
         backend: str = "pyav",
         watch: Watch | None = None,
+        short_side: int | None = None,
     ) -> None:
         self.videos, self.sampling, self.crop_size = videos, sampling, crop_size
+        self.short_side = short_side or crop_size
         self.backend, self.watch = backend, watch or Watch()
 
     def __len__(self) -> int:
@@ -121,17 +126,44 @@ class CentreClips(Dataset):
                 self.watch.reading(index, path),
                 VideoReader(path, backend=self.backend) as reader,
             ):
-                clip = self.sampling.centre_indices(reader.num_frames, reader.fps)
-                video = reader.clip(clip)(lambda frames: _centre(frames, self.crop_size))
+                video = self._read(reader, index)
         except VideoError as error:
             return item_of(None, label, index, [(path, error.reason)])
         return item_of(video, label, index, [])
 
+    def _read(self, reader: VideoReader, index: int) -> torch.Tensor:
+        clip = reader.clip(self.sampling.centre_indices(reader.num_frames, reader.fps))
+        return clip(self._centre)
 
-def _centre(frames: np.ndarray, crop_size: int) -> torch.Tensor:
-    size = short_side_size(*frames.shape[1:3], crop_size)
-    [(top, left)] = crop_offsets(*size, crop_size, num_crops=1)
-    return resize_crop(frames, size, top, left, crop_size, crop_size)
+    def _centre(self, frames: np.ndarray) -> torch.Tensor:
+        size = short_side_size(*frames.shape[1:3], self.short_side)
+        [(top, left)] = crop_offsets(*size, self.crop_size, num_crops=1)
+        return resize_crop(frames, size, top, left, self.crop_size, self.crop_size)
+
+
+class RandomValidationClips(CentreClips):
+    """A random clip, crop and flip of each video, as PySlowFast validates.
+
+    They depend on seed and index alone: all validations of a run see the same.
+    """
+
+    def __init__(
+        self,
+        videos: VideoList,
+        sampling: ClipSampling,
+        transform: TrainTransform,
+        seed: int = 0,
+        backend: str = "pyav",
+        watch: Watch | None = None,
+    ) -> None:
+        super().__init__(videos, sampling, transform.crop_size, backend, watch)
+        self.transform, self.seed = transform, seed
+
+    def _read(self, reader: VideoReader, index: int) -> torch.Tensor:
+        rng = np.random.default_rng([self.seed, index])
+        clip = reader.clip(self.sampling.random_indices(reader.num_frames, reader.fps, rng))
+        [video] = augmented_views(clip, rng, self.transform, Augmentation())
+        return video
 
 
 def item_of(
@@ -170,7 +202,10 @@ def _copies(video: torch.Tensor | list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 class TestViews(Dataset):
-    """All views of a video: num_clips in time, num_crops in space; decoded once for all of them."""
+    """All views of a video: num_clips in time, num_crops in space; decoded once for all of them.
+
+    short_side: of the frames before the crops; None is crop_size.
+    """
 
     __test__ = False  # not a test class, whatever its name
 
@@ -183,9 +218,11 @@ class TestViews(Dataset):
         crop_size: int,
         backend: str = "pyav",
         watch: Watch | None = None,
+        short_side: int | None = None,
     ) -> None:
         self.videos, self.sampling = videos, sampling
         self.num_clips, self.num_crops, self.crop_size = num_clips, num_crops, crop_size
+        self.short_side = short_side or crop_size
         self.backend, self.watch = backend, watch or Watch()
 
     def __len__(self) -> int:
@@ -194,7 +231,7 @@ class TestViews(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """What `view` makes the views from.
 
-        frames: (3, U, H, W), the U different frames of all clips, short side crop_size; uint8
+        frames: (3, U, H, W), the U different frames of all clips, short side short_side; uint8
         where the video has that size already, else float32 0..255. clips: int64 (num_clips, T),
         which of them. crops: int64 (num_crops, 2), top and left. label, index, bad as in
         TrainClips. Of an unreadable file there are label, index and bad alone.
@@ -211,7 +248,7 @@ class TestViews(Dataset):
                 height, width = reader.size
                 if max(height, width) > MAX_ASPECT * min(height, width):
                     raise VideoError(path, f"is a strip of {height}x{width} pixels")
-                size = short_side_size(height, width, self.crop_size)
+                size = short_side_size(height, width, self.short_side)
                 frames = clip(lambda frames: _whole_frames(frames, size))
         except VideoError as error:
             return {"label": label, "index": index, "bad": [(path, error.reason)]}

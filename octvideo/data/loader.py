@@ -12,7 +12,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.utils.data import Sampler
 
-from octvideo.config import batch_per_process, has_pictures
+from octvideo.config import batch_per_process, has_pictures, test_short_side
 from octvideo.config.notation import parse_rand_augment
 from octvideo.data.augment import Augmentation, RandAugment, RandomErasing
 from octvideo.data.guarded import VideoLoader, Watch
@@ -24,6 +24,7 @@ from octvideo.data.imagenet import (
 )
 from octvideo.data.kinetics import (
     CentreClips,
+    RandomValidationClips,
     TestViews,
     TrainClips,
     VideoList,
@@ -107,16 +108,9 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Vide
 
 def _train_clips(cfg: CfgNode, videos: VideoList) -> TrainClips:
     augmentation = _augmentation(cfg)
-    transform = TrainTransform(
-        jitter_scales=tuple(cfg.DATA.TRAIN_JITTER_SCALES),
-        crop_size=cfg.DATA.TRAIN_CROP_SIZE,
-        flip=cfg.DATA.RANDOM_FLIP,
-        inv_uniform=cfg.DATA.INV_UNIFORM_SAMPLE,
-        relative_scales=tuple(cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE),
-        relative_aspects=tuple(cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE),
-        # What erasing writes has no place in uint8.
-        pixels="float32" if augmentation.erasing else cfg.DATA.TRAIN_PIXELS,
-    )
+    transform = _train_transform(cfg)
+    if augmentation.erasing:  # what it writes has no place in uint8
+        transform = replace(transform, pixels="float32")
     return TrainClips(
         videos,
         _sampling(cfg),
@@ -125,6 +119,18 @@ def _train_clips(cfg: CfgNode, videos: VideoList) -> TrainClips:
         backend=cfg.DATA.DECODING_BACKEND,
         augmentation=augmentation,
         watch=_watch(cfg),
+    )
+
+
+def _train_transform(cfg: CfgNode) -> TrainTransform:
+    return TrainTransform(
+        jitter_scales=tuple(cfg.DATA.TRAIN_JITTER_SCALES),
+        crop_size=cfg.DATA.TRAIN_CROP_SIZE,
+        flip=cfg.DATA.RANDOM_FLIP,
+        inv_uniform=cfg.DATA.INV_UNIFORM_SAMPLE,
+        relative_scales=tuple(cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE),
+        relative_aspects=tuple(cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE),
+        pixels=cfg.DATA.TRAIN_PIXELS,
     )
 
 
@@ -161,11 +167,23 @@ def _centre_pictures(cfg: CfgNode, pictures: VideoList) -> CentrePictures:
 
 
 def build_val_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoLoader:
-    """Batches of centre clips; over all ranks each video comes once, so ranks may differ by one."""
+    """Batches of validation clips; over all ranks each video comes once: ranks may differ by one.
+
+    DATA.VAL_VIEW says which clip and crop of a video it is.
+    """
     videos = read_split(cfg, "val")
     mine = range(rank, len(videos), world_size)
     if has_pictures(cfg):
         clips: Any = _centre_pictures(cfg, videos)
+    elif cfg.DATA.VAL_VIEW == "random":
+        clips = RandomValidationClips(
+            videos,
+            replace(_sampling(cfg), jitter_fps=0.0),
+            replace(_train_transform(cfg), relative_scales=(), relative_aspects=()),
+            seed=cfg.RNG_SEED,
+            backend=cfg.DATA.DECODING_BACKEND,
+            watch=_watch(cfg),
+        )
     else:
         clips = CentreClips(
             videos,
@@ -173,6 +191,7 @@ def build_val_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoL
             cfg.DATA.TEST_CROP_SIZE,
             backend=cfg.DATA.DECODING_BACKEND,
             watch=_watch(cfg),
+            short_side=test_short_side(cfg),
         )
     return _loader(cfg, clips, mine, batch_size=batch_per_process(cfg), collate_fn=collate_clips)
 
@@ -195,6 +214,7 @@ def build_test_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Video
         crop_size=cfg.DATA.TEST_CROP_SIZE,
         backend=cfg.DATA.DECODING_BACKEND,
         watch=_watch(cfg),
+        short_side=test_short_side(cfg),
     )
     # An item holds all views of a video: one in advance is enough.
     return _loader(cfg, views, mine, batch_size=None, prefetch_factor=1)

@@ -17,7 +17,7 @@ class ClipSampling:
 
     num_frames: frames of the clip; sampling_rate: distance of two of them, in frames at
     target_fps; jitter_fps: training adds uniform(0, jitter_fps) to target_fps; use_offset: test
-    views reach the end of the video (see `view_start`).
+    views reach the end of the video, nearly (see `view_start`).
     """
 
     num_frames: int
@@ -51,8 +51,11 @@ class ClipSampling:
 
 
 def clip_span(num_frames: int, sampling_rate: int, fps: float, target_fps: float) -> float:
-    """Frames of the source that num_frames * sampling_rate frames at target_fps last."""
-    return sampling_rate * num_frames / target_fps * fps
+    """Frames of the source that num_frames * sampling_rate frames at target_fps last; at least 1.
+
+    A shorter one, of a video of a very low frame rate, would run backwards in `frame_indices`.
+    """
+    return max(1.0, sampling_rate * num_frames / target_fps * fps)
 
 
 def random_clip_start(length: int, span: float, rng: np.random.Generator) -> float:
@@ -70,13 +73,14 @@ def view_start(
 ) -> float:
     """Start of test view `view` of `num_views`.
 
-    (length - span) * view / num_views; with use_offset / (num_views - 1), so that the last view
-    ends where the video ends, and a single view is the centre one.
+    (length - span) * view / num_views. With use_offset the distance of two views is
+    (length - span) / (num_views - 1) in whole frames, rounded down, so that the last view ends
+    less than num_views frames before the end of the video; a single view is the centre one.
     """
     room = max(length - span, 0.0)
     if not use_offset:
         return room * view / num_views
-    return room * view / (num_views - 1) if num_views > 1 else room / 2
+    return float(math.floor(room / (num_views - 1)) * view if num_views > 1 else room // 2)
 
 
 def frame_indices(start: float, span: float, num_frames: int, length: int) -> np.ndarray:

@@ -97,8 +97,8 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(spec.inplace_relu)
 
     @property
-    def final_bn(self) -> OctBatchNorm3d:
-        return self.c_bn
+    def final(self) -> tuple[OctConv3d, OctBatchNorm3d]:
+        return self.c, self.c_bn
 
     def forward(self, x: Value, pooled: Tensor | None = None) -> Value:
         """(N, dim_in, T, H, W) -> (N, dim_out, T, H/stride, W/stride); pooled: see OctConv3d."""
@@ -108,20 +108,20 @@ class Bottleneck(nn.Module):
 
 
 class BasicTransform(nn.Module):
-    """a: t x3x3, BN, ReLU; b: 1x3x3, BN. As in PySlowFast, both are ``dim_out`` wide."""
+    """a: t x3x3, BN, ReLU; b: 1x3x3, dilated, BN. As in PySlowFast, both are ``dim_out`` wide."""
 
     def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
         middle = spec.dim_inner
         self.a = _conv(spec.dim_in, middle, (spec.temporal_kernel, 3, 3), spec.stride)
         self.a_bn = _norm(spec, middle)
-        self.b = _conv(middle, spec.dim_out, (1, 3, 3))
+        self.b = _conv(middle, spec.dim_out, (1, 3, 3), dilation=spec.dilation)
         self.b_bn = _norm(spec, spec.dim_out)
         self.relu = nn.ReLU(spec.inplace_relu)
 
     @property
-    def final_bn(self) -> OctBatchNorm3d:
-        return self.b_bn
+    def final(self) -> tuple[OctConv3d, OctBatchNorm3d]:
+        return self.b, self.b_bn
 
     def forward(self, x: Value, pooled: Tensor | None = None) -> Value:
         """(N, dim_in, T, H, W) -> (N, dim_out, T, H/stride, W/stride); pooled: see OctConv3d."""
@@ -262,11 +262,14 @@ class Head(nn.Module):
 
 
 @torch.no_grad()
-def init_weights(model: nn.Module, fc_std: float, zero_init_final_bn: bool) -> None:
+def init_weights(
+    model: nn.Module, fc_std: float, zero_init_final_bn: bool, zero_init_final_conv: bool = False
+) -> None:
     """Kaiming normal on fan_out for convolutions, each octave kernel on its own fan.
 
-    BN starts as the identity, or as zero where it ends a non-local block or, with
-    ``zero_init_final_bn``, a residual branch; linear layers are normal(0, fc_std). Biases are 0.
+    BN starts as the identity, or, with ``zero_init_final_bn``, as zero where it ends a residual
+    branch or a non-local block; ``zero_init_final_conv``: the last convolution of a residual
+    branch starts as zero. Linear layers are normal(0, fc_std). Biases are 0.
     """
     kaiming = partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")
     for module in model.modules():
@@ -284,7 +287,11 @@ def init_weights(model: nn.Module, fc_std: float, zero_init_final_bn: bool) -> N
             nn.init.normal_(module.weight, std=fc_std)
             nn.init.zeros_(module.bias)
     for module in model.modules():
-        if isinstance(module, NonLocal3d):
+        if isinstance(module, NonLocal3d) and zero_init_final_bn:
             nn.init.zeros_(module.bn.weight)
-        elif zero_init_final_bn and isinstance(module, (Bottleneck, BasicTransform)):
-            nn.init.zeros_(module.final_bn.weight)
+        elif isinstance(module, (Bottleneck, BasicTransform)):
+            conv, norm = module.final
+            if zero_init_final_conv:
+                nn.init.zeros_(conv.weight)
+            if zero_init_final_bn:
+                nn.init.zeros_(norm.weight)

@@ -29,7 +29,12 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "r50": {"depth": 50},
     "r101": {"depth": 101},
 }
-_NLN: dict[str, Any] = {"depth": 50, "non_local": NonLocalPlacement(NL5)}
+# As in the recipes, a non-local block starts as the identity.
+_NLN: dict[str, Any] = {
+    "depth": 50,
+    "non_local": NonLocalPlacement(NL5),
+    "zero_init_final_bn": True,
+}
 _SLOW_4X16: dict[str, Any] = {"arch": "slow", "num_frames": 4, "sampling_rate": 16}
 _SLOWFAST_8X8: dict[str, Any] = {"frame_ratio": 4, "fusion_kernel": 7}
 # The clip of each (num_frames, sampling_rate) is that of its specification, 8 x 8 or 32 x 2.
@@ -49,8 +54,7 @@ _VIDEO_MODELS: dict[str, ResNetSpec] = {
     "slowfast_r101": SlowFastSpec(depth=101, **{**_SLOWFAST_8X8, "fusion_kernel": 5}),
     "slowfast_nln_r50": SlowFastSpec(
         **{**_SLOWFAST_8X8, "fusion_kernel": 5},
-        depth=50,
-        non_local=NonLocalPlacement(NL5, "dot_product"),
+        **{**_NLN, "non_local": NonLocalPlacement(NL5, "dot_product")},
     ),
 }
 IMAGE_MODELS: dict[str, ImageSpec] = {**RESNETS_2D, **DENSENETS, **MOBILENETS}
@@ -228,9 +232,10 @@ def _video_spec(cfg: CfgNode) -> ResNetSpec:
         spatial_strides=_of_pathway(cfg.RESNET.SPATIAL_STRIDES, 0),
         spatial_dilations=_of_pathway(cfg.RESNET.SPATIAL_DILATIONS, 0),
         num_block_temp_kernel=_of_pathway(cfg.RESNET.NUM_BLOCK_TEMP_KERNEL, 0),
-        stride_1x1=cfg.RESNET.STRIDE_1X1,
+        stride_1x1=cfg.RESNET.STRIDE_1X1 and not is_slowfast,  # as PySlowFast
         inplace_relu=cfg.RESNET.INPLACE_RELU,
         zero_init_final_bn=cfg.RESNET.ZERO_INIT_FINAL_BN,
+        zero_init_final_conv=cfg.RESNET.ZERO_INIT_FINAL_CONV,
         bn_eps=cfg.BN.EPSILON,
         bn_momentum=cfg.BN.MOMENTUM,
         dropout_rate=cfg.MODEL.DROPOUT_RATE,

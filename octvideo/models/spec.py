@@ -147,6 +147,7 @@ class ResNetSpec:
     stride_1x1: bool = False
     inplace_relu: bool = True
     zero_init_final_bn: bool = False
+    zero_init_final_conv: bool = False
     bn_eps: float = 1e-5
     bn_momentum: float = 0.1
     dropout_rate: float = 0.5

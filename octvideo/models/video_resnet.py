@@ -40,7 +40,7 @@ class VideoResNet(nn.Module):
             spec.dropout_rate,
             spec.head_activation,
         )
-        init_weights(self, spec.fc_init_std, spec.zero_init_final_bn)
+        init_weights(self, spec.fc_init_std, spec.zero_init_final_bn, spec.zero_init_final_conv)
         ablate(self, spec.octave.ablation)
 
     def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:

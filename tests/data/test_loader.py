@@ -3,18 +3,24 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 
+from octvideo.apps.views import ViewSettings
 from octvideo.config import get_cfg, load_cfg
 from octvideo.config.notation import RandAugmentSpec
 from octvideo.data import build_test_loader, build_train_loader, build_val_loader, normalization
+from octvideo.data.kinetics import view
 from octvideo.data.loader import EpochSampler
+from octvideo.data.reader import VideoReader
+from octvideo.data.sampling import ClipSampling
 from octvideo.data.synthetic import write_video
 from octvideo.utils.errors import UserError
 
@@ -345,3 +351,57 @@ def test_a_backend_that_is_not_installed_is_told_before_any_worker_starts(tmp_pa
     cfg = load_cfg(None, [*opts, "TRAIN.BATCH_SIZE", "1"])
     with pytest.raises(UserError, match=r"DATA.DECODING_BACKEND.*octvideo\[decord\]"):
         build_train_loader(cfg)
+
+
+def test_one_crop_is_the_centre_of_larger_frames(folder):
+    """As in PySlowFast: the short side to TRAIN_JITTER_SCALES[0], then the centre."""
+    one = config(folder, "TEST.NUM_SPATIAL_CROPS", 1, "DATA.TRAIN_JITTER_SCALES", [34, 40])
+    item = build_test_loader(one).dataset[0]
+    with VideoReader(str(folder / "0.mp4")) as reader:
+        clip = ClipSampling(4, 2).view_indices(20, 30.0, 2)[1]
+        frames = torch.from_numpy(reader.get_frames(clip)).permute(3, 0, 1, 2).float()
+    whole = F.interpolate(frames, (34, 45), mode="bilinear", align_corners=False)
+    [crop] = item["crops"]
+    assert crop.tolist() == [1, 7]  # ceil of half of what is left
+    got = view(item["frames"], item["clips"][1], crop, 32)
+    torch.testing.assert_close(got, whole[:, :, 1:33, 7:39], rtol=0, atol=1e-3)
+    # The centre clip of validation and of quick predictions looks at it in the same size.
+    assert build_val_loader(one).dataset.short_side == 34
+    assert ViewSettings.of_cfg(one).short_side == 34
+    three = build_test_loader(config(folder)).dataset[0]
+    assert three["frames"].shape[2] == 32
+    larger = config(folder, "TEST.NUM_SPATIAL_CROPS", 1, "DATA.TEST_CROP_SIZE", 48)
+    assert build_test_loader(larger).dataset[0]["crops"].tolist() == [[0, 8]]
+
+
+def test_validation_takes_random_clips_where_it_is_asked_to(folder):
+    """PySlowFast's: clip, crop of TRAIN_CROP_SIZE and flip as in training, without augmentation."""
+    more = ("DATA.TRAIN_CROP_SIZE", 24, "AUG.ENABLE", True, "AUG.NUM_SAMPLE", 2)
+    cfg = config(folder, "DATA.VAL_VIEW", "random", *more, "DATA.TRAIN_JITTER_SCALES", [36, 36])
+    loader = build_val_loader(cfg)
+    first, second = list(loader), list(loader)
+    for a, b in zip(first, second, strict=True):  # the same in every validation
+        assert torch.equal(a["video"], b["video"])
+    assert sum(len(batch["label"]) for batch in first) == NUM_VIDEOS - 1  # one is broken
+    assert first[0]["video"].shape[1:] == (3, 4, 24, 24)
+
+    # Each is a crop of the video, which has the short side 36 already, or its mirror image.
+    found = set()
+    for batch in first:
+        for video, index in zip(batch["video"], batch["index"].tolist(), strict=True):
+            with VideoReader(str(folder / f"{index}.mp4")) as reader:
+                frames = torch.from_numpy(reader.get_frames(range(20))).permute(3, 0, 1, 2)
+            found |= {(index, *place) for place in places_of(video, frames)}
+    assert len(found) == NUM_VIDEOS - 1
+    assert len({place[1:4] for place in found}) == NUM_VIDEOS - 1  # clip and crop differ
+    assert {place[4] for place in found} == {False, True}
+
+
+def places_of(video: torch.Tensor, frames: torch.Tensor) -> Iterator[tuple[int, int, int, bool]]:
+    """(first frame, top, left, mirrored) of all crops of frames (3, T, H, W) that are the video."""
+    side = video.shape[-1]
+    for flip in (False, True):
+        first = (video.flip(-1) if flip else video)[:, 0]
+        windows = frames.unfold(2, side, 1).unfold(3, side, 1)  # (3, T, y, x, side, side)
+        same = (windows == first[:, None, None, None]).all(-1).all(-1).all(0)
+        yield from ((*place, flip) for place in same.nonzero().tolist())

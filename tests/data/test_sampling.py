@@ -52,6 +52,51 @@ def test_centre_start():
     assert centre_start(30, 64) == 0
 
 
+def views_of_pyslowfast(
+    length: int, fps: float, frames: int, rate: int, views: int, offset: bool
+) -> list[list[int]]:
+    """Its arithmetic (decoder.py), for TARGET_FPS 30 and a video that is decoded as a whole."""
+    size = max(1.0, rate * frames / 30 * fps)
+    room = max(length - size, 0)
+    clips = []
+    for view in range(views):
+        if not offset:
+            start = room * view / views
+        elif views == 1:
+            start = math.floor(room / 2)
+        else:
+            start = view * math.floor(room / (views - 1))
+        points = torch.linspace(start, start + size - 1, frames)
+        clips.append(torch.clamp(points, 0, length - 1).long().tolist())
+    return clips
+
+
+@pytest.mark.parametrize("offset", [False, True])
+def test_all_views_are_those_of_pyslowfast(offset):
+    lengths = (1, 2, 7, 30, 63, 64, 65, 100, 250, 299, 300, 301, 1000)
+    count = 0
+    for length in lengths:
+        for fps in (0.4, 5.0, 23.976, 25.0, 29.97, 30.0, 60.0):
+            for frames, rate in ((1, 1), (4, 16), (8, 8), (32, 2)):
+                sampling = ClipSampling(frames, rate, use_offset=offset)
+                for views in (1, 3, 10):
+                    ours = sampling.view_indices(length, fps, views).tolist()
+                    wanted = views_of_pyslowfast(length, fps, frames, rate, views, offset)
+                    assert ours == wanted, (length, fps, frames, rate, views)
+                    count += views
+    assert count == 13 * 7 * 4 * 14
+
+
+def test_a_clip_shorter_than_a_frame_stays_in_it():
+    """One frame every ten seconds: eight frames in half a second are all the same one."""
+    sampling = ClipSampling(num_frames=8, sampling_rate=2)
+    rng = np.random.default_rng(0)
+    clips = [sampling.centre_indices(6, 0.1), *sampling.view_indices(6, 0.1, 3)]
+    clips += [sampling.random_indices(6, 0.1, rng) for _ in range(20)]
+    assert all(len(set(clip.tolist())) == 1 for clip in clips)
+    assert {int(clip[0]) for clip in clips[4:]} == set(range(5))
+
+
 def test_offset_views_reach_both_ends():
     assert [view_start(100, 64, v, 4, use_offset=True) for v in range(4)] == [0, 12, 24, 36]
     assert view_start(100, 64, 0, 1, use_offset=True) == 18

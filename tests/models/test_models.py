@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo import create_model, list_models
 from octvideo.config import load_cfg
-from octvideo.layers import NonLocal3d, OctConv3d
+from octvideo.layers import OctConv3d
 from octvideo.models import (
     NonLocalPlacement,
     OctavePlacement,
@@ -85,10 +85,8 @@ def test_a_model_knows_the_clip_that_it_is_made_for(name: str) -> None:
 @every_form
 def test_forward_and_gradients(name: str, alpha: float, stages: tuple[int, ...]) -> None:
     # Momentum 1: statistics of the last batch; with others the products of five blocks overflow.
-    model = small(name, alpha, stages, bn_momentum=1.0)
-    for module in model.modules():
-        if isinstance(module, NonLocal3d):  # at 0, as it starts, nothing before it has a gradient
-            nn.init.ones_(module.bn.weight)
+    # Where the last batch norms start at 0, nothing before them has a gradient.
+    model = small(name, alpha, stages, bn_momentum=1.0, zero_init_final_bn=False)
     for size in ((64, 64), (57, 83)):
         model.zero_grad()
         logits = model.train()(clip_of(model, size))
@@ -132,6 +130,45 @@ def test_zero_init_reaches_both_frequencies(name: str) -> None:
             low = norm.channels.low
             assert norm.weight.grad[low:].any(), key
             assert norm.weight.grad[:low].any() or not low, key
+
+
+@pytest.mark.parametrize("bn", [False, True])
+@pytest.mark.parametrize("conv", [False, True])
+@pytest.mark.parametrize("function", ["bottleneck_transform", "basic_transform"])
+def test_what_starts_at_zero(bn: bool, conv: bool, function: str) -> None:
+    """RESNET.ZERO_INIT_FINAL_BN is for non-local blocks too, as in PySlowFast."""
+    opts = {
+        "MODEL.ARCH": "i3d",
+        "RESNET.DEPTH": 18,
+        "RESNET.WIDTH_PER_GROUP": 8,
+        "RESNET.TRANS_FUNC": function,
+        "RESNET.NUM_BLOCK_TEMP_KERNEL": [[2]] * 4,
+        "RESNET.ZERO_INIT_FINAL_BN": bn,
+        "RESNET.ZERO_INIT_FINAL_CONV": conv,
+        "NONLOCAL.LOCATION": [[[]], [[0]], [[1]], [[]]],
+        "OCTAVE.ENABLE": True,
+    }
+    model = build_model(load_cfg(opts=[x for pair in opts.items() for x in pair]))
+    last = "c" if function == "bottleneck_transform" else "b"
+    zero = {key for key, value in model.named_parameters() if not value.any()}
+    names = {key for key, _ in model.named_parameters() if key.endswith("weight")}
+    norms = {k for k in names if k.endswith((f"branch2.{last}_bn.weight", "nonlocal0.bn.weight"))}
+    norms |= {k for k in names if k.endswith("nonlocal1.bn.weight")}
+    convs = {k for k in names if k.endswith(f"branch2.{last}.weight")}
+    assert (len(norms), len(convs)) == (10, 8)
+    assert zero & names == (norms if bn else set()) | (convs if conv else set())
+
+
+def test_slowfast_strides_on_its_3x3_convolutions(caplog: pytest.LogCaptureFixture) -> None:
+    """PySlowFast's SlowFast does not look at RESNET.STRIDE_1X1, which its other networks do."""
+    for file, wanted in (("SLOWFAST_4x16_R50", (1, 2)), ("I3D_8x8_R50", (2, 1))):
+        caplog.clear()
+        path = ROOT / "configs" / "Kinetics" / f"{file}.yaml"
+        cfg = load_cfg(path, ["RESNET.STRIDE_1X1", True])
+        assert ("RESNET.STRIDE_1X1 is ignored" in caplog.text) is (wanted == (1, 2))
+        with torch.device("meta"):
+            block = build_model(cfg).s3.pathway0_res0.branch2
+        assert (block.a.stride[1], block.b.stride[1]) == wanted
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.25])

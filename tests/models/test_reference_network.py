@@ -111,7 +111,7 @@ class Reference:
         else:
             x = self.conv(f"{name}.a", x, octave, stride)
             x = self.each(F.relu, self.bn(f"{name}.a_bn", x))
-            x = self.bn(f"{name}.b_bn", self.conv(f"{name}.b", x, octave and not last))
+            x = self.bn(f"{name}.b_bn", self.conv(f"{name}.b", x, octave and not last, 1, dilation))
         if isinstance(x, tuple) and isinstance(shortcut, Tensor):  # into the octave, unprojected
             low = x[1].shape[1]
             shortcut = shortcut[:, low:], self.pool(shortcut[:, :low])
@@ -259,6 +259,13 @@ def test_networks_without_the_pool_in_time(arch: str, alpha: float) -> None:
 @pytest.mark.parametrize("stages", [(), (2, 3, 4), (2, 3, 4, 5)], ids=str)
 def test_basic_blocks(arch: str, stages: tuple[int, ...]) -> None:
     compare(f"{arch}_r18", (2, 2, 2, 2), octave_alpha=0.5 if stages else 0.0, octave_stages=stages)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.25])
+def test_dilated_basic_blocks(alpha: float) -> None:
+    """PySlowFast dilates the second convolution of a basic block."""
+    dilated = {"spatial_strides": (1, 2, 2, 1), "spatial_dilations": (1, 1, 2, 2)}
+    compare("i3d_r18", (2, 2, 2, 2), octave_alpha=alpha, **dilated)
 
 
 @pytest.mark.parametrize("stages", [(2, 3, 4, 5), (2, 3, 4), (3, 4), (5,), (2, 5)], ids=str)
