@@ -153,6 +153,9 @@ def newest_first(folder: Path, use: Callable[[Path, dict[str, Any]], None]) -> P
 
 def load_weights(model: torch.nn.Module, state: dict[str, Any], path: Path) -> None:
     """Loads ``state`` strictly; a mismatch is one CheckpointError that lists it."""
+    for key, own in model.state_dict().items():
+        if key in state and state[key].is_floating_point() != own.is_floating_point():
+            raise CheckpointError(f"{path} is damaged: {key} is of {state[key].dtype}")
     load_into(model, Weights(path, "octvideo", state))
 
 
@@ -213,7 +216,12 @@ def check_resume(path: Path, content: dict[str, Any], cfg: CfgNode) -> str:
             f"{path} holds weights, but no run that could go on: move it out of that folder and "
             f"name it in TRAIN.CHECKPOINT_FILE_PATH"
         )
-    changes = changed_keys(content.get("cfg"), cfg)
+    text = content.get("cfg")
+    if text is not None and not isinstance(text, str):
+        raise CheckpointError(
+            f"{path} is damaged: cfg is a {type(text).__name__}, and must be text"
+        )
+    changes = changed_keys(text, cfg)
     if fixed := {key: pair for key, pair in changes.items() if key.startswith(_FIXED)}:
         raise OtherRun(
             f"{path} is of another run ({_tell(fixed)}): set another OUTPUT_DIR, or the values "

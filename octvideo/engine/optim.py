@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from octvideo.config import lr_scale
@@ -72,9 +72,17 @@ def build_schedule(cfg: CfgNode) -> LRSchedule:
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, bn_weight_decay: float, zero_decay_1d: bool
+    model: nn.Module,
+    weight_decay: float,
+    bn_weight_decay: float,
+    zero_decay_1d: bool,
+    lars: bool = False,
 ) -> list[dict]:
-    """Three groups, empty ones left out: norm layers, the rest, 1-D parameters without decay."""
+    """Three groups, empty ones left out: norm layers, the rest, 1-D parameters without decay.
+
+    ``apply_LARS`` and ``layer_decay`` are of no use here: a PySlowFast that resumes from the
+    checkpoint takes its groups from there, and looks for both.
+    """
     norm: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     one_dim: list[nn.Parameter] = []
@@ -89,11 +97,11 @@ def parameter_groups(
             else:
                 rest.append(parameter)
     groups = [
-        {"params": norm, "weight_decay": bn_weight_decay},
-        {"params": rest, "weight_decay": weight_decay},
-        {"params": one_dim, "weight_decay": 0.0},
+        {"params": norm, "weight_decay": bn_weight_decay, "apply_LARS": False},
+        {"params": rest, "weight_decay": weight_decay, "apply_LARS": lars},
+        {"params": one_dim, "weight_decay": 0.0, "apply_LARS": lars},
     ]
-    return [group for group in groups if group["params"]]
+    return [{**group, "layer_decay": 1.0} for group in groups if group["params"]]
 
 
 def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
@@ -111,7 +119,11 @@ def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
 def _plain_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
     solver = cfg.SOLVER
     groups = parameter_groups(
-        model, solver.WEIGHT_DECAY, cfg.BN.WEIGHT_DECAY, solver.ZERO_WD_1D_PARAM
+        model,
+        solver.WEIGHT_DECAY,
+        cfg.BN.WEIGHT_DECAY,
+        solver.ZERO_WD_1D_PARAM,
+        solver.LARS_ON,
     )
     method, lr = solver.OPTIMIZING_METHOD, solver.BASE_LR
     kinds = {p.device.type for g in groups for p in g["params"]}
@@ -132,15 +144,22 @@ def _plain_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
     raise ValueError(f"SOLVER.OPTIMIZING_METHOD {method!r}: use sgd, adam or adamw")
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """What has been gathered, and the rate, from ``state``; other settings stay ``optimizer``'s.
+def saved_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state dict for a checkpoint, which PySlowFast can resume from as well.
 
-    torch would take weight decay, momentum and the rest from ``state``, too.
+    Its parameters are contiguous and its optimizers not fused, and it takes both choices from the
+    file: with ours it would apply the momentum of other weights, or fail.
     """
-    groups = [dict(group) for group in state["param_groups"]]
-    for group, own in zip(groups, optimizer.param_groups, strict=False):  # torch tells of others
-        group.update({key: value for key, value in own.items() if key not in ("params", "lr")})
-    optimizer.load_state_dict({**state, "param_groups": groups})
+    saved = optimizer.state_dict()
+    state = {
+        number: {
+            name: value.contiguous() if isinstance(value, Tensor) else value
+            for name, value in buffers.items()
+        }
+        for number, buffers in saved["state"].items()
+    }
+    groups = [{**group, "fused": None, "foreach": None} for group in saved["param_groups"]]
+    return {"state": state, "param_groups": groups}
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
-from torch import Tensor, nn
+from torch import nn
 
 from octvideo.config import dump
 from octvideo.data.loader import EpochSampler
@@ -22,7 +22,6 @@ from octvideo.engine.averaging import WeightAverage
 from octvideo.engine.checkpoint import (
     SPLIT,
     CheckpointError,
-    OtherRun,
     best_path,
     check_resume,
     checkpoint_path,
@@ -37,7 +36,8 @@ from octvideo.engine.checkpoint import (
     warn_of_another_network,
 )
 from octvideo.engine.meters import TrainMeter
-from octvideo.engine.optim import load_optimizer
+from octvideo.engine.optim import saved_state
+from octvideo.engine.record import RankState, Record, read_record
 from octvideo.utils.dist import gather_objects, is_main, on_all, on_main, rank, world_size
 from octvideo.utils.errors import UserError
 from octvideo.weights import Weights, load_into, read_weights
@@ -211,58 +211,53 @@ class RunState:
         return True
 
     def _resume(self, path: Path, content: dict[str, Any]) -> None:
+        """Takes what a checkpoint has of the run; where anything in it is wrong, nothing."""
         changes = check_resume(path, content, self.cfg)
+        record = read_record(path, content, self.optimizer, self.meters, self.device)
         load_weights(self.model, content["model_state"], path)
-        try:
-            self._restore(path, content)
-        except CheckpointError:
-            raise
-        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-            raise OtherRun(f"{path} is not of this run: {error}") from error
+        # From here on nothing can fail.
+        self._resume_average(path, record)
+        self.optimizer.load_state_dict(record.optimizer)
+        if record.scaler:
+            self.scaler.load_state_dict(record.scaler)
+        self.epoch, self.step = record.epochs, record.step
+        self.samples = record.samples
+        if self.samples is None:
+            self.samples = self.step * self.sampler.samples_per_step
+        self.min_errors.update(record.min_errors)
+        self.best_epoch = record.best_epoch
+        self._restore_ranks(record.ranks)
         if is_main():
-            self._tell_changes(path, content, changes)
+            self._tell_changes(path, record, changes)
 
-    def _restore(self, path: Path, content: dict[str, Any]) -> None:
-        load_optimizer(self.optimizer, content["optimizer_state"])
-        if state := content.get("scaler_state"):  # empty but for fp16
-            self.scaler.load_state_dict(state)
-        self._resume_average(path, content.get("ema_state"))
-        self.step = content.get("step", 0)
-        self.epoch = content["epoch"] + (0 if self.step else 1)  # PySlowFast's "epoch" is from 0
-        self.samples = content.get("samples", self.step * self.sampler.samples_per_step)
-        self.min_errors.update(content.get("min_errors", {}))
-        self.best_epoch = content.get("best_epoch")
-        self._restore_ranks(content.get("rank_states", []))
-
-    def _resume_average(self, path: Path, state: dict[str, Tensor] | None) -> None:
-        if self.average and state:
-            load_weights(self.average.model, state, path)
+    def _resume_average(self, path: Path, record: Record) -> None:
+        if self.average and record.average:
+            load_weights(self.average.model, record.average, path)
         elif self.average:
             self.average.restart()
             logger.warning("%s has no average of the weights: EMA begins with its weights", path)
 
-    def _restore_ranks(self, states: list[dict[str, Any]]) -> None:
+    def _restore_ranks(self, states: list[RankState]) -> None:
         """Random numbers and meters of each process, where there are as many as there were."""
         if len(states) == world_size():
             mine = states[rank()]
-            torch.set_rng_state(mine["rng"])
-            if self.device.type == "cuda" and "cuda_rng" in mine:
-                torch.cuda.set_rng_state(mine["cuda_rng"], self.device)
-            meters = mine["meters"]
+            torch.set_rng_state(mine.rng)
+            if mine.cuda_rng is not None:
+                torch.cuda.set_rng_state(mine.cuda_rng, self.device)
+            meters = mine.meters
         else:
             key = [self.cfg.RNG_SEED, rank(), self.epoch, self.samples]
             torch.manual_seed(int(np.random.default_rng(key).integers(2**63)))
             meters = _sums(states) if is_main() else {}
         for name, state in meters.items():
-            if name in self.meters:
-                self.meters[name].restore(state)
+            self.meters[name].restore(state)
 
-    def _tell_changes(self, path: Path, content: dict[str, Any], changes: str) -> None:
+    def _tell_changes(self, path: Path, record: Record, changes: str) -> None:
         if other := self.cfg.TRAIN.CHECKPOINT_FILE_PATH:
             logger.info("The training of OUTPUT_DIR goes on; %s is not read", other)
         if changes:
             logger.warning("Changed since %s was written: %s", path.name, changes)
-        before = content.get("world", {})
+        before = record.world
         differences = [
             f"{count} {name}, there were {before[name]}"
             for name, count in self._world().items()
@@ -322,7 +317,7 @@ class RunState:
             "samples": self.samples,
             "world": self._world(),
             "model_state": self.model.state_dict(),
-            "optimizer_state": self.optimizer.state_dict(),
+            "optimizer_state": saved_state(self.optimizer),
             "scaler_state": self.scaler.state_dict(),
             "rank_states": rank_states,
             "min_errors": self.min_errors,
@@ -345,10 +340,10 @@ class RunState:
         return state
 
 
-def _sums(states: list[dict[str, Any]]) -> dict[str, list[float]]:
+def _sums(states: list[RankState]) -> dict[str, list[float]]:
     """The meters of all processes in one."""
-    names = states[0]["meters"] if states else ()
+    names = states[0].meters if states else ()
     return {
-        name: [sum(values) for values in zip(*(s["meters"][name] for s in states), strict=True)]
+        name: [sum(values) for values in zip(*(s.meters[name] for s in states), strict=True)]
         for name in names
     }

@@ -55,8 +55,9 @@ class LossScaler(torch.amp.GradScaler):
         return state and {**state, "skipped": int(self.skipped), "in_a_row": int(self.in_a_row)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.skipped.fill_(state_dict.get("skipped", 0))  # PySlowFast's has them not
+        """Takes scale and counters (files of PySlowFast lack the last two); not how it grows."""
+        super().load_state_dict({**super().state_dict(), **state_dict})
+        self.skipped.fill_(state_dict.get("skipped", 0))
         self.in_a_row.fill_(state_dict.get("in_a_row", 0))
 
 

@@ -249,7 +249,16 @@ def replace_by_another_optimizer(path: Path) -> None:
     torch.save({**load_checkpoint(path), "optimizer_state": {"param_groups": []}}, path)
 
 
+def shorten_momentum(path: Path) -> None:
+    """torch's fused optimizers would write behind it."""
+    content = load_checkpoint(path)
+    for buffers in content["optimizer_state"]["state"].values():
+        buffers["momentum_buffer"] = buffers["momentum_buffer"].flatten()[:1].clone()
+    torch.save(content, path)
+
+
 DAMAGES = [
+    shorten_momentum,
     *(truncate, replace_by_foreign_weights, replace_by_another_network),
     replace_by_another_optimizer,
 ]
@@ -456,6 +465,7 @@ def hide_checkpoints() -> None:
     load = run_state.load_checkpoint
 
     def other(path: Path) -> dict:
-        return load(path) if run_state.is_main() else {**load(path), "samples": 1}
+        content = load(path)
+        return content if run_state.is_main() else {**content, "samples": content["samples"] + 1}
 
     run_state.load_checkpoint = other

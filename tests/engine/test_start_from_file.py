@@ -204,7 +204,7 @@ def their_run(opts, tmp_path):
     """A checkpoint as PySlowFast writes it after 7 epochs, and what is in it."""
     cfg = opts("SOLVER.MAX_EPOCH", 8)
     optimizer = Trainer(cfg, CPU).optimizer
-    for parameter in optimizer.param_groups[0]["params"]:
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
         optimizer.state[parameter]["momentum_buffer"] = torch.full_like(parameter, 0.5)
     content = {"epoch": 6, "model_state": random_state(cfg), "cfg": dump(cfg)}
     content["optimizer_state"] = optimizer.state_dict()
@@ -247,6 +247,16 @@ def test_a_finished_training_of_pyslowfast_is_where_a_new_one_starts(
     assert_same(trainer.model, content["model_state"])
     assert not trainer.optimizer.state
     assert f"has 7 epochs, and SOLVER.MAX_EPOCH is {epochs}" in caplog.text
+
+
+def test_a_file_of_pyslowfast_is_taken_whole_or_not_at_all(opts, their_run):
+    """Where its scaler is damaged, a new training begins without its momentum."""
+    path, content = their_run
+    torch.save({**content, "scaler_state": {"scale": "much", "_growth_tracker": 0}}, path)
+    trainer = start(opts("SOLVER.MAX_EPOCH", 8, "TRAIN.CHECKPOINT_FILE_PATH", path))
+    assert (trainer.state.epoch, trainer.state.step) == (0, 0)
+    assert_same(trainer.model, content["model_state"])
+    assert not trainer.optimizer.state
 
 
 def test_a_file_of_weights_can_not_be_resumed(opts):
