@@ -1,6 +1,7 @@
 """Paths and small helpers that several tests share."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -27,6 +28,8 @@ def liven(model: torch.nn.Module) -> torch.nn.Module:
 
 def load_tool(name: str) -> ModuleType:
     """The module of a command of tools/, as `load_tool("predict")`."""
+    if (folder := str(ROOT / "tools")) not in sys.path:
+        sys.path.insert(0, folder)  # where a tool finds its neighbours
     spec = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
     assert spec is not None
     module = importlib.util.module_from_spec(spec)

@@ -13,7 +13,10 @@ import argparse
 import sys
 from pathlib import Path
 
+import check_install  # noqa: F401
+
 from octvideo.apps.options import at_least
+from octvideo.utils.console import say
 from octvideo.utils.errors import UserError
 
 
@@ -52,7 +55,7 @@ def run_frequency(args: argparse.Namespace) -> None:
     inputs = inputs_of(model, args.data, args.limit, args.size)
     spectra = layer_spectra(model, args.layer, inputs)
     paths = write_spectra(spectra, args.layer, args.out)
-    print(f"{spectra['inputs']} inputs: {', '.join(map(str, paths))}")
+    say(f"{spectra['inputs']} inputs: {', '.join(map(str, paths))}")
     if len(paths) == 1:
         print("no picture: pip install octvideo[plot]", file=sys.stderr)
 
@@ -62,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args.run(args)
     except (UserError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 2
     return 0
 

@@ -35,7 +35,10 @@ import json
 import sys
 from pathlib import Path
 
+import check_install  # noqa: F401
+
 from octvideo.config import load_cfg
+from octvideo.utils.console import say
 from octvideo.utils.errors import UserError
 
 
@@ -188,7 +191,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args.run(args)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 2
     return 0
 

@@ -17,10 +17,13 @@ import argparse
 import sys
 from pathlib import Path
 
+import check_install  # noqa: F401
+
 from octvideo.apps.identify import alpha_of, network_of
 from octvideo.config import dump, load_cfg
 from octvideo.engine import save_checkpoint
 from octvideo.models import build_model
+from octvideo.utils.console import say
 from octvideo.utils.errors import UserError
 from octvideo.weights import (
     KINDS,
@@ -71,14 +74,14 @@ def convert(args: argparse.Namespace) -> None:
     cleared = [*args.clear_names, *(cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN if cfg else ())]
     weights = read_weights(args.source, args.kind, cleared, average=True)
     digest = sha256_of(args.source)
-    print(f"source  {args.source}  {weights.kind}, {len(weights.state)} entries\n        {digest}")
+    say(f"source  {args.source}  {weights.kind}, {len(weights.state)} entries\n        {digest}")
     state = weights.state
     if weights.low_channels is not None:
         tell_network(weights, args.result)
     if cfg is not None:
         model = build_model(cfg)
         report = load_into(model, weights, finetune=True, inflate=args.inflate)
-        print(f"model   {args.cfg}  {report}")
+        say(f"model   {args.cfg}  {report}")
         if args.inflate:
             state = inflate(state, {key: value.shape for key, value in model.state_dict().items()})
     content = {
@@ -92,7 +95,7 @@ def convert(args: argparse.Namespace) -> None:
     if weights.low_channels is not None:
         content["low_channels"] = weights.low_channels
     save_checkpoint(args.result, content)
-    print(f"result  {args.result}\n        {sha256_of(args.result)}")
+    say(f"result  {args.result}\n        {sha256_of(args.result)}")
 
 
 def tell_network(weights: Weights, result: Path) -> None:
@@ -103,7 +106,7 @@ def tell_network(weights: Weights, result: Path) -> None:
         print("network not known: name its configuration with --cfg")
         return
     file = result if result.is_absolute() else f"./{result}"
-    print(f"network {name}, alpha {alpha:g}\n        create_model({name!r}, pretrained='{file}')")
+    say(f"network {name}, alpha {alpha:g}\n        create_model({name!r}, pretrained='{file}')")
     configs = [e.config for e in zoo_entries() if e.model == name and e.options.get(ALPHA) == alpha]
     if configs:
         print(f"        configs/{configs[0]}.yaml")
@@ -114,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         convert(args)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 2
     return 0
 

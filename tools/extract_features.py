@@ -13,7 +13,10 @@ import argparse
 import sys
 from pathlib import Path
 
+import check_install  # noqa: F401
+
 from octvideo.apps.options import at_least, load_model, model_name, model_options
+from octvideo.utils.console import escape_warnings, printable, say
 from octvideo.utils.errors import UserError
 from octvideo.utils.memory import advice_when_out_of_memory
 
@@ -74,14 +77,15 @@ def run(args: argparse.Namespace) -> int:
         num_workers=args.workers,
         timeout=args.timeout,
     )
-    print(f"{len(set(videos)) - len(bad)} videos done, {len(bad)} without features: {args.out}")
+    say(f"{len(set(videos)) - len(bad)} videos done, {len(bad)} without features: {args.out}")
     for video, reason in bad:
-        print(f"error: {video}: {reason}", file=sys.stderr)
+        say(f"error: {printable(video)}: {printable(reason)}", sys.stderr)
     return 1 if bad else 0
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    escape_warnings()
     try:
         advice = f"lower --batch-size, {args.batch_size}, or use --device cpu"
         with advice_when_out_of_memory("the network", advice):
@@ -90,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted; the same command takes it up again", file=sys.stderr)
         return 130
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 2
 
 

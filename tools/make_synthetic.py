@@ -16,8 +16,11 @@ import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import check_install  # noqa: F401
+
 from octvideo.data.synthetic import ACTIONS, make_synthetic
 from octvideo.data.synthetic_images import CLASSES, make_synthetic_images
+from octvideo.utils.console import say
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -53,8 +56,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def make_images(args: argparse.Namespace) -> None:
     made = make_synthetic_images(args.out, num_train=args.train, num_val=args.val, seed=args.seed)
     text = f"{args.train} training and {args.val} validation pictures of {len(CLASSES)} classes"
-    print(f"{'Made' if made else 'Already there'}: {text} in {args.out}")
-    print(
+    say(f"{'Made' if made else 'Already there'}: {text} in {args.out}")
+    say(
         "Next: python tools/run_net.py --cfg configs/Synthetic/OCT_RESNET26.yaml "
         f"--opts DATA.PATH_TO_DATA_DIR {shlex.quote(str(args.out))}"
     )
@@ -81,21 +84,21 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted; the same command takes it up again", file=sys.stderr)
         return 130
     except (FileExistsError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 2
     except OSError as error:
-        print(
+        say(
             f"error: can not write the set to {args.out}: {error}. Make room or choose another "
             f"--out, then run the same command again: finished clips are kept.",
-            file=sys.stderr,
+            sys.stderr,
         )
         return 1
     except BrokenProcessPool as error:
         print(f"error: {error} Try again with --workers 1.", file=sys.stderr)
         return 1
     clips = f"{args.train} training, {args.val} validation and {args.test} test clips"
-    print(f"{'Made' if made else 'Already there'}: {clips} of {len(ACTIONS)} actions in {args.out}")
-    print(
+    say(f"{'Made' if made else 'Already there'}: {clips} of {len(ACTIONS)} actions in {args.out}")
+    say(
         "Next: python tools/run_net.py --cfg configs/Synthetic/OCT_I3D.yaml "
         f"--opts DATA.PATH_TO_DATA_DIR {shlex.quote(str(args.out))}"
     )

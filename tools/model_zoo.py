@@ -5,6 +5,8 @@ import argparse
 import sys
 from pathlib import Path
 
+import check_install  # noqa: F401
+
 from octvideo.apps.zoo_page import zoo_page
 
 PAGE = Path(__file__).resolve().parents[1] / "MODEL_ZOO.md"

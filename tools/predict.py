@@ -12,7 +12,10 @@ import argparse
 import json
 import sys
 
+import check_install  # noqa: F401
+
 from octvideo.apps.options import at_least, load_model, model_options
+from octvideo.utils.console import escape_warnings, printable, say
 from octvideo.utils.errors import UserError
 from octvideo.utils.memory import advice_when_out_of_memory
 
@@ -55,19 +58,20 @@ def run(args: argparse.Namespace) -> int:
                 batch_size=args.batch_size,
             )
         except (VideoError, NonFiniteError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}", sys.stderr)
             status = 1
             continue
         if args.json:
             print(json.dumps({"video": video, "scores": best}), flush=True)
         else:
             lines = [f"  {100 * score:6.2f} %  {label}" for label, score in best]
-            print("\n".join([video, *lines]), flush=True)
+            say("\n".join([printable(video), *lines]))
     return status
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    escape_warnings()
     try:
         advice = f"lower --batch-size, {args.batch_size}, or use --device cpu"
         with advice_when_out_of_memory("the network", advice):
@@ -76,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 2
 
 

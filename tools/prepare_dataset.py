@@ -14,7 +14,10 @@ import argparse
 import sys
 from pathlib import Path
 
+import check_install  # noqa: F401
+
 from octvideo.apps.options import at_least
+from octvideo.utils.console import escape_warnings, say
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -81,22 +84,23 @@ def run(args: argparse.Namespace) -> None:
     )
     for name, count in counts.items():
         file = "bad_videos.csv" if name == "bad" else f"{name}.csv"
-        print(f"{count:8} in {args.out / file}")
+        say(f"{count:8} in {args.out / file}")
     classes = len(plan.names)
-    print(f"{classes:8} classes: DATA.PATH_TO_DATA_DIR {args.out} MODEL.NUM_CLASSES {classes}")
+    say(f"{classes:8} classes: DATA.PATH_TO_DATA_DIR {args.out} MODEL.NUM_CLASSES {classes}")
     if not counts["val"]:
         print("val.csv is empty: --val 0.1 takes a tenth of the training videos for it")
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    escape_warnings()
     try:
         run(args)
     except KeyboardInterrupt:
         print("interrupted; the same command takes it up again", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:  # UserError is a ValueError
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 2
     return 0
 

@@ -11,9 +11,11 @@ import logging
 import sys
 from functools import cache
 
+import check_install  # noqa: F401
 from fvcore.common.config import CfgNode
 
 from octvideo.config import load_cfg
+from octvideo.utils.console import escape_warnings
 from octvideo.utils.errors import UserError
 from octvideo.utils.signals import leave_when_preempted
 from octvideo.utils.world import launched_world
@@ -66,6 +68,7 @@ def read(args: argparse.Namespace) -> list[CfgNode]:
 
 def main() -> int:
     leave_when_preempted()
+    escape_warnings()
     args = parse_args()
     load = cache(lambda: read(args))
     try:

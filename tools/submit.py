@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import check_install  # noqa: F401
 import run_net
 
 from octvideo.utils.errors import UserError

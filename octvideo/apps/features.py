@@ -18,7 +18,7 @@ from tqdm import tqdm
 from octvideo.apps.predict import check_finite, features_of, views_of
 from octvideo.apps.views import ViewSettings
 from octvideo.data.guarded import VideoLoader, Watch
-from octvideo.utils.console import printable
+from octvideo.utils.console import printable, say
 from octvideo.utils.errors import NonFiniteError, UserError
 from octvideo.utils.files import whole_file, write_whole
 
@@ -75,14 +75,14 @@ def extract_all(
         video = missing[item["index"]]
         if item["bad"]:
             bad.append((video, item["bad"][0][1]))
-            tqdm.write(printable(f"{video}: {bad[-1][1]}"))
+            _tell(video, bad[-1][1])
             continue
         features = features_of(item, model, settings, batch_size)
         try:
             check_finite(features, "features", video)
         except NonFiniteError as error:
             bad.append((video, str(error).partition(": ")[2]))
-            tqdm.write(printable(error))
+            _tell(video, bad[-1][1])
             continue
         features = features if per_view else features.mean(axis=0)
         try:
@@ -95,6 +95,11 @@ def extract_all(
     if single:
         _join([(video, targets[video]) for video in videos], out)
     return bad
+
+
+def _tell(video: str, reason: str) -> None:
+    with tqdm.external_write_mode():  # above the progress bar
+        say(f"{printable(video)}: {printable(reason)}")
 
 
 def feature_path(video: str, folder: Path) -> Path:

@@ -12,6 +12,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from octvideo.data.ffmpeg_errors import ffmpeg_errors
+from octvideo.utils.console import printable
 
 # Containers whose own index makes a seek land where it should.
 SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
@@ -34,7 +35,7 @@ class VideoError(Exception):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{printable(self.path)}: {self.reason}"
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from octvideo.utils.console import printable
 from octvideo.utils.dist import all_gather_objects, all_reduce, is_main, world_size
 from octvideo.utils.errors import UserError
 from octvideo.utils.files import write_whole
@@ -90,7 +91,7 @@ class BadVideos:
         self._met |= found.keys()
         fresh = [row for path, row in found.items() if path not in self._known]
         for path, reason, *_ in fresh:
-            logger.warning("Unreadable file %s: %s", path, reason)
+            logger.warning("Unreadable file %s: %s", printable(path), printable(reason))
         self._known |= found.keys()
         if fresh:
             self._append(fresh)
@@ -115,7 +116,16 @@ class BadVideos:
             return []
         except OSError as error:
             raise UserError(f"{self.path}: {error.strerror}") from error
-        return [row[0] for row in csv.reader(io.StringIO(text)) if row][1:]
+        return [row[0] for row in _rows(text) if row][1:]
+
+
+def _rows(text: str) -> list[list[str]]:
+    """Of a csv; a path is as long as it is, where the module allows 131,072 characters."""
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        return list(csv.reader(io.StringIO(text, newline="")))
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _csv(rows: Iterable[Iterable[object]]) -> str:

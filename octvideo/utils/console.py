@@ -44,3 +44,9 @@ class PrintableFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return printable_text(super().format(record))
+
+
+def escape_warnings() -> None:
+    """For a tool without a log: what the library warns of goes to standard error like `say`."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(PrintableFormatter())

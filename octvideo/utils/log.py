@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from octvideo import __version__
+from octvideo.utils.console import PrintableFormatter
 from octvideo.utils.dist import is_main
 from octvideo.utils.errors import UserError
 
@@ -53,7 +54,7 @@ def setup_logging(output_dir: Path) -> logging.Logger:
     if is_main():
         output_dir.mkdir(parents=True, exist_ok=True)
         handlers.append(_log_file(output_dir / "stdout.log"))
-    style = logging.Formatter("[%(asctime)s %(levelname)s] %(message)s", "%m/%d %H:%M:%S")
+    style = PrintableFormatter("[%(asctime)s %(levelname)s] %(message)s", "%m/%d %H:%M:%S")
     for handler in handlers:
         handler.setFormatter(style)
         logger.addHandler(handler)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import signal
 import subprocess
@@ -269,9 +270,35 @@ def test_a_model_that_has_no_features(small):
 # The command line
 
 
-def tool(name: str, *words: object) -> subprocess.CompletedProcess:
+def tool(name: str, *words: object, **env: str) -> subprocess.CompletedProcess:
     command = [sys.executable, ROOT / "tools" / name, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    env = {**os.environ, **env}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
+
+
+def test_names_of_files_cannot_steer_a_terminal(small, tmp_path):
+    strange = b"caf\xe9 \xe2\x80\xae\x1b[31m\xc2\x9b\r\nclass 1\xe3\x81\x82".decode(
+        errors="surrogateescape"
+    )
+    good, bad = tmp_path / f"{strange}.mp4", tmp_path / f"{strange}bad.mp4"
+    good.symlink_to(small.videos[0])
+    bad.write_text("no video")
+    options = ("--cfg", small.cfg, "--checkpoint", small.checkpoint, "--fast")
+    videos = (good, bad, "--opts", *small.opts)
+    done = tool("predict.py", *options, *videos, PYTHONIOENCODING="ascii:strict", LC_ALL="C")
+    assert done.returncode == 1, done.stderr
+    shown = r"caf\xe9 \u202e\x1b[31m\x9b\r\nclass 1"
+    first, *classes = done.stdout.splitlines()
+    assert first == f"{tmp_path}/{shown}\\u3042.mp4"
+    assert len(classes) == 5
+    assert f"error: {tmp_path}/{shown}" in done.stderr
+    out = ("--out", tmp_path / "f.npz")
+    done = tool("extract_features.py", *options, *out, *videos, PYTHONIOENCODING="ascii:strict")
+    assert done.returncode == 1, done.stderr
+    assert "1 videos done, 1 without features" in done.stdout
+    assert f"error: {tmp_path}/{shown}" in done.stderr
+    for text in (done.stdout, done.stderr):
+        assert not {c for c in text if not c.isprintable()} - {"\n"}
 
 
 def test_tool(small, tmp_path):

@@ -72,6 +72,18 @@ def test_a_file_that_was_cut_off_is_mended(tmp_path, cut):
     assert [row["path"] for row in rows_of(tmp_path)] == ["x.mp4", "y.mp4"]
 
 
+def test_a_path_longer_than_any_field_of_the_csv_module(tmp_path):
+    path = "a" * 140_000 + ".mp4"
+    first = BadVideos(tmp_path)
+    first.add(batch(path))
+    first.close()
+    again = BadVideos(tmp_path)
+    again.add(batch(path, "b.mp4"))
+    again.close()
+    lines = (tmp_path / "bad_videos.csv").read_text().split("\n")
+    assert [line.partition(",")[0][-5:] for line in lines] == ["path", "a.mp4", "b.mp4", ""]
+
+
 def test_too_many_stop_the_run(tmp_path):
     videos = BadVideos(tmp_path, 0.1)
     videos.begin("train", 1, 100)
