@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 BACKENDS = ("pyav", "decord", "torchcodec")
 MAX_PIXELS = 8192 * 8192  # twice an 8K picture; 201 MB as RGB
 MAX_MISSING = 0.1
-PART_BYTES = 64 * 2**20  # decoded frames that are converted at once
+PART_BYTES = 32 * 2**20  # decoded frames that are converted at once
 
 Convert = Callable[[np.ndarray], torch.Tensor]
 Part = tuple[list[int], np.ndarray]
@@ -211,7 +211,10 @@ class VideoReader:
         return unique.tolist(), None if in_order else place
 
     def _parts(self, indices: list[int], part_bytes: float) -> Iterator[Part]:
-        """Rows of `indices`, and their frames (t, H, W, 3), of about `part_bytes`."""
+        """Rows of `indices`, and their frames (t, H, W, 3), of about `part_bytes`.
+
+        A part is overwritten by the next one.
+        """
         row = {index: n for n, index in enumerate(indices)}
         rows: list[int] = []
         out = np.empty((0, 0, 0, 3), np.uint8)
@@ -219,16 +222,17 @@ class VideoReader:
             for done, (index, frame) in enumerate(self._backend.read(indices)):
                 if not rows:
                     count = min(len(indices) - done, max(1, part_bytes / frame.nbytes))
-                    out = np.empty((int(count), *frame.shape), np.uint8)
-                    self._size = frame.shape[:2]
+                    if len(out) == 0:
+                        out = np.empty((int(count), *frame.shape), np.uint8)
+                        self._size = frame.shape[:2]
+                    out = out[: int(count)]
                 if out.shape[1:] != frame.shape:
                     raise VideoError(self.path, "the rotation changes between frames")
                 out[len(rows)] = frame
                 rows.append(row[index])
                 if len(rows) == len(out):
-                    if rows != sorted(rows):
-                        out, rows = out[np.argsort(rows)], sorted(rows)
-                    yield rows, out
+                    in_order = rows == sorted(rows)
+                    yield sorted(rows), out if in_order else out[np.argsort(rows)]
                     rows = []
 
     def close(self) -> None:
