@@ -16,6 +16,7 @@ _DEFAULTS: dict[str, Any] = {
     "OUTPUT_DIR": ".",  # checkpoints, logs and results go there
     "RNG_SEED": 1,  # seed of weights, order and augmentation
     "LOG_PERIOD": 10,  # optimiser steps between two log lines
+    "JSON_STATS_STEPS": True,  # ours: json_stats.log has steps as well; PySlowFast's only epochs
     "LOG_MODEL_INFO": True,  # log parameters and multiply-adds at the start
     "DIST_BACKEND": "nccl",  # nccl or gloo; on the CPU it is always gloo
     "DIST_TIMEOUT": 600,  # ours: seconds to wait for a process that does not come or answer
@@ -47,6 +48,7 @@ _DEFAULTS: dict[str, Any] = {
         "BATCH_SIZE": 8,  # clips a forward pass, on one node
         "CHECKPOINT_FILE_PATH": "",  # weights to test; empty takes the newest of OUTPUT_DIR
         "CHECKPOINT_TYPE": "pytorch",  # ignored, as TRAIN.CHECKPOINT_TYPE
+        "CHECKPOINT": "last",  # ours: of OUTPUT_DIR; last, or best (lowest validation error)
         "NUM_ENSEMBLE_VIEWS": 10,  # clips in time, for each video
         # Crops of each clip: 3, or 1, the centre of frames whose short side is
         # DATA.TRAIN_JITTER_SCALES[0].

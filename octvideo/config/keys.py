@@ -42,6 +42,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "RESNET.TRANS_FUNC": ("bottleneck_transform", "basic_transform"),
     "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs"),
     "SOLVER.OPTIMIZING_METHOD": ("sgd", "adam", "adamw"),
+    "TEST.CHECKPOINT": ("last", "best"),
     "TEST.CHECKPOINT_TYPE": ("pytorch", "caffe2", "mxnet"),
     "TEST.DATASET": ("kinetics", "imagenet"),
     "TEST.NUM_SPATIAL_CROPS": (1, 3),

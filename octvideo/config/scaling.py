@@ -92,6 +92,8 @@ def describe_scaling(cfg: CfgNode) -> tuple[str, str | None]:
     )
     if cfg.SOLVER.OPTIMIZING_METHOD != "sgd" or math.isclose(lr, rule, rel_tol=1e-6):
         return line, None
+    if cfg.TRAIN.CHECKPOINT_FILE_PATH and lr < rule:  # usual where weights are fine-tuned
+        return f"{line} (from scratch the linear rule would give {rule:g})", None
     reference = REFERENCE_BATCH[cfg.TRAIN.DATASET]
     warning = (
         f"base LR {lr:g} differs from the linear rule ({REFERENCE_LR:g} for {reference} "

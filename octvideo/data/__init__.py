@@ -9,6 +9,7 @@ from octvideo.data.loader import (
     data_class_names,
     normalization,
     read_split,
+    usable_cores,
 )
 from octvideo.data.reader import VideoError, VideoReader
 from octvideo.data.transforms import normalize
@@ -24,5 +25,6 @@ __all__ = [
     "normalization",
     "normalize",
     "read_split",
+    "usable_cores",
     "view",
 ]

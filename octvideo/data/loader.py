@@ -342,5 +342,10 @@ def _loader(
 
 def _num_workers(asked: int) -> int:
     """As many as asked for, but not more than there are cores: they would only fight for them."""
+    return min(asked, usable_cores())
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(asked, max(1, cores or 1))
+    return max(1, cores or 1)

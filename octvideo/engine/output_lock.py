@@ -84,8 +84,14 @@ def _refuse(folder: Path, file: IO[str]) -> None:
     file.seek(0)
     try:
         holder = json.loads(file.read())
-    except json.JSONDecodeError:  # it is about to write
+    except json.JSONDecodeError:
         holder = {}
+    if not holder:  # nothing says that it is of another machine: its disk may have been full
+        raise UserError(
+            f"another process is training in OUTPUT_DIR {folder}: it holds {folder / LOCK_FILE}, "
+            "without its name in it. Wait for it, stop it, or set another OUTPUT_DIR; if no run is "
+            "there, remove that file"
+        )
     who = f"process {holder.get('pid', '?')} on {holder.get('host', 'an unknown machine')}"
     if holder.get("boot") == _boot():
         raise UserError(

@@ -97,6 +97,10 @@ class RunState:
         return self.cfg.SOLVER.MAX_EPOCH * self.steps_per_epoch - self.steps_done
 
     @property
+    def is_finished(self) -> bool:
+        return self.epoch >= self.cfg.SOLVER.MAX_EPOCH
+
+    @property
     def position(self) -> float:
         """Epochs that are done, with the share of the one under way."""
         return self.epoch + self.samples / (self.steps_per_epoch * self.sampler.samples_per_step)
@@ -206,8 +210,9 @@ class RunState:
 
         on_all(lambda: None if is_main() else follow())
         self.newest = path
-        text = "Resuming from %s: epoch %d, step %d"
-        logger.info(text, path, self.epoch + 1, self.step)
+        if not self.is_finished:
+            text = "Resuming from %s: epoch %d, step %d"
+            logger.info(text, path, self.epoch + 1, self.step)
         return True
 
     def _resume(self, path: Path, content: dict[str, Any]) -> None:
@@ -281,10 +286,11 @@ class RunState:
 
     # ---------------------------------------------------------------- save
 
-    def save(self, best: bool = False, due: bool = True) -> Path:
+    def save(self, best: bool = False, due: bool = True, is_final: bool = True) -> Path:
         """Writes the checkpoint of this moment, atomically, and removes those it supersedes.
 
         best: as `checkpoint_best.pyth`; due: under the name of its progress, which is returned.
+        is_final: False for one that the next will soon take the place of; it is not in the log.
 
         Raises:
             CheckpointError: on all processes; the files from before are whole.
@@ -294,14 +300,16 @@ class RunState:
         on_main(lambda: self._write(path, self._content(states or []), best, due))
         if due:
             self.newest, self.saved_at = path, time.monotonic()
-            logger.info("Saved %s", path)
+            note = "; checkpoint_best.pyth is the same: the lowest error so far" if best else ""
+            logger.log(logging.INFO if is_final else logging.DEBUG, "Saved %s%s", path, note)
+        elif best:
+            logger.info("Saved %s, with the lowest error so far", best_path(self.folder))
         return path
 
     def _write(self, path: Path, content: dict[str, Any], best: bool, due: bool) -> None:
         # The best first: a run that ends between the two finds it again, and writes it anew.
         if best:
             save_checkpoint(best_path(self.folder), content)
-            logger.info("%s has the lowest error so far", best_path(self.folder))
         if best and due:
             link_checkpoint(best_path(self.folder), path, content)
         elif due:

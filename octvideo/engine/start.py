@@ -36,7 +36,7 @@ def check_run(cfg: CfgNode) -> None:
         build_model(cfg)
     check_device(cfg)
     splits = {"train": cfg.TRAIN.ENABLE, "test": cfg.TEST.ENABLE}
-    splits["val"] = cfg.TRAIN.ENABLE and cfg.TRAIN.EVAL_PERIOD > 0
+    splits["val"] = validates = cfg.TRAIN.ENABLE and cfg.TRAIN.EVAL_PERIOD > 0
     for split in (name for name, needed in splits.items() if needed):
         read_split(cfg, split)
     for section in (name for name in ("TRAIN", "TEST") if cfg[name].ENABLE):
@@ -49,6 +49,12 @@ def check_run(cfg: CfgNode) -> None:
                 f"{section}.CHECKPOINT_FILE_PATH: there is no file {path}, nor is it a name of "
                 "octvideo.list_pretrained()"
             )
+    wants_best = cfg.TEST.ENABLE and cfg.TEST.CHECKPOINT == "best"
+    if wants_best and cfg.TRAIN.ENABLE and not validates and not cfg.TEST.CHECKPOINT_FILE_PATH:
+        raise UserError(
+            "TEST.CHECKPOINT is best, but TRAIN.EVAL_PERIOD 0 validates nothing: set it above 0, "
+            "or TEST.CHECKPOINT last"
+        )
     results = Path(cfg.OUTPUT_DIR) / cfg.TEST.SAVE_RESULTS_PATH
     if cfg.TEST.ENABLE and cfg.TEST.SAVE_RESULTS_PATH and results.is_dir():
         raise UserError(f"TEST.SAVE_RESULTS_PATH: {results} is a folder; name a file")
@@ -80,14 +86,18 @@ def start_run(cfg: CfgNode) -> torch.device:
     device = process_device(cfg, local_rank())
     logger.info(environment_report(device))
     prepare_device(cfg, device)
-    logger.info("Output goes to %s, the whole configuration to its config.yaml", output_dir)
+    logger.info("Output goes to %s", output_dir)
     return device
 
 
-def write_config(cfg: CfgNode) -> None:
-    """Writes ``OUTPUT_DIR/config.yaml``, once it is sure that OUTPUT_DIR is not another run's."""
+def write_config(cfg: CfgNode, name: str = "config.yaml") -> None:
+    """Writes the whole configuration into OUTPUT_DIR, once it is sure that this run may begin.
+
+    config.yaml is of the training run, which may be under way while another process tests.
+    """
     output_dir = Path(cfg.OUTPUT_DIR)
-    path = output_dir / "config.yaml"
+    path = output_dir / name
+    logger.info("The whole configuration is in %s", path)
     on_main(lambda: _write(output_dir, lambda: write_whole(path, dump(cfg))))
 
 

@@ -147,10 +147,12 @@ class OptimizerStep:
             self._norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
 
     def grad_norm(self) -> float | None:
-        """Of the last step, before clipping; None where it overflowed."""
+        """Of the last step, before clipping; None where it overflowed, or before the first."""
         norm = self._norm
         if norm is None:
             grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+            if not grads:
+                return None
             norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in grads]))
         return float(norm) if norm.isfinite() else None
 

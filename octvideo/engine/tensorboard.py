@@ -1,5 +1,7 @@
-"""TensorBoard, where the configuration asks for it."""
+"""TensorBoard, where the configuration asks for it: curves over steps, and over epochs."""
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,24 +9,63 @@ from fvcore.common.config import CfgNode
 
 from octvideo.utils.dist import is_main
 
+logger = logging.getLogger("octvideo")
 
-class _NoWriter:
-    """Takes what a SummaryWriter takes, and writes nothing."""
-
-    def add_scalar(self, *_: Any) -> None: ...
-
-    def close(self) -> None: ...
+_NAMES = {"loss": "loss", "lr": "lr", "top1_err": "Top1_err", "top5_err": "Top5_err"}
 
 
-def build_writer(cfg: CfgNode, steps_done: int = 0) -> Any:
-    """A SummaryWriter in TENSORBOARD.LOG_DIR (default ``runs-{dataset}``) under OUTPUT_DIR.
+class Curves:
+    """Writes into TENSORBOARD.LOG_DIR (default ``runs-{dataset}``) under OUTPUT_DIR.
 
-    Of what a killed run has written, TensorBoard does not show what comes after ``steps_done``.
+    ``Train/loss``, ``Val/loss`` and so on are over the steps of the training run. ``Epoch/loss``
+    and so on are over epochs, in the runs ``train`` and ``val`` below that folder: TensorBoard
+    draws the curves of one name into one chart, so that training and validation can be compared.
+
+    Where it cannot write (a full disk, a file in the way) it says so once and leaves off: the run
+    does not need it. Without TENSORBOARD.ENABLE, and in all processes but the main one, it writes
+    nothing.
+
+    Args:
+        steps_done, epochs_done: of a run that resumes. What it wrote later is hidden.
     """
-    if not (cfg.TENSORBOARD.ENABLE and is_main()):
-        return _NoWriter()
-    from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
-    folder = cfg.TENSORBOARD.LOG_DIR or f"runs-{cfg.TRAIN.DATASET}"
-    purge_step = steps_done + 1 if steps_done else None
-    return SummaryWriter(log_dir=str(Path(cfg.OUTPUT_DIR) / folder), purge_step=purge_step)
+    def __init__(self, cfg: CfgNode, steps_done: int = 0, epochs_done: int = 0) -> None:
+        self.folder = Path(cfg.OUTPUT_DIR) / (
+            cfg.TENSORBOARD.LOG_DIR or f"runs-{cfg.TRAIN.DATASET}"
+        )
+        self._writers: dict[str, Any] = {}
+        if cfg.TENSORBOARD.ENABLE and is_main():
+            self._guard(lambda: self._open(steps_done, epochs_done))
+
+    def _open(self, steps_done: int, epochs_done: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+        for run, done in (("", steps_done), ("train", epochs_done), ("val", epochs_done)):
+            self._writers[run] = SummaryWriter(
+                log_dir=str(self.folder / run), purge_step=done + 1 if done else None
+            )
+
+    def add_steps(self, prefix: str, stats: dict[str, Any], steps_done: int) -> None:
+        """``{prefix}/loss`` and so on: what ``stats`` has of loss, rate and errors."""
+        self._add("", prefix, stats, steps_done)
+
+    def add_epoch(self, run: str, stats: dict[str, Any], epoch: int) -> None:
+        """``Epoch/loss`` and so on, of the run "train" or "val"; epochs count from 1."""
+        self._add(run, "Epoch", stats, epoch)
+
+    def close(self) -> None:
+        for writer in list(self._writers.values()):
+            self._guard(writer.close)
+
+    def _add(self, run: str, prefix: str, stats: dict[str, Any], at: int) -> None:
+        for key, name in _NAMES.items():
+            if key in stats and (writer := self._writers.get(run)):
+                self._guard(lambda: writer.add_scalar(f"{prefix}/{name}", stats[key], at))  # noqa: B023
+
+    def _guard(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except OSError as error:
+            text = "TensorBoard cannot write to %s (%s): the run continues without it"
+            logger.warning(text, self.folder, error.strerror or error)
+            self._writers = {}

@@ -27,6 +27,7 @@ from octvideo.data import (
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.checkpoint import (
     CheckpointError,
+    best_path,
     newest_first,
     warn_of_another_network,
 )
@@ -58,8 +59,9 @@ def run_test(cfg: CfgNode, trained: Path | None = None) -> dict[str, Any]:
     In a run of several processes each scores a share of the videos, every video once; the main
     one has the result, and the others return {}.
 
-    The checkpoint is TEST.CHECKPOINT_FILE_PATH, else ``trained`` (what ``run_train`` returned),
-    else the newest of OUTPUT_DIR, else TRAIN.CHECKPOINT_FILE_PATH.
+    The checkpoint is TEST.CHECKPOINT_FILE_PATH; else, with TEST.CHECKPOINT best, that of OUTPUT_DIR
+    with the lowest validation error; else ``trained`` (what ``run_train`` returned), the newest of
+    OUTPUT_DIR, or TRAIN.CHECKPOINT_FILE_PATH, the first that there is.
 
     Writes the score table to TEST.SAVE_RESULTS_PATH, and into OUTPUT_DIR what each video was taken
     for, the accuracy of each class, the confusions and, with matplotlib, an image of them.
@@ -71,8 +73,9 @@ def run_test(cfg: CfgNode, trained: Path | None = None) -> dict[str, Any]:
     """
     device = start_run(cfg)
     model = build_model(cfg)
-    names = on_all(lambda: load_tested(model, cfg, trained))
-    write_config(cfg)
+    tested, names = on_all(lambda: load_tested(model, cfg, trained))
+    if not cfg.TRAIN.ENABLE:  # else the training run has written it, or another one has its own
+        write_config(cfg, "config_test.yaml")
     model.to(device).eval()
     if cfg.MODEL.FOLD_CONV3D:
         model = optimize_for_inference(model, DTYPES.get(cfg.TEST.PRECISION))
@@ -82,18 +85,27 @@ def run_test(cfg: CfgNode, trained: Path | None = None) -> dict[str, Any]:
     with StopRequest() as stop:
         table = score_videos(model, loader, cfg, device, stop)
     table.gather()
-    stats = on_main(lambda: report(table, cfg, loader.dataset.videos.paths(), names, device))
+    paths = loader.dataset.videos.paths()
+    stats = on_main(lambda: report(table, cfg, paths, names, device, str(tested)))
     return stats if is_main() else {}
 
 
-def load_tested(model: nn.Module, cfg: CfgNode, trained: Path | None) -> list[str]:
-    """Loads into ``model`` what ``run_test`` tests; the class names, numbers where there are none.
+def load_tested(model: nn.Module, cfg: CfgNode, trained: Path | None) -> tuple[Path, list[str]]:
+    """Loads into ``model`` what ``run_test`` tests: its file, and the names of the classes.
 
-    The names beside the test's lists say what its labels mean; else those of the checkpoint count.
+    The names beside the test's lists say what its labels mean; else those of the checkpoint count,
+    or the classes are numbers.
     """
     weights = find_checkpoint(cfg, trained)
     warn_of_another_network(weights.path, weights.cfg, cfg)
     logger.info("Testing %s", load_into(model, weights))
+    best = best_path(Path(cfg.OUTPUT_DIR) / "checkpoints")
+    if not cfg.TEST.CHECKPOINT_FILE_PATH and best.exists() and weights.path != best:
+        logger.info("It is the last one; TEST.CHECKPOINT best tests %s", best)
+    return weights.path, _class_names(cfg, weights)
+
+
+def _class_names(cfg: CfgNode, weights: Weights) -> list[str]:
     names, of_file = data_class_names(cfg, "test"), weights.class_names
     if not of_file or len(of_file) != cfg.MODEL.NUM_CLASSES:
         return names or [str(label) for label in range(cfg.MODEL.NUM_CLASSES)]
@@ -120,6 +132,14 @@ def find_checkpoint(cfg: CfgNode, trained: Path | None = None) -> Weights:
     folder, names = Path(cfg.OUTPUT_DIR) / "checkpoints", cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN
     if path := cfg.TEST.CHECKPOINT_FILE_PATH:
         return read_weights(path, clear_names=names, average=cfg.EMA.ENABLE)
+    if cfg.TEST.CHECKPOINT == "best":
+        path = best_path(folder)
+        if not on_main(path.is_file):
+            raise CheckpointError(
+                f"TEST.CHECKPOINT is best, but there is no {path}: a validation writes it "
+                "(TRAIN.EVAL_PERIOD). Set TEST.CHECKPOINT last, or TEST.CHECKPOINT_FILE_PATH"
+            )
+        return read_weights(path, average=cfg.EMA.ENABLE)
     if trained:
         return read_weights(trained, average=cfg.EMA.ENABLE)
     # One answer for all, as a training may go on there, of which each node hears at its own time.
@@ -200,11 +220,17 @@ def _log_progress(cfg: CfgNode, clock: Clock, done: int, count: int) -> None:
     stats = clock.read()
     eta = readable_time(stats["dt"] * (count - done))
     header = {"_type": "test_iter", "iter": f"{done}/{count}", "eta": eta}
-    log_json_stats({**header, **stats}, Path(cfg.OUTPUT_DIR))
+    theirs = {"split": "test_iter", "cur_iter": str(done), "time_diff": stats["dt"]}  # PySlowFast's
+    log_json_stats({**header, **theirs, **stats}, Path(cfg.OUTPUT_DIR), cfg.JSON_STATS_STEPS)
 
 
 def report(
-    table: ScoreTable, cfg: CfgNode, paths: list[str], names: list[str], device: torch.device
+    table: ScoreTable,
+    cfg: CfgNode,
+    paths: list[str],
+    names: list[str],
+    device: torch.device,
+    checkpoint: str,
 ) -> dict[str, Any]:
     """Writes the result files and logs the accuracies over the videos that could be scored.
 
@@ -217,7 +243,8 @@ def report(
         raise UserError(f"none of the {len(paths)} {kind} of the test could be read")
     scores = table.ensemble(cfg.DATA.ENSEMBLE_METHOD)
     lost = np.flatnonzero(~np.isfinite(scores).all(axis=1))
-    counts = {
+    counts: dict[str, Any] = {
+        "checkpoint": checkpoint,
         "num_videos": num_scored,
         "num_missing": len(paths) - num_scored,
         "num_nonfinite": len(lost),
@@ -251,7 +278,7 @@ def report(
 
 
 def _summary(
-    accuracies: dict[str, float], counts: dict[str, int], scored: str, num_classes: int
+    accuracies: dict[str, float], counts: dict[str, Any], scored: str, num_classes: int
 ) -> str:
     views, missing = counts["num_views"], counts["num_missing"]
     top5 = f"top-5 {accuracies['top5_acc']:.2f} %, " if num_classes > 5 else ""

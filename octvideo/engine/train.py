@@ -162,8 +162,18 @@ class Trainer:
 
         Returns the newest checkpoint.
         """
+        if self.state.is_finished:
+            text = "%s holds %d epochs already, SOLVER.MAX_EPOCH is %d: there is nothing to train"
+            logger.info(text, self.state.newest, self.state.epoch, self.cfg.SOLVER.MAX_EPOCH)
+            self.log.close()
+        else:
+            self._train(stop)
+        assert self.state.newest is not None
+        return self.state.newest
+
+    def _train(self, stop: StopRequest) -> None:
         try:
-            while self.state.epoch < self.cfg.SOLVER.MAX_EPOCH:
+            while not self.state.is_finished:
                 self._train_epoch(stop)
                 self._finish_epoch(stop)
         except Interrupted:
@@ -174,8 +184,6 @@ class Trainer:
             self.bad_videos.close()
             self.log.close()
         logger.info("Training done: %d epochs", self.state.epoch)
-        assert self.state.newest is not None
-        return self.state.newest
 
     # ---------------------------------------------------------------- an epoch's steps
 
@@ -189,7 +197,7 @@ class Trainer:
                 self._train_step(batch)
                 self.log.step_done()
                 self.state.step_done()
-                if self.state.step % self.cfg.LOG_PERIOD == 0:
+                if self.log.is_due():
                     self._log_steps()
                 if stop.check(self.state.save_is_due()):
                     self._save()
@@ -248,7 +256,7 @@ class Trainer:
         is_best = False
         if validates:
             if saves:
-                self.state.save()
+                self.state.save(is_final=False)
             is_best = self._validate(stop)
         self.state.epoch_done()
         if saves or is_best:
@@ -288,7 +296,10 @@ class Trainer:
             head_act=self.cfg.MODEL.HEAD_ACT,
             loss=build_loss(self.cfg.MODEL.LOSS_FUNC),
         )
-        errors = validate(evaluate, stop.watch(bar), self._to_device, self.bad_videos, loss)
+        progress = self.log.begin_validation(len(self.val_loader))
+        errors = validate(
+            evaluate, stop.watch(bar), self._to_device, self.bad_videos, loss, progress
+        )
         if not errors:
             return False
         is_finite = "num_nonfinite" not in errors

@@ -1,6 +1,9 @@
 """What a training tells of itself: on the terminal, in the log, as JSON lines, in TensorBoard."""
 
 import logging
+import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +11,15 @@ import torch
 from fvcore.common.config import CfgNode
 from tqdm import tqdm
 
+from octvideo.data import usable_cores
 from octvideo.engine.meters import Clock, loader_bound, readable_time
 from octvideo.engine.run_state import RunState
 from octvideo.engine.step import OptimizerStep
-from octvideo.engine.tensorboard import build_writer
+from octvideo.engine.tensorboard import Curves
+from octvideo.utils.dist import is_main
 from octvideo.utils.log import is_terminal, log_json_stats, memory_stats
 
 logger = logging.getLogger("octvideo")
-
-_SCALARS = {"loss": "loss", "lr": "lr", "top1_err": "Top1_err", "top5_err": "Top5_err"}
 
 
 class TrainLog:
@@ -32,10 +35,13 @@ class TrainLog:
         self.cfg, self.device, self.state = cfg, device, state
         self.optimizer_step = optimizer_step
         self.clocks = {name: Clock(device) for name in state.meters}
-        self.writer = build_writer(cfg, state.steps_done)
+        self.curves = Curves(cfg, state.steps_done, state.epoch)
+        # An epoch of fewer steps than LOG_PERIOD gets four lines all the same.
+        few, period = math.ceil(state.steps_per_epoch / 4), cfg.LOG_PERIOD
+        self.period = period if state.steps_per_epoch >= period else few
 
     def close(self) -> None:
-        self.writer.close()
+        self.curves.close()
 
     # ---------------------------------------------------------------- while an epoch runs
 
@@ -60,6 +66,10 @@ class TrainLog:
             clock.step_done()
         self.bar.update()
 
+    def is_due(self) -> bool:
+        """Whether the steps are to be logged now; all processes say the same."""
+        return self.state.step % self.period == 0
+
     # ---------------------------------------------------------------- what is told
 
     def read(self, name: str) -> dict[str, Any]:
@@ -78,12 +88,12 @@ class TrainLog:
         iteration = f"{self.state.step_of_epoch}/{self.state.steps_per_epoch}"
         norm = self.optimizer_step.grad_norm()
         self._write("train_iter", {**stats, "grad_norm": norm, "iter": iteration, "eta": eta})
-        self._write_scalars("Train", stats, self.state.steps_done)
+        self.curves.add_steps("Train", stats, self.state.steps_done)
         self.state.meters["steps"].reset()
         self.clocks["steps"].reset()
 
     def tell_epoch(self, stats: dict[str, Any], num_workers: int) -> None:
-        """What ``read`` gave; all counting begins anew. num_workers: of the loader."""
+        """What ``read`` gave; all counting begins again. num_workers: of the loader."""
         epoch = self.state.epoch + 1
         logger.info(
             "Epoch %d: loss %.4f, top-1 error %.2f %%, %.3f s a step (%.3f s of it for data)",
@@ -98,16 +108,31 @@ class TrainLog:
             text = "Epoch %d: %d steps skipped, as gradients were not finite%s"
             logger.info(text, epoch, skipped, scale)
         if waits := loader_bound(stats):
-            logger.info(
-                "%s of the time the device waited for data. Raise DATA_LOADER.NUM_WORKERS (%d "
-                "processes read), or make the files smaller (tools/prepare_dataset.py for videos)",
-                waits,
-                num_workers,
-            )
-        self._write("train_epoch", {**stats, "eta": self._eta(stats)})
+            advice = "make the files smaller (tools/prepare_dataset.py --reencode for videos)"
+            if num_workers < usable_cores():
+                more = f"raise DATA_LOADER.NUM_WORKERS ({num_workers} processes read)"
+                advice = f"{more}, or {advice}"
+            logger.info("%s of the time the device waited for data: %s", waits, advice)
+        norm = self.optimizer_step.grad_norm()
+        self._write("train_epoch", {**stats, "grad_norm": norm, "eta": self._eta(stats)})
+        self.curves.add_epoch("train", stats, epoch)
         for meter in self.state.meters.values():
             meter.reset()
         self.optimizer_step.scaler.skipped.zero_()
+
+    def begin_validation(self, count: int) -> Callable[[int, Callable[[], dict]], None]:
+        """Gives what is to be called after each of ``count`` batches; see ``validate``."""
+        self.validation_began = begin = time.perf_counter()
+        self.validation_steps = count
+
+        def progress(done: int, read: Callable[[], dict]) -> None:
+            if done % self.cfg.LOG_PERIOD or not is_main():
+                return
+            seconds = (time.perf_counter() - begin) / done
+            stats = {"iter": f"{done}/{count}", "time_diff": seconds, **read()}
+            self._write("val_iter", {**stats, "eta": readable_time(seconds * (count - done))})
+
+        return progress
 
     def tell_validation(self, errors: dict[str, Any]) -> None:
         """What ``validate`` gave, once ``state`` has recorded it."""
@@ -115,8 +140,12 @@ class TrainLog:
         if "top1_err" in errors:
             text = "Epoch %d: validation loss %.4f, top-1 error %.2f %%"
             logger.info(text, epoch, errors["loss"], errors["top1_err"])
-        self._write("val_epoch", {**errors, **self.state.min_errors})
-        self._write_scalars("Val", errors, epoch)
+        seconds = time.perf_counter() - self.validation_began
+        times = {"time_diff": seconds / max(self.validation_steps, 1)}
+        self._write("val_epoch", {**errors, **times, **self.state.min_errors})
+        steps = epoch * self.state.steps_per_epoch
+        self.curves.add_steps("Val", errors, steps)
+        self.curves.add_epoch("val", errors, epoch)
 
     # ---------------------------------------------------------------- small parts
 
@@ -129,9 +158,5 @@ class TrainLog:
     def _write(self, kind: str, stats: dict[str, Any]) -> None:
         header = {"_type": kind, "epoch": self._epoch()}
         folder = Path(self.cfg.OUTPUT_DIR)
-        log_json_stats({**header, **stats, **memory_stats(self.device)}, folder)
-
-    def _write_scalars(self, prefix: str, stats: dict[str, Any], count: int) -> None:
-        for key, name in _SCALARS.items():
-            if key in stats:
-                self.writer.add_scalar(f"{prefix}/{name}", stats[key], count)
+        to_file = self.cfg.JSON_STATS_STEPS or not kind.endswith("_iter")
+        log_json_stats({**header, **stats, **memory_stats(self.device)}, folder, to_file)

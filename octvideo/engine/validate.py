@@ -22,6 +22,7 @@ def validate(
     to_device: Callable[[dict[str, Any]], tuple[Tensor, Tensor]],
     bad_videos: BadVideos,
     loss: Callable[[Tensor, Tensor], Tensor],
+    progress: Callable[[int, Callable[[], dict[str, float]]], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """``loss``, ``top1_err`` and ``top5_err`` (percent), ``num_videos``, of those of all processes.
 
@@ -34,10 +35,12 @@ def validate(
         to_device: the clips, normalised, and labels of a batch, where the model is.
         bad_videos: takes and shares what could not be read.
         loss: the mean of a batch, of its scores and labels.
+        progress: gets the number of batches done, and what gives the errors so far, of this
+            process; asking for them waits for the device.
     """
     # loss, top-1 and top-5 hits, number of videos, of those lost: of all processes in the end
     sums = torch.zeros(5, dtype=torch.float64, device=evaluate.device)
-    for batch in batches:
+    for done, batch in enumerate(batches, start=1):
         bad_videos.add(batch)
         if len(batch["label"]) == 0:
             continue
@@ -47,13 +50,23 @@ def validate(
         sums[1:3] += top_k_correct(scores, labels)
         sums[3] += len(labels)
         sums[4] += (~scores.isfinite().all(dim=1)).sum()
+        progress(done, lambda: _errors(sums.tolist()))
     bad_videos.share()
-    total, *correct, count, lost = all_reduce(sums).tolist()
+    *_, count, lost = values = all_reduce(sums).tolist()
     if not count:
         logger.warning("Validation: none of the videos of val.csv could be read")
         return {}
     if lost:
         return {"num_videos": int(count), "num_nonfinite": int(lost)}
-    top1, top5 = (100 * (1 - hits / count) for hits in correct)
-    loss_mean = total / count
-    return {"loss": loss_mean, "top1_err": top1, "top5_err": top5, "num_videos": int(count)}
+    return {**_errors(values), "num_videos": int(count)}
+
+
+def _errors(sums: list[float]) -> dict[str, float]:
+    loss, top1, top5, count, lost = sums
+    if lost:
+        return {}
+    return {
+        "loss": loss / count,
+        "top1_err": 100 * (1 - top1 / count),
+        "top5_err": 100 * (1 - top5 / count),
+    }

@@ -77,8 +77,8 @@ def is_terminal() -> bool:
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 
-def log_json_stats(stats: dict[str, Any], output_dir: Path) -> None:
-    """Writes ``json_stats: {...}``, keys sorted, to the log and to ``json_stats.log``.
+def log_json_stats(stats: dict[str, Any], output_dir: Path, to_file: bool = True) -> None:
+    """Writes ``json_stats: {...}``, keys sorted, to the log and (to_file) to ``json_stats.log``.
 
     Numbers are rounded to five significant digits, as they are read by people too.
     """
@@ -87,6 +87,8 @@ def log_json_stats(stats: dict[str, Any], output_dir: Path) -> None:
     stats = {key: _rounded(value) for key, value in stats.items()}
     line = f"json_stats: {json.dumps(stats, sort_keys=True)}"
     logging.getLogger(LOGGER_NAME).info(line, extra={"is_json": True})
+    if not to_file:
+        return
     path = output_dir / "json_stats.log"
     try:
         with open(path, "a") as file:

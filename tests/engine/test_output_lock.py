@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +69,16 @@ def test_a_lock_of_another_machine_is_a_warning(tmp_path, monkeypatch, caplog):
         monkeypatch.setattr(output_lock, "_boot", lambda: "another")
         with only_training_in(tmp_path):
             assert "may be training in OUTPUT_DIR" in caplog.text
+
+
+def test_a_lock_without_a_name_is_one(tmp_path, monkeypatch):
+    """It is held, but the disk was full when its holder was to write who it is."""
+    monkeypatch.setattr(output_lock, "PATIENCE", 0.0)
+    with held(tmp_path):
+        (tmp_path / LOCK_FILE).write_text("")
+        refused = pytest.raises(UserError, match=re.escape(str(tmp_path / LOCK_FILE)))
+        with refused, only_training_in(tmp_path):
+            pytest.fail("two trainings")
 
 
 def test_a_folder_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
