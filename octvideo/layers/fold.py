@@ -13,19 +13,30 @@ Views are made with the channels as the last axis: else an axis of size 1, as a 
 gets a stride by which torch's operations take the memory for another (a max pool in time of one
 clip took 28 times as long).
 
-``enabled = False`` turns all of it off: then these are torch's 3D operations.
+``enabled = False`` turns all of it off: then these are torch's 3D operations. So they are in
+exported networks and under ``torch.func`` (`octvideo.layers.eager`), which know no memory formats.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from octvideo.layers.eager import is_recorded
 from octvideo.layers.max_pool import max_pool2d
 
 enabled = True
+
+torch.fx.wrap("conv3d")  # its views depend on sizes, which torch.fx does not know
+
+
+def is_on() -> bool:
+    """Whether videos are seen as images here."""
+    return enabled and not is_recorded()
 
 
 @contextmanager
@@ -41,7 +52,7 @@ def disabled() -> Iterator[None]:
 
 def channels_last(x: Tensor) -> Tensor:
     """A video in channels-last memory, without a copy where it is so already."""
-    return x.contiguous(memory_format=torch.channels_last_3d)
+    return x if is_recorded() else x.contiguous(memory_format=torch.channels_last_3d)
 
 
 def frames(x: Tensor) -> Tensor:
@@ -64,7 +75,7 @@ def per_channel(fn: Callable[..., Tensor], *xs: Tensor) -> Tensor:
     batch, ndim = xs[0].shape[0], xs[0].ndim
     if ndim == 4:
         return fn(*xs)
-    if enabled:
+    if is_on():
         return video(fn(*map(frames, xs)), batch)
     return fn(*(x.flatten(1, -3) for x in xs)).unflatten(1, xs[0].shape[1:-2])
 
@@ -82,7 +93,7 @@ def conv3d(
 
     In 2D where the kernel is 1 in time or in space, else in 3D in channels-last memory.
     """
-    if not enabled:
+    if not is_on():
         return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
     if is_in_space(weight, padding):
         x = x if stride[0] == 1 else x[:, :, :: stride[0]]
@@ -114,9 +125,9 @@ def max_pool3d(
 ) -> Tensor:
     """``F.max_pool3d``: (N, C, T, H, W) -> (N, C, T', H', W'). In 2D where only space is pooled."""
     stride = stride or kernel
-    if enabled and (kernel[0], stride[0], padding[0]) == (1, 1, 0):
+    if is_on() and (kernel[0], stride[0], padding[0]) == (1, 1, 0):
         return per_channel(lambda y: max_pool2d(y, kernel[1:], stride[1:], padding[1:]), x)
-    if enabled and (kernel[1:], stride[1:], padding[1:]) == ((1, 1), (1, 1), (0, 0)):
+    if is_on() and (kernel[1:], stride[1:], padding[1:]) == ((1, 1), (1, 1), (0, 0)):
         options = ((kernel[0], 1), (stride[0], 1), (padding[0], 0))
         return max_pool2d(rows(x), *options).unflatten(3, x.shape[3:])
     return F.max_pool3d(x, kernel, stride, padding)
@@ -127,17 +138,42 @@ def avg_pool3d(x: Tensor, kernel: tuple[int, int, int]) -> Tensor:
 
     In 2D, over space and then over time.
     """
-    if not enabled:
+    if not is_on():
         return F.avg_pool3d(x, kernel, 1)
     y = per_channel(lambda y: F.avg_pool2d(y, kernel[1:], 1), x)
     return F.avg_pool2d(rows(y), (kernel[0], 1), 1).unflatten(3, y.shape[3:])
 
 
+def padded(x: Tensor, conv: Any) -> tuple[Tensor, tuple[int, ...]]:
+    """x, and the padding by zeros that its convolution ``conv`` has left to do.
+
+    What a convolution of torch cannot do itself (other padding modes, "same" around an even
+    kernel) is done to x; ``conv`` has kernel_size, padding, dilation and padding_mode.
+    """
+    if conv.padding_mode == "zeros" and not isinstance(conv.padding, str):
+        return x, conv.padding
+    pairs = padding_pairs(conv)
+    if conv.padding_mode == "zeros" and all(before == after for before, after in pairs):
+        return x, tuple(before for before, _ in pairs)
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    amounts = [n for pair in reversed(pairs) for n in pair]
+    return F.pad(x, amounts, mode), (0,) * len(pairs)
+
+
+def padding_pairs(conv: Any) -> list[tuple[int, int]]:
+    """Pixels before and after each axis, as torch pads for "same", "valid" or numbers."""
+    if conv.padding == "valid":
+        return [(0, 0) for _ in conv.kernel_size]
+    if conv.padding == "same":
+        sums = [d * (k - 1) for k, d in zip(conv.kernel_size, conv.dilation, strict=True)]
+        return [(n // 2, n - n // 2) for n in sums]
+    return [(n, n) for n in conv.padding]
+
+
 class Conv3d(nn.Conv3d):
-    """torch's layer, with padding by zeros."""
+    """torch's layer, as `conv3d` computes it."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, T, H, W) -> (N, C_out, T', H', W')."""
-        stride, padding, dilation = self.stride, self.padding, self.dilation
-        assert not isinstance(padding, str)
-        return conv3d(x, self.weight, self.bias, stride, padding, dilation, self.groups)
+        x, padding = padded(x, self)
+        return conv3d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)

@@ -30,7 +30,7 @@ class FusedConv(nn.Module):
 
     def __init__(self, conv: Any, norm: Any = None, relu: bool = False) -> None:
         super().__init__()
-        if isinstance(conv, (OctConv2d, OctConv3d)) and not is_fusible(conv):
+        if not is_fusible(conv):
             raise ValueError(f"{type(conv).__name__} of these channels can not be fused")
         weight, bias = folded(conv, norm)
         options = (conv.padding, conv.dilation, conv.groups)
@@ -89,8 +89,15 @@ class FusedConv(nn.Module):
         return per_frequency(lambda y: fold.video(y, batch), y)
 
 
-def is_fusible(conv: OctConv2d | OctConv3d) -> bool:
-    """Whether it is the paper's octave convolution, and not a depthwise one of two frequencies."""
+def is_fusible(conv: Any) -> bool:
+    """Whether a convolution pads as oneDNN does and, if octave, is the paper's operator.
+
+    A depthwise one of two frequencies is not.
+    """
+    if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        return False
+    if not isinstance(conv, (OctConv2d, OctConv3d)):
+        return True
     return type(conv) in (OctConv2d, OctConv3d) and (conv.is_plain or not conv.is_depthwise)
 
 

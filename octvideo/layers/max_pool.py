@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from octvideo.layers.eager import is_eager
+
 Pair = tuple[int, int]
 
 
@@ -16,7 +18,7 @@ def max_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) ->
     torch keeps x, which its gradient has no use for. The maps of a stem are the largest of a
     network: with its ReLU behind the pool, too, training keeps the convolution's output alone.
     """
-    if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
+    if is_eager() and torch.is_grad_enabled() and x.requires_grad:
         return _MaxPool2d.apply(x, kernel, stride, padding)[0]
     return F.max_pool2d(x, kernel, stride, padding)
 

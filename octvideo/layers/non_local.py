@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octvideo.layers import fold
+from octvideo.layers.norm import OctBatchNorm3d
 from octvideo.layers.value import Channels, Value, check_value
 
 INSTANTIATIONS = ("softmax", "dot_product")
@@ -62,7 +63,7 @@ class NonLocal3d(nn.Module):
         self.conv_phi = fold.Conv3d(seen, inner, 1)
         self.conv_g = fold.Conv3d(seen, inner, 1)
         self.conv_out = fold.Conv3d(inner, outer, 1)
-        self.bn = nn.BatchNorm3d(outer, eps=eps, momentum=momentum)
+        self.bn = OctBatchNorm3d(outer, eps=eps, momentum=momentum)
         nn.init.zeros_(self.bn.weight)
 
     def forward(self, x: Value) -> Value:

@@ -1,5 +1,6 @@
 """Batch norm of octave values, of one process or of all processes of a run together."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo.layers.value import Channels, Value, as_channels, check_value
@@ -18,6 +20,9 @@ class _OctBatchNorm(_BatchNorm):
 
     One weight, bias, running mean and running variance of all channels, ordered [L | H], as the
     vanilla layer has them. ``num_features`` is a count, split by alpha, or a pair (high, low).
+
+    One value a channel, as of a low-frequency map of 1x1 of one clip, has no variance. In training
+    the running statistics normalise it, with a warning, and are not updated; torch raises.
 
     ``synchronized`` (see ``synchronize_batch_norm``): in training the statistics are those of the
     batches of all processes together, also where these differ in size.
@@ -32,11 +37,13 @@ class _OctBatchNorm(_BatchNorm):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         *,
         alpha: float = 0.0,
     ) -> None:
         channels = as_channels(num_features, alpha)
-        super().__init__(channels.total, eps, momentum, affine, track_running_stats)
+        super().__init__(channels.total, eps, momentum, affine, track_running_stats, device, dtype)
         self.channels = channels
         self.synchronized = False
 
@@ -46,10 +53,11 @@ class _OctBatchNorm(_BatchNorm):
         momentum = self._count_batch()
         if self.synchronized and self.training and world_size() > 1:
             return self._normalize_together(x, momentum)
-        if isinstance(x, Tensor):
-            return self._normalize(x, slice(None), momentum)
-        x_h, x_l = x
-        low = self.channels.low
+        value: Any = x
+        low = self.channels.low  # rather than the type of x, which torch.fx does not know
+        if not low:
+            return self._normalize(value, slice(None), momentum)
+        x_h, x_l = value
         y_l = self._normalize(x_l, slice(0, low), momentum)
         return self._normalize(x_h, slice(low, None), momentum), y_l
 
@@ -68,6 +76,14 @@ class _OctBatchNorm(_BatchNorm):
             for t in (self.running_mean, self.running_var, self.weight, self.bias)
         )
         training = self.training or mean is None
+        if training and mean is not None and not isinstance(x, Proxy) and _is_one_value(x):
+            warnings.warn(
+                f"{type(self).__name__} got one value a channel, {tuple(x.shape)}, which has no "
+                "variance: its running statistics normalise it, and stay as they are. Larger "
+                "batches, clips or crops avoid that",
+                stacklevel=2,
+            )
+            training = False
         return F.batch_norm(x, mean, var, weight, bias, training, momentum, self.eps)
 
     def _normalize_together(self, x: Value, momentum: float) -> Value:
@@ -154,7 +170,7 @@ class _SyncBatchNorm(torch.autograd.Function):
             for x, m, v, w, b in zip(parts, *(_split(t, sizes) for t in tensors), strict=True)
         ]
         ctx.save_for_backward(weight, tensors[0], (var + eps).rsqrt(), count, *parts)
-        var = var * (count / (count - 1))
+        var = var * (count / (count - 1).clamp_(min=1))
         ctx.mark_non_differentiable(mean, var)
         return *ys, mean, var
 
@@ -187,6 +203,10 @@ class _SyncBatchNorm(torch.autograd.Function):
         if weight is None:
             return None, None, None, *inputs
         return (own[1] * inv_std).to(weight), own[0].to(weight), None, *inputs
+
+
+def _is_one_value(x: Tensor) -> bool:
+    return x.shape[0] == 1 and x.shape[2:].numel() == 1
 
 
 def _mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:

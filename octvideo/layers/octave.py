@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from octvideo.layers import fold
+from octvideo.layers.eager import is_eager
 from octvideo.layers.value import (
     Value,
     add_upsampled,
@@ -28,6 +30,11 @@ from octvideo.layers.value import (
     pool,
 )
 
+for leaf in ("pool", "pool_unless", "add_upsampled"):
+    torch.fx.wrap(leaf)  # what they do depends on their inputs, which torch.fx does not know
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
 
 def joined_anew(path: Callable[..., Tensor], *inputs: Any) -> Tensor:
     """path(*inputs), a convolution of maps that are joined for it, without keeping what was joined.
@@ -36,11 +43,16 @@ def joined_anew(path: Callable[..., Tensor], *inputs: Any) -> Tensor:
     that joining them once more in the backward pass saves the memory of u; the convolution itself
     does not run again, as recomputing ends with the last tensor that is wanted.
     """
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # a compiler decides itself
+    if is_eager() and torch.is_grad_enabled() and isinstance(inputs[0], Tensor):
         return checkpoint(
             path, *inputs, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
         )
     return path(*inputs)
+
+
+def pool_unless(x_h: Tensor, pooled: Tensor | None) -> Tensor:
+    """pool(x_h), computed unless it is there already."""
+    return pool(x_h) if pooled is None else pooled
 
 
 def _repeat(value: int | Iterable[int], ndim: int, word: str) -> tuple[int, ...]:
@@ -70,11 +82,13 @@ class _OctConvNd(nn.Module):
     Args:
         in_channels, out_channels: a count, split by alpha_in / alpha_out, or the pair
             ``(high, low)`` itself.
-        kernel_size, stride, padding, dilation: as in torch; space must keep its size
-            (2 * padding = dilation * (kernel - 1)) where low channels are involved, and the
-            spatial stride is 1 or 2.
+        kernel_size, stride, padding, dilation: as in torch, "same" and "valid" included; space
+            must keep its size (2 * padding = dilation * (kernel - 1), or "same") where low
+            channels are involved, and the spatial stride is 1 or 2.
         groups: used by all four paths.
         bias: added once to y_h and once to y_l.
+        padding_mode: as in torch, around the map that a path convolves.
+        device, dtype: of the parameters, as in torch.
         alpha_in, alpha_out: share of low channels, in [0, 1); 0 means a plain tensor there.
         pool_stride: a plain convolution with spatial stride 2 pools, too, and has stride 1.
     """
@@ -87,13 +101,16 @@ class _OctConvNd(nn.Module):
         out_channels: int | tuple[int, int],
         kernel_size: int | Iterable[int],
         stride: int | Iterable[int] = 1,
-        padding: int | Iterable[int] = 0,
+        padding: str | int | Iterable[int] = 0,
+        dilation: int | Iterable[int] = 1,
         groups: int = 1,
         bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         *,
         alpha_in: float = 0.0,
         alpha_out: float = 0.0,
-        dilation: int | Iterable[int] = 1,
         pool_stride: bool = False,
     ) -> None:
         super().__init__()
@@ -101,16 +118,19 @@ class _OctConvNd(nn.Module):
         self.channels_out = as_channels(out_channels, alpha_out)
         self.kernel_size = _repeat(kernel_size, self.ndim, "kernel_size")
         self.stride = _repeat(stride, self.ndim, "stride")
-        self.padding = _repeat(padding, self.ndim, "padding")
+        self.padding: Any = padding  # a word stays one, as in torch
+        if not isinstance(padding, str):
+            self.padding = _repeat(padding, self.ndim, "padding")
         self.dilation = _repeat(dilation, self.ndim, "dilation")
-        self.groups = groups
+        self.groups, self.padding_mode = groups, padding_mode
         self.is_plain = not (self.channels_in.low or self.channels_out.low)
         self.is_depthwise = groups > 1 and groups == self.channels_in.total
         self.pools_plain = pool_stride and self.is_plain and self.stride[-2:] == (2, 2)
         self._check_arguments()
         shape = (self.channels_out.total, self.channels_in.total // groups, *self.kernel_size)
-        self.weight = nn.Parameter(torch.empty(shape))
-        self.bias = nn.Parameter(torch.empty(shape[0])) if bias else None
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.weight = nn.Parameter(torch.empty(shape, **options))
+        self.bias = nn.Parameter(torch.empty(shape[0], **options)) if bias else None
         self.reset_parameters()
 
     def _check_arguments(self) -> None:
@@ -126,6 +146,7 @@ class _OctConvNd(nn.Module):
                     f"{name}: {word} channels {tuple(counts)} (high, low) are not divisible by "
                     f"groups = {self.groups}; a channel divisor that is a multiple of it helps"
                 )
+        self._check_padding()
         if self.is_plain:
             return
         if self.is_depthwise and bool(c_in.low) != bool(c_out.low):
@@ -133,17 +154,33 @@ class _OctConvNd(nn.Module):
                 f"{name}: a depthwise convolution has no path between frequencies, so alpha_in "
                 f"and alpha_out must be both 0 or both positive"
             )
-        kernel, padding, dilation = self.kernel_size[-2:], self.padding[-2:], self.dilation[-2:]
-        if any(2 * p != d * (k - 1) for k, p, d in zip(kernel, padding, dilation, strict=True)):
-            sums = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
-            right = tuple(s // 2 for s in sums)
-            advice = f"must be {right}" if sums == [2 * p for p in right] else "fits in no way"
-            raise ValueError(
-                f"{name}: an octave convolution must keep the spatial size: with kernel {kernel} "
-                f"and dilation {dilation} the padding {advice}, got {padding}"
-            )
         if self.stride[-2:] not in ((1, 1), (2, 2)):
             raise ValueError(f"{name}: the spatial stride must be 1 or 2, got {self.stride[-2:]}")
+
+    def _check_padding(self) -> None:
+        name = type(self).__name__
+        if self.padding_mode not in PADDING_MODES:
+            known = ", ".join(PADDING_MODES)
+            raise ValueError(f"{name}: padding_mode {self.padding_mode!r} is none of {known}")
+        if isinstance(self.padding, str):
+            if self.padding not in ("same", "valid"):
+                raise ValueError(
+                    f"{name}: padding must be numbers, 'same' or 'valid', got {self.padding!r}"
+                )
+            if self.padding == "same" and set(self.stride) != {1}:
+                raise ValueError(f"{name}: padding='same' needs stride 1, got {self.stride}")
+        if self.is_plain:
+            return
+        kernel, dilation = self.kernel_size[-2:], self.dilation[-2:]
+        sums = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        if [before + after for before, after in fold.padding_pairs(self)[-2:]] != sums:
+            right = tuple(s // 2 for s in sums)
+            advice = f"must be {right}" if sums == [2 * p for p in right] else "must be 'same'"
+            padding = self.padding if isinstance(self.padding, str) else self.padding[-2:]
+            raise ValueError(
+                f"{name}: an octave convolution must keep the spatial size: with kernel {kernel} "
+                f"and dilation {dilation} the padding {advice}, got {padding!r}"
+            )
 
     def _groups(self, channels: int) -> int:
         """Groups of a path that starts from this many channels."""
@@ -185,27 +222,29 @@ class _OctConvNd(nn.Module):
         ``pooled`` is pool(x_h), from a caller who has it already.
         """
         check_value(x, self.channels_in, self.ndim + 2, self)
-        if isinstance(x, Tensor) and self.is_plain:
-            if self.pools_plain:
-                return self._path(pool(x) if pooled is None else pooled, self.weight, self.bias)
-            return self._conv(x, self.weight, self.bias, self.stride, self.groups)
-        x_h, x_l = (x, None) if isinstance(x, Tensor) else x
+        value: Any = x
+        # By the layer's channels rather than by the type of x, which torch.fx does not know.
+        x_h, x_l = value if self.channels_in.low else (value, None)
+        if self.pools_plain:
+            return self._path(pool_unless(x_h, pooled), self.weight, self.bias)
+        if self.is_plain:
+            return self._conv(x_h, self.weight, self.bias, self.stride, self.groups)
         if self.is_depthwise:
             return self._depthwise(x_h, x_l)
         has_low, halves = self.channels_out.low > 0, self.stride[-1] == 2
         w_l, w_h, bias_l, bias_h = self._by_output()
         if halves:
-            u = self._join(x_l, pool(x_h) if pooled is None else pooled)
+            u = self._join(x_l, pool_unless(x_h, pooled))
             y_h = self._path(u, w_h, bias_h)
             return (y_h, self._path(pool(u), w_l, bias_l)) if has_low else y_h
         low_in = self.channels_in.low // self.groups
-        w_lh, w_hh = w_h.split([low_in, w_h.shape[1] - low_in], dim=1)
+        w_lh, w_hh = w_h.split([low_in, self.channels_in.total // self.groups - low_in], dim=1)
         y_h = self._path(x_h, w_hh, bias_h)
         if x_l is not None:
             y_h = add_upsampled(y_h, self._path(x_l, w_lh))
         if not has_low:
             return y_h
-        once = [pool(x_h) if pooled is None else pooled]
+        once = [pool_unless(x_h, pooled)]
         return y_h, joined_anew(self._low_path, x_h, x_l, once, w_l, bias_l)
 
     def _join(self, x_l: Tensor | None, pooled: Tensor) -> Tensor:
@@ -250,12 +289,15 @@ class _OctConvNd(nn.Module):
         self, x: Tensor, kernel: Tensor, bias: Tensor | None, stride: tuple[int, ...], groups: int
     ) -> Tensor:
         conv = F.conv2d if self.ndim == 2 else fold.conv3d
-        return conv(x, kernel, bias, stride, self.padding, self.dilation, groups)
+        x, padding = fold.padded(x, self)
+        return conv(x, kernel, bias, stride, padding, self.dilation, groups)
 
     def extra_repr(self) -> str:
         text = f"{tuple(self.channels_in)} -> {tuple(self.channels_out)}, {self.kernel_size}"
         for name in ("stride", "padding", "dilation", "groups"):
-            text += f", {name}={getattr(self, name)}"
+            text += f", {name}={getattr(self, name)!r}"
+        if self.padding_mode != "zeros":
+            text += f", padding_mode={self.padding_mode!r}"
         return text + f", bias={self.bias is not None}"
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from octvideo.layers import fold
 
@@ -127,6 +128,8 @@ def convert(x: Value, channels: Channels) -> Value:
 
 def check_value(x: Value, channels: Channels, ndim: int, layer: nn.Module) -> None:
     """Raises ValueError unless x is a value of these channels with ``ndim`` axes per tensor."""
+    if any(isinstance(part, Proxy) for part in (x if isinstance(x, tuple) else (x,))):
+        return  # torch.fx knows no shapes
     name = type(layer).__name__
     is_pair = isinstance(x, (tuple, list)) and len(x) == 2
     if channels.low and not is_pair:

@@ -170,7 +170,7 @@ class Stem(nn.Module):
         self.conv = fold.Conv3d(
             channels_in, channels_out, (t, 7, 7), (1, 2, 2), (t // 2, 3, 3), bias=False
         )
-        self.bn = nn.BatchNorm3d(channels_out, eps=eps, momentum=momentum)
+        self.bn = OctBatchNorm3d(channels_out, eps=eps, momentum=momentum)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, T, H, W) -> (N, C, T, H/4, W/4)."""

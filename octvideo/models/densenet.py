@@ -93,7 +93,7 @@ class Stem(nn.Module):
     def __init__(self, spec: DenseNetSpec) -> None:
         super().__init__()
         self.conv = nn.Conv2d(spec.input_channels, spec.width, 7, 2, 3, bias=False)
-        self.bn = nn.BatchNorm2d(spec.width, spec.bn_eps, spec.bn_momentum)
+        self.bn = OctBatchNorm2d(spec.width, spec.bn_eps, spec.bn_momentum)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, C, H/4, W/4)."""

@@ -140,7 +140,7 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(dim_in.total, dim_out.total, kernel, stride, kernel // 2, bias=False)
-        self.bn = nn.BatchNorm2d(dim_out.total, spec.bn_eps, spec.bn_momentum)
+        self.bn = OctBatchNorm2d(dim_out.total, spec.bn_eps, spec.bn_momentum)
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from octvideo.layers import (
     NonLocal3d,
-    OctConv2d,
-    OctConv3d,
     Value,
     convert,
     fold,
@@ -78,8 +76,7 @@ def _replace(module: nn.Module) -> None:
 
 
 def _is_fusible(block: nn.Module) -> bool:
-    convs = [module for module in block.modules() if isinstance(module, (OctConv2d, OctConv3d))]
-    return all(map(is_fusible, convs))
+    return all(is_fusible(module) for module in block.modules() if hasattr(module, "padding_mode"))
 
 
 class _FusedStem(nn.Module):

@@ -123,7 +123,7 @@ class ResNet2d(ImageNetwork):
             self.add_module(f"s{stage}", _Stage(modules, spec.act_checkpoint))
         self.tail = nn.Sequential()
         if spec.pre_activation:
-            bn = nn.BatchNorm2d(dim.total, spec.bn_eps, spec.bn_momentum)
+            bn = OctBatchNorm2d(dim.total, spec.bn_eps, spec.bn_momentum)
             self.tail = nn.Sequential(OrderedDict(bn=bn, relu=nn.ReLU(inplace=True)))
         self.head = ImageHead(dim.total, spec.num_classes, spec.dropout_rate, spec.head_activation)
         init_image_weights(self, spec.fc_init_std)
@@ -191,8 +191,16 @@ class _Layers:
         self, dim_in: Channels, dim_out: Channels, kernel: int, stride: int = 1, groups: int = 1
     ) -> OctConv2d:
         """Without bias; the last block with low channels pools in its plain layers too."""
-        options = {"bias": False, "pool_stride": self.dim_in.low > 0}
-        return OctConv2d(dim_in, dim_out, kernel, stride, kernel // 2, groups, **options)
+        return OctConv2d(
+            dim_in,
+            dim_out,
+            kernel,
+            stride,
+            padding=kernel // 2,
+            groups=groups,
+            bias=False,
+            pool_stride=self.dim_in.low > 0,
+        )
 
     def norm(self, channels: Channels, affine: bool = True) -> OctBatchNorm2d:
         return OctBatchNorm2d(channels, self.spec.bn_eps, self.spec.bn_momentum, affine)
@@ -316,7 +324,7 @@ class Stem2d(nn.Module):
     def __init__(self, spec: ResNet2dSpec) -> None:
         super().__init__()
         self.conv = nn.Conv2d(spec.input_channels, spec.width, 7, 2, 3, bias=False)
-        self.bn = nn.BatchNorm2d(spec.width, spec.bn_eps, spec.bn_momentum)
+        self.bn = OctBatchNorm2d(spec.width, spec.bn_eps, spec.bn_momentum)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, C, H/4, W/4)."""
@@ -335,7 +343,7 @@ class DeepStem(nn.Module):
         channels = spec.input_channels
         for letter, out, stride in zip("abc", widths, strides, strict=True):
             self.add_module(letter, nn.Conv2d(channels, out, 3, stride, 1, bias=False))
-            self.add_module(f"{letter}_bn", nn.BatchNorm2d(out, spec.bn_eps, spec.bn_momentum))
+            self.add_module(f"{letter}_bn", OctBatchNorm2d(out, spec.bn_eps, spec.bn_momentum))
             channels = out
         self.pool: nn.Module = nn.MaxPool2d(3, 2, 1)
         if is_light:

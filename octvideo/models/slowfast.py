@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octvideo.layers import Channels, OctConv3d, Value
+from octvideo.layers import Channels, OctBatchNorm3d, OctConv3d, Value
 from octvideo.models.spec import NonLocalPlacement, OctavePlacement, ResNetSpec
 from octvideo.models.video_resnet import VideoResNet
 
@@ -103,7 +103,7 @@ class Fuse(nn.Module):
             padding=(kernel // 2, 0, 0),
             bias=False,
         )
-        self.bn = nn.BatchNorm3d(self.channels, eps=spec.bn_eps, momentum=spec.bn_momentum)
+        self.bn = OctBatchNorm3d(self.channels, eps=spec.bn_eps, momentum=spec.bn_momentum)
 
     def forward(self, xs: Sequence[Value]) -> list[Value]:
         """Slow (N, C, T, H, W), fast (N, C', frame_ratio * T, H, W) -> slow with more channels."""

@@ -41,9 +41,9 @@ class Case:
             kernel,
             stride,
             padding,
+            dilation,
             self.groups,
             self.bias,
-            dilation=dilation,
         )
         return layer.double()
 

@@ -59,7 +59,7 @@ def formula(layer: MGConv2d, x_h: np.ndarray, x_l: np.ndarray | None, groups: in
 )
 def test_formula(c_in, c_out, kernel, stride, groups, size):
     torch.manual_seed(0)
-    layer = MGConv2d(c_in, c_out, kernel, stride, kernel // 2, groups).double()
+    layer = MGConv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups).double()
     x_h = torch.randn(2, c_in[0], *size, dtype=torch.double)
     half = [(n + 1) // 2 for n in size]
     x_l = torch.randn(2, c_in[1], *half, dtype=torch.double) if c_in[1] else None

@@ -140,7 +140,7 @@ def test_per_frequency() -> None:
             {"alpha_in": 0.5, "padding": 0},
             r"spatial size: .* padding must be \(1, 1\), got \(0, 0\)",
         ),
-        ({"alpha_out": 0.5, "kernel_size": 2}, r"padding fits in no way, got \(1, 1\)"),
+        ({"alpha_out": 0.5, "kernel_size": 2}, r"padding must be 'same', got \(1, 1\)"),
         ({"alpha_in": 0.5, "dilation": 2}, r"padding must be \(2, 2\), got \(1, 1\)"),
         ({"alpha_in": 0.5, "stride": 3}, "spatial stride must be 1 or 2, got"),
     ],

@@ -1,0 +1,24 @@
+"""Whether operations run as they are called, or are recorded or transformed first.
+
+What saves memory and time in eager mode (views in other memory formats, hooks on saved tensors,
+functions with a gradient of their own) is left out elsewhere: an exporter or ``torch.func`` either
+cannot express it or does not need it.
+"""
+
+import torch
+
+
+def is_recorded() -> bool:
+    """Whether ``torch.jit.trace``, an ONNX exporter or a ``torch.func`` transform is at work.
+
+    torch.compile is not among them: it takes the same operations as eager mode.
+    """
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()
+    # torch has no public question for its function transforms.
+    return torch.jit.is_tracing() or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_eager() -> bool:
+    """Whether neither a compiler nor any of those is at work."""
+    return not torch.compiler.is_compiling() and not is_recorded()
