@@ -1,8 +1,10 @@
 """The commands in tools/, before any of them does its work."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,3 +26,25 @@ def test_a_tool_without_its_packages_says_what_to_type(tool: Path) -> None:
     assert cure[0] in {"source", sys.executable}
     if cure[0] == "source":
         assert Path(cure[1]).parent == ROOT / ".venv" / "bin"
+
+
+@pytest.mark.parametrize("way", ["plain", "turned into an ImportError"])
+def test_an_early_interrupt_leaves_no_traceback(tmp_path, way):
+    """While torch is being imported, for which a package that waits stands here."""
+    wait = f"open({str(tmp_path / 'there')!r}, 'w').close(); time.sleep(60)"
+    if way != "plain":
+        wait = f"\ntry: {wait}\nexcept BaseException: raise ImportError('half done')"
+    (tmp_path / "torch.py").write_text(f"import time; {wait}")
+    command = [sys.executable, ROOT / "tools/make_synthetic.py", "--out", tmp_path / "set"]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    while not (tmp_path / "there").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in output
+    assert len(output.splitlines()) == 1
