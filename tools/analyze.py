@@ -6,7 +6,7 @@
 
 frequency: mean energy spectra of the high and the low channels of a layer (Fig. 4 of "Drop an
 Octave"), for the pictures or videos of a folder, or for random edges. Writes spectra.npz and, with
-matplotlib (pip install octvideo[plot]), spectra.png.
+matplotlib, spectra.png.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import check_install  # noqa: F401
 from octvideo.apps.options import at_least
 from octvideo.utils.console import say
 from octvideo.utils.errors import UserError
+from octvideo.utils.extras import install_command
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -57,7 +58,7 @@ def run_frequency(args: argparse.Namespace) -> None:
     paths = write_spectra(spectra, args.layer, args.out)
     say(f"{spectra['inputs']} inputs: {', '.join(map(str, paths))}")
     if len(paths) == 1:
-        print("no picture: pip install octvideo[plot]", file=sys.stderr)
+        say(f"no spectra.png: {install_command('plot')}", sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -22,6 +22,7 @@ import check_install  # noqa: F401
 import run_net
 
 from octvideo.utils.errors import UserError
+from octvideo.utils.extras import install_command
 from octvideo.utils.signals import PREEMPTED
 
 RUN_NET = Path(__file__).resolve().with_name("run_net.py")
@@ -107,7 +108,7 @@ def submit(args: argparse.Namespace, words: list[str]) -> Any:
     try:
         import submitit
     except ImportError as error:
-        raise UserError("submitit is not installed: pip install -e '.[slurm]'") from error
+        raise UserError(f"submitit is not installed: {install_command('slurm')}") from error
     folder = args.folder or Path(configurations[0].OUTPUT_DIR) / "submit"
     executor = submitit.AutoExecutor(
         folder=folder.resolve(),

@@ -21,6 +21,7 @@ from octvideo.data.video_index import (
     open_indexed,
     open_video,
 )
+from octvideo.utils.extras import install_command
 
 _BATCH_BYTES = 64 * 2**20  # decoded frames that a library holds at once
 
@@ -67,7 +68,7 @@ def import_backend(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != name:
             raise
-        hint = f'pip install "octvideo[{name}]"'
+        hint = install_command(name)
         raise ImportError(f'video backend "{name}" is not installed: {hint}') from error
     except (OSError, RuntimeError) as error:  # torchcodec looks for FFmpeg's libraries
         reason = str(error).strip().splitlines()[0]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from octvideo.engine.results import write_csv
+from octvideo.utils.extras import install_command
 from octvideo.utils.files import whole_file
 
 logger = logging.getLogger("octvideo")
@@ -76,7 +77,7 @@ def write_confusion_matrix(
         from matplotlib.colors import LogNorm
         from matplotlib.figure import Figure
     except ImportError:
-        logger.info('No %s: it needs matplotlib (pip install "octvideo[plot]")', path.name)
+        logger.info("No %s: it needs matplotlib (%s)", path.name, install_command("plot"))
         return
     count = len(matrix)
     percent = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)

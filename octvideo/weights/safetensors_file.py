@@ -4,6 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from octvideo.utils.extras import install_command
 from octvideo.weights.files import CheckpointError, DamagedFile
 
 
@@ -18,7 +19,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
     except ImportError as error:
         raise CheckpointError(
-            f'{path} is a safetensors file: pip install "octvideo[safetensors]" to read it'
+            f"{path} is a safetensors file; to read it: {install_command('safetensors')}"
         ) from error
     try:
         return load_file(path)

@@ -495,7 +495,7 @@ def test_backend_not_installed(
 ) -> None:
     for name in [backend, *(m for m in sys.modules if m.startswith(backend + "."))]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=rf'pip install "octvideo\[{backend}\]"'):
+    with pytest.raises(ImportError, match=rf"pip install .*{backend}"):
         VideoReader(clip("h264_gop12"), backend)
 
 
