@@ -12,6 +12,7 @@ DEMO ?= OCT_I3D
 demo: $(VENV)/.installed
 	$(BIN)/python tools/make_synthetic.py --out data/synthetic
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python tools/run_net.py --cfg configs/Synthetic/$(DEMO).yaml
+	@echo "Before other commands, in every new terminal: source $(BIN)/activate"
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not slow and not slurm and not gpu"

@@ -1,5 +1,7 @@
 """Installs the octvideo package; the exact versions known to work are in constraints.txt."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 EXTRAS = {
@@ -17,7 +19,25 @@ setup(
     name="octvideo",
     version="0.1.0",
     description="Octave Convolution for video action recognition in PyTorch",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="octvideo contributors",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords="video action recognition, octave convolution, Kinetics, PySlowFast",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Multimedia :: Video",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     packages=find_packages(include=["octvideo", "octvideo.*"]),
     package_data={"octvideo": ["py.typed"], "octvideo.data": ["class_names/*.json"]},
     python_requires=">=3.10",
