@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
@@ -23,8 +24,7 @@ from octvideo.models import build_model
 from octvideo.models import create_model as create_bare_model
 from octvideo.models.build import IMAGE_MODELS
 from octvideo.utils.errors import UserError
-from octvideo.weights import load_into, read_weights
-from octvideo.weights.inflate import is_2d
+from octvideo.weights import check_fit, load_into, read_weights
 from octvideo.weights.load import HEAD, Weights
 from octvideo.weights.zoo import ZooEntry, list_pretrained, zoo_entries, zoo_entry
 
@@ -83,12 +83,16 @@ def create_model(
     if known is not None:
         names = class_names(known.class_names) if known.class_names else None
     cfg = None if known else cfg_of_checkpoint(weights.cfg)
-    inflate, theirs = is_2d(weights.state) and name not in IMAGE_MODELS, _num_classes(weights)
+    inflate, theirs = weights.is_2d and name not in IMAGE_MODELS, _num_classes(weights)
     if num_classes is None:
         num_classes = 400 if inflate or not theirs else theirs
     trained = _trained_options(weights, name, known, cfg, options)
-    model = create_bare_model(name, num_classes, **{**trained, **options})
     is_new = inflate or num_classes != theirs
+    if cfg is not None:  # what it says must be the network of these weights
+        with torch.device("meta"):
+            described = create_bare_model(name, num_classes, **{**trained, **options})
+        check_fit(described, weights, finetune=is_new, inflate=inflate)
+    model = create_bare_model(name, num_classes, **{**trained, **options})
     logger.info("%s", load_into(model, weights, finetune=is_new, inflate=inflate))
     if not inflate:
         _set_views(model, name, known, cfg, options)
@@ -144,7 +148,27 @@ def _set_views(
             precision=ViewSettings.precision,
         )
         clip = {k: asked[k] for k in ("num_frames", "sampling_rate") if k in asked}
-        model.view_settings = replace(settings, **clip)
+        model.view_settings = _checked(replace(settings, **clip))
+
+
+def _checked(settings: ViewSettings) -> ViewSettings:
+    """``settings`` that came with a file: what no test asks for would only take all memory.
+
+    Raises:
+        UserError: they ask for such.
+    """
+    sizes = {
+        "TEST.NUM_ENSEMBLE_VIEWS": (settings.num_clips, 1000),
+        "DATA.NUM_FRAMES": (settings.num_frames, 1024),
+        "DATA.TEST_CROP_SIZE": (settings.crop_size, 4096),
+    }
+    for key, (value, limit) in sizes.items():
+        if not 0 < value <= limit:
+            raise UserError(
+                f"the configuration in the checkpoint has {key} {value}; taken are 1 to {limit}. "
+                "Give a configuration of your own, as --cfg FILE"
+            )
+    return settings
 
 
 def load_zoo(name: str) -> nn.Module:
@@ -187,10 +211,13 @@ def load_trained(
         )
     if cfg_path is None and (problems := validate(cfg)):  # it may be of another project
         raise ConfigError([f"the configuration in {checkpoint}: {p}" for p in problems])
+    with torch.device("meta"):  # a file may ask for more memory than there is
+        check_fit(build_model(cfg), weights)
     model = build_model(cfg)
     warn_of_another_network(weights.path, weights.cfg, cfg)
     load_into(model, weights)
-    model.view_settings = ViewSettings.of_cfg(cfg)
+    settings = ViewSettings.of_cfg(cfg)
+    model.view_settings = _checked(settings) if cfg_path is None else settings
     if weights.class_names:
         model.class_names = weights.class_names
     return model

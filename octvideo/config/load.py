@@ -1,6 +1,7 @@
 """Reads a configuration: YAML files with ``_BASE_``, then options, then the checks."""
 
 import difflib
+import errno
 import logging
 import math
 import os
@@ -31,6 +32,8 @@ COMMAND_LINE = "command line"
 _MISSING: Any = object()
 _NEAR = 0.75  # likeness of a key that is offered for an unknown one
 _MAX_NODES = 100_000  # of a YAML file, aliases written out; the tree has some 300
+_MAX_BYTES = 4 << 20  # of a YAML file
+_MAX_FILES = 100  # that one configuration is made of; each base counts as often as it is named
 
 _DEFAULTS = leaf_values(get_cfg())
 _SECTIONS = frozenset(key.rpartition(".")[0] for key in _DEFAULTS) - {""}
@@ -133,12 +136,19 @@ class _Reader:
     """Reads YAML files into settings and collects what is wrong with the files."""
 
     problems: list[str] = field(default_factory=list)
+    files: int = 0  # read so far
 
     def read(self, path: Path, chain: tuple[Path, ...] = ()) -> list[Setting]:
         """The settings of a file after those of its bases; ``chain``: the files that led here."""
         if path.resolve() in [file.resolve() for file in chain]:
             circle = " -> ".join(map(str, (*chain, path)))
             self.problems.append(f"{chain[-1]}: {BASE_KEY} leads back to itself: {circle}")
+            return []
+        self.files += 1
+        if self.files > _MAX_FILES:
+            if self.files == _MAX_FILES + 1:
+                text = f"{path}: is one of more than {_MAX_FILES} files that {BASE_KEY} leads to"
+                self.problems.append(text)
             return []
         settings = list(self.parse(path, chain))
         own = [s for s in settings if s.key != BASE_KEY]
@@ -159,7 +169,7 @@ class _Reader:
     ) -> Iterator[Setting]:
         """The settings of a file without its bases; ``text``: what is in it, if it is known."""
         try:
-            loader = yaml.SafeLoader(path.read_text(encoding="utf-8") if text is None else text)
+            loader = yaml.SafeLoader(_read_text(path, bool(chain)) if text is None else text)
             root = loader.get_single_node()
             if _size(root, {}) > _MAX_NODES:
                 self.problems.append(
@@ -201,6 +211,18 @@ class _Reader:
             value = loader.construct_object(value_node, deep=True)
             if key not in _MAPPINGS or value is not None:  # else a section without keys
                 yield Setting(key, value, f"{path}:{line}")
+
+
+def _read_text(path: Path, is_base: bool) -> str:
+    """The text of a file; bounded, as what a path names may never end (a device, a pipe)."""
+    # The file that the user names may be a pipe, as of the shell's <(command).
+    if is_base and path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    with open(path, "rb") as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise OSError(errno.EFBIG, f"it has more than {_MAX_BYTES} bytes")
+    return content.decode()
 
 
 def _parse_opts(opts: Sequence[Any], problems: list[str]) -> list[Setting]:

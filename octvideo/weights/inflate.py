@@ -51,17 +51,36 @@ def is_2d(state: Mapping[str, Tensor]) -> bool:
     return stem is not None and stem.ndim == 4
 
 
-def inflate(state: Mapping[str, Tensor], shapes: Mapping[str, Size]) -> dict[str, Tensor]:
-    """The 2D kernels (out, in, h, w) of ``state`` as (out, in, kt, h, w), kt of the model.
+def has_one_frame(state: Mapping[str, Tensor]) -> bool:
+    """Whether all kernels have three dimensions, of which time is one frame.
 
-    ``shapes`` are those of the model. Whatever is not a 2D kernel for a kernel of three
-    dimensions stays as it is.
+    So have networks of videos without convolution in time, and PySlowFast's networks of images.
+    """
+    kernels = [value for value in state.values() if value.ndim == 5]
+    return bool(kernels) and all(kernel.shape[2] == 1 for kernel in kernels)
+
+
+def as_images(state: Mapping[str, Tensor], shapes: Mapping[str, Size]) -> dict[str, Tensor]:
+    """The kernels (out, in, 1, h, w) of ``state`` as (out, in, h, w) where the model has these."""
+    return {
+        key: value.squeeze(2)
+        if value.ndim == 5 and value.shape[2] == 1 and len(shapes.get(key, ())) == 4
+        else value
+        for key, value in state.items()
+    }
+
+
+def inflate(state: Mapping[str, Tensor], shapes: Mapping[str, Size]) -> dict[str, Tensor]:
+    """The kernels (out, in, h, w) or (out, in, 1, h, w) as (out, in, kt, h, w), kt of the model.
+
+    ``shapes`` are those of the model. Everything else stays as it is.
     """
     return {key: _inflated(value, shapes.get(key, Size())) for key, value in state.items()}
 
 
 def _inflated(weight: Tensor, shape: Size) -> Tensor:
-    if weight.ndim != 4 or len(shape) != 5:
+    if len(shape) != 5 or not (weight.ndim == 4 or (weight.ndim == 5 and weight.shape[2] == 1)):
         return weight
     frames = shape[2]
-    return weight.unsqueeze(2).repeat(1, 1, frames, 1, 1) / frames
+    kernel = weight if weight.ndim == 5 else weight.unsqueeze(2)
+    return kernel.repeat(1, 1, frames, 1, 1) / frames

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Size, Tensor, nn
 
+from octvideo.config import cfg_of_checkpoint
 from octvideo.layers import OctBatchNorm2d, OctBatchNorm3d
 from octvideo.weights.download import fetch, is_address
 from octvideo.weights.files import CheckpointError, DamagedFile, file_format
+from octvideo.weights.inflate import as_images, has_one_frame, is_2d, is_resnet2d, resnet2d_names
 from octvideo.weights.inflate import inflate as inflate_kernels
-from octvideo.weights.inflate import is_2d, is_resnet2d, resnet2d_names
 from octvideo.weights.mxnet_names import read_octconv
 from octvideo.weights.names import common_prefix, find_state, without_prefix
 from octvideo.weights.pyslowfast import read_caffe2
@@ -51,6 +52,14 @@ class Weights:
     cfg: str | None = field(default=None, repr=False)
     class_names: list[str] | None = field(default=None, repr=False)
     low_channels: dict[str, int] | None = field(default=None, repr=False)
+
+    @property
+    def is_2d(self) -> bool:
+        """Whether it is a network of images; PySlowFast's have kernels of one frame."""
+        if is_2d(self.state) or not has_one_frame(self.state):
+            return is_2d(self.state)
+        cfg = cfg_of_checkpoint(self.cfg)
+        return cfg is not None and cfg.MODEL.ARCH == "2d"
 
 
 @dataclass(frozen=True)
@@ -226,8 +235,32 @@ def load_into(
     Raises:
         CheckpointError: anything else does not fit; the first ten are listed.
     """
+    state, left_out = check_fit(model, weights, finetune=finetune, inflate=inflate)
+    if any(m.key.startswith(HEAD) for m in left_out):  # all of it or nothing
+        _warn_of_new_head(weights, {key: value.shape for key, value in model.state_dict().items()})
+        state = {key: value for key, value in state.items() if not key.startswith(HEAD)}
+    skipped = {m.key for m in left_out}
+    fitting = {key: value for key, value in state.items() if key not in skipped}
+    _warn_of_another_alpha(model, weights)
+    model.load_state_dict(fitting, strict=False)
+    return Report(weights.path, weights.kind, len(fitting), tuple(left_out))
+
+
+def check_fit(
+    model: nn.Module, weights: Weights, *, finetune: bool = False, inflate: bool = False
+) -> tuple[dict[str, Tensor], list[Mismatch]]:
+    """What `load_into` would load, and leave out; nothing is loaded.
+
+    ``model`` may be one on the meta device: a file whose own configuration asks for a giant is
+    refused before memory is taken for it.
+
+    Raises:
+        CheckpointError: as of `load_into`.
+    """
     shapes = {key: value.shape for key, value in model.state_dict().items()}
-    state = inflate_kernels(weights.state, shapes) if inflate else weights.state
+    state = as_images(weights.state, shapes)
+    if inflate:
+        state = inflate_kernels(state, shapes)
     mismatches = compare(state, shapes)
     left_out = [m for m in mismatches if finetune and _is_excused(m, state, shapes, inflate)]
     if refused := [m for m in mismatches if m not in left_out]:
@@ -235,14 +268,7 @@ def load_into(
             f"{weights.path} does not fit the model{_hint(weights, refused, inflate)}:\n"
             f"{_table(refused)}"
         )
-    if any(m.key.startswith(HEAD) for m in left_out):  # all of it or nothing
-        _warn_of_new_head(weights, shapes)
-        state = {key: value for key, value in state.items() if not key.startswith(HEAD)}
-    skipped = {m.key for m in left_out}
-    fitting = {key: value for key, value in state.items() if key not in skipped}
-    _warn_of_another_alpha(model, weights)
-    model.load_state_dict(fitting, strict=False)
-    return Report(weights.path, weights.kind, len(fitting), tuple(left_out))
+    return state, left_out
 
 
 def _is_excused(
@@ -266,9 +292,14 @@ def _hint(weights: Weights, refused: Sequence[Mismatch], inflate: bool) -> str:
             f"TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN \"['{prefix}']\" (clear_names, --clear-names)"
         )
     is_video = any(m.in_model is not None and len(m.in_model) == 5 for m in refused)
-    if is_2d(weights.state) and is_video and not inflate:
+    if weights.is_2d and is_video and not inflate:
         return ", it holds a 2D network: set TRAIN.CHECKPOINT_INFLATE True"
-    if is_2d(weights.state) and any("pathway1" in m.key for m in refused):
+    if has_one_frame(weights.state) and not inflate and all(map(_differ_in_frames, refused)):
+        return (
+            ", its kernels have one frame: set TRAIN.CHECKPOINT_INFLATE True to spread them over "
+            "those of the model"
+        )
+    if weights.is_2d and any("pathway1" in m.key for m in refused):
         return ", no 2D network has the shapes of a SlowFast network"
     if all(m.key.startswith(HEAD) for m in refused):
         return ", it is for another number of classes: set MODEL.NUM_CLASSES"
@@ -279,6 +310,11 @@ def _hint(weights: Weights, refused: Sequence[Mismatch], inflate: bool) -> str:
             return ", it has non-local blocks: set the NONLOCAL.LOCATION of its network"
         return " in its non-local blocks: octave networks have their own, which must be trained"
     return ""
+
+
+def _differ_in_frames(mismatch: Mismatch) -> bool:
+    ours, theirs = mismatch.in_model or (), mismatch.in_file or ()
+    return len(ours) == len(theirs) == 5 and ours[:2] + ours[3:] == theirs[:2] + theirs[3:]
 
 
 def low_channels_of(model: nn.Module) -> dict[str, int]:

@@ -16,11 +16,12 @@ have its bytes in it.
 
 import math
 import mmap
+import re
 import struct
 import sys
-import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,6 +48,12 @@ _CPU = (1, 0)
 _MAX_DIMENSIONS = 32
 _MAX_ARRAYS = 50_000  # the largest published network has some 2,500
 _MAX_MEMBERS = 1000  # of a tar file; the published ones have two files
+_TAR_BLOCK = 512
+_TAR_NAMES = (b"L", b"x")  # of the member that follows: GNU's long name, pax attributes
+_TAR_SKIPPED = (b"K", b"g")  # GNU's long target of a link, attributes of all members
+_MAX_TAR_NAME = 8192  # bytes
+_PAX_PATH = re.compile(rb"(?:^|\n)[0-9]{1,5} path=([^\n]*)\n")
+_REGULAR = (b"0", b"\0", b"7")
 _MIN_ARRAY = 16  # bytes; what an array without content takes
 
 
@@ -102,18 +109,8 @@ def write_mxnet(path: Path, arrays: Mapping[str, Tensor]) -> None:
 
 def _member(data: mmap.mmap) -> tuple[int, int]:
     """Where in a tar file its one ``.params`` file begins and ends."""
-    found: list[tarfile.TarInfo] = []
-    try:
-        with tarfile.open(fileobj=data, mode="r:") as archive:  # type: ignore[arg-type]
-            for count, member in enumerate(archive):
-                if count == _MAX_MEMBERS:
-                    raise _Damaged(f"is a tar file of more than {_MAX_MEMBERS} members")
-                # "._x.params" is what macOS's tar adds to a file x.params
-                if member.name.endswith(".params") and "/._" not in f"/{member.name}":
-                    found.append(member)
-    # what tarfile raises on damaged headers, beside its own
-    except (tarfile.TarError, ValueError, EOFError, OverflowError, RecursionError) as error:
-        raise _Damaged(f"is a damaged tar file ({error})") from error
+    # "._x.params" is what macOS's tar adds to a file x.params
+    found = [m for m in _members(data) if m.name.endswith(".params") and "/._" not in f"/{m.name}"]
     if len(found) != 1:
         names = ", ".join(member.name for member in found[:5])
         raise _Damaged(
@@ -121,10 +118,61 @@ def _member(data: mmap.mmap) -> tuple[int, int]:
             if found
             else "is a tar file without a file *.params"
         )
-    start, size = found[0].offset_data, found[0].size
-    if not found[0].isreg() or found[0].sparse is not None or start + size > len(data):
-        raise _Damaged(f"is truncated or damaged: {found[0].name} is not whole in it")
-    return start, start + size
+    member = found[0]
+    if member.kind not in _REGULAR or member.start + member.size > len(data):
+        raise _Damaged(f"is truncated or damaged: {member.name} is not whole in it")
+    return member.start, member.start + member.size
+
+
+class _Member(NamedTuple):
+    name: str
+    kind: bytes  # the type flag
+    start: int
+    size: int
+
+
+def _members(data: mmap.mmap) -> Iterator[_Member]:
+    """The members of a tar file (ustar, GNU, pax): headers of 512 bytes, each before its content.
+
+    Python's tarfile reads some headers in quadratic time: one of 400,000 digits takes hours.
+    """
+    at, long_name = 0, ""
+    for _ in range(_MAX_MEMBERS):
+        header = data[at : at + _TAR_BLOCK]
+        if len(header) < _TAR_BLOCK or not header.strip(b"\0"):
+            return
+        size, kind = _tar_number(header[124:136]), header[156:157]
+        blank = header[:148] + bytes(b" " * 8) + header[156:]
+        if sum(blank) != _tar_number(header[148:156]):
+            raise _Damaged("is a damaged tar file: a header does not have its checksum")
+        start = at + _TAR_BLOCK
+        at = start + -(-size // _TAR_BLOCK) * _TAR_BLOCK
+        if kind in _TAR_NAMES:
+            if size > _MAX_TAR_NAME:
+                raise _Damaged(f"is a tar file with a header of {size} bytes")
+            text = data[start : start + size]
+            match = _PAX_PATH.search(text) if kind == b"x" else None
+            long_name = _tar_text(match[1] if match else b"" if kind == b"x" else text)
+        elif kind not in _TAR_SKIPPED:
+            folder, name = _tar_text(header[345:500]), _tar_text(header[:100])
+            if folder and header[257:263] == b"ustar\0":
+                name = f"{folder}/{name}"
+            yield _Member(long_name or name, kind, start, size)
+            long_name = ""
+    raise _Damaged(f"is a tar file of more than {_MAX_MEMBERS} members")
+
+
+def _tar_number(field: bytes) -> int:
+    if field[0] & 0x80:  # GNU's form of sizes from 8 GB
+        return int.from_bytes(field[1:], "big")
+    text = field.partition(b"\0")[0].strip()
+    if not re.fullmatch(b"[0-7]*", text):
+        raise _Damaged("is a damaged tar file: a number in it is none")
+    return int(text or b"0", 8)
+
+
+def _tar_text(field: bytes) -> str:
+    return field.partition(b"\0")[0].decode("utf-8", "replace")
 
 
 class _Reader:

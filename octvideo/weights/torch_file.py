@@ -21,6 +21,7 @@ _DAMAGED = (
 )
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message: what the file asks for
 _BLOCK = 1 << 20
+_MAX_SHARED = 4  # how often parameters may share their content, on the average
 # What training programs save beside the weights: arguments, paths, numbers of numpy, and dicts.
 _BESIDE = (
     *("argparse.Namespace", "builtins.list", "builtins.dict", "numpy.dtype", "numpy.ndarray"),
@@ -154,6 +155,7 @@ def check_state(state: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"{path} holds no parameters: it is not a checkpoint of a model")
     storages: dict[int, int] = {}
+    content = 0  # bytes, were each parameter copied
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise CheckpointError(
@@ -165,8 +167,10 @@ def check_state(state: Any, path: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path}: {key} is not an ordinary tensor")
         storage = value.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
+        content += value.numel() * value.element_size()
         if value.numel() * value.element_size() > storage.nbytes():
             raise CheckpointError(f"{path}: {key} is larger than its content in the file")
-    if sum(storages.values()) > path.stat().st_size:
+    size = path.stat().st_size
+    if sum(storages.values()) > size or content > _MAX_SHARED * size:
         raise CheckpointError(f"{path} claims more content than the file has")
     return {key: value.detach() for key, value in state.items()}

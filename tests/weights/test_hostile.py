@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import threading
 import zipfile
 from pathlib import Path
 
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 import torch
 
+from octvideo.config import ConfigError, load_cfg
 from octvideo.data.synthetic import write_video
+from octvideo.models import create_model
 from support import ROOT
 
 pytestmark = [
@@ -29,6 +32,7 @@ import resource, sys
 from pathlib import Path
 import av, numpy, torch, safetensors.torch
 from octvideo.apps.features import _join
+from octvideo.apps.hub import create_model, load_trained
 from octvideo.config import load_cfg
 from octvideo.data.labels import class_names_beside
 from octvideo.data import VideoError, VideoReader
@@ -40,7 +44,8 @@ def read_video(path):
         reader.get_frames(range(min(4, reader.num_frames)))
 readers = {"yaml": load_cfg, "npz": lambda path: _join([Path(path)], Path(path + ".out")),
            "json": lambda path: class_names_beside(Path(path).parent, 3), "mp4": read_video,
-           "avi": read_video}
+           "avi": read_video, "own": lambda path: load_trained(None, path),
+           "named": lambda path: create_model("i3d_r50", pretrained=path)}
 size = int(process_memory()["VmSize"] * 2**20) + 2**30
 resource.setrlimit(resource.RLIMIT_AS, (size, size))
 for path in sys.argv[1:]:
@@ -149,6 +154,29 @@ def bombs(folder: Path) -> dict[str, bytes]:
     }
 
 
+def giants() -> dict[str, bytes]:
+    """Small files that, taken at their word, become large in use."""
+    content = torch.ones(2_000_000)
+    wide = {"s1.pathway0_stem.conv.weight": torch.ones(64, 3, 1, 7, 7)}
+    network = "MODEL: {ARCH: i3d, MODEL_NAME: ResNet}\nRESNET: {DEPTH: 50, %s}\n"
+    small = create_model("i3d_r50", 5, width_per_group=4, num_frames=4).state_dict()
+    views = (
+        network % "WIDTH_PER_GROUP: 4" + "DATA: {NUM_FRAMES: 4}\nTEST: {NUM_ENSEMBLE_VIEWS: %d}\n"
+    )
+    views = views.replace("MODEL: {", "MODEL: {NUM_CLASSES: 5, ")
+    files = {
+        "views.pyth": {str(n): content[n:-1000] for n in range(1000)},
+        "wide.own": {"model_state": wide, "cfg": network % "WIDTH_PER_GROUP: 400000"},
+        "wide.named": {"model_state": wide, "cfg": network % "WIDTH_PER_GROUP: 400000"},
+        "views.own": {"model_state": small, "cfg": views % 10**9},
+        "views.named": {"model_state": small, "cfg": views % 10**9},
+    }
+    header = tarfile.TarInfo("pax")
+    header.type = tarfile.XHDTYPE
+    made = {name: torch_file(file) for name, file in files.items()}
+    return {**made, "digits.tar": tar_of((header, b"9" * 400_000))}
+
+
 def _more_samples(good: bytes) -> bytes:
     """Its table of sizes claims four thousand million frames."""
     at = good.index(b"stsz") + 12
@@ -213,3 +241,36 @@ def test_no_memory_is_taken_on_the_word_of_a_file(tmp_path):
     verdicts = read_all(tmp_path / "set", files)
     assert set(verdicts.values()) == {"refused"}
     assert len(verdicts) == len(files)
+
+
+@pytest.mark.timeout(60)
+def test_small_files_stay_small_in_use(tmp_path):
+    verdicts = read_all(tmp_path, giants())
+    assert set(verdicts.values()) == {"refused"}
+    assert len(verdicts) == len(giants())
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("base", ["pipe.yaml", "/dev/zero", "large.yaml", "b0.yaml", "folder.yaml"])
+def test_bases_that_never_end(tmp_path, base):
+    """A pipe that nobody writes to, a device, a file of 5 MB, and 2^24 times the same file."""
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "large.yaml").write_bytes(b"# " * 2_500_000)
+    for n in range(25):
+        (tmp_path / f"b{n}.yaml").write_text(f"_BASE_: [b{n + 1}.yaml, b{n + 1}.yaml]")
+    (tmp_path / "b25.yaml").write_text("RNG_SEED: 3")
+    (tmp_path / "own.yaml").write_text(f"_BASE_: {base}")
+    with pytest.raises(ConfigError) as error:
+        load_cfg(tmp_path / "own.yaml")
+    assert len(error.value.problems) == 1
+    assert len(str(error.value)) < 1000
+
+
+def test_a_configuration_from_a_pipe(tmp_path):
+    """As the shell makes one of <(command)."""
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("RNG_SEED: 3",))
+    writer.start()
+    assert load_cfg(tmp_path / "pipe").RNG_SEED == 3
+    writer.join()

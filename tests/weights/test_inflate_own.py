@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+import octvideo
 from octvideo.models import create_model
-from octvideo.weights import load_into, read_weights
+from octvideo.weights import CheckpointError, load_into, read_weights
 
 FRAMES = 24
 VIDEO = {"depth": 26, "width_per_group": 8, "num_frames": FRAMES, "crop_size": 64}
@@ -78,3 +79,41 @@ def test_a_still_video_is_seen_as_its_picture(placement: str, arch: str, tmp_pat
             assert close(model(video), network(picture))
     else:  # the test can tell: at the border it is another value
         assert not close(found[:, :, 0], expected)
+
+
+def as_pyslowfast_saves(network: nn.Module, path: Path, with_cfg: bool = True) -> Path:
+    """Its ImageNet training builds all convolutions as Conv3d, with one frame."""
+    state = {k: v.unsqueeze(2) if v.ndim == 4 else v for k, v in network.state_dict().items()}
+    cfg = "MODEL: {ARCH: 2d, MODEL_NAME: ResNet}\nRESNET: {DEPTH: 26, WIDTH_PER_GROUP: 8}\n"
+    torch.save({"model_state": state, "epoch": 99, **({"cfg": cfg} if with_cfg else {})}, path)
+    return path
+
+
+@pytest.mark.parametrize("with_cfg", [False, True])
+def test_kernels_of_one_frame(tmp_path: Path, with_cfg: bool) -> None:
+    network = trained("vanilla")
+    path = as_pyslowfast_saves(network, tmp_path / "r26.pyth", with_cfg)
+    weights = read_weights(path)
+    assert weights.is_2d == with_cfg  # C2D, a network of videos, has such kernels too
+    image = create_model("resnet26_v1b", num_classes=5, width=8, head_activation="none").eval()
+    assert not load_into(image, weights).left_out
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(image(x), network(x))
+    video = create_model("i3d_r50", num_classes=5, **VIDEO)
+    assert not load_into(video, weights, finetune=True, inflate=True).left_out
+    for key, value in video.state_dict().items():
+        flat = value.sum(2) if value.ndim == 5 else value
+        torch.testing.assert_close(flat, network.state_dict()[key], msg=key)
+    with pytest.raises(CheckpointError, match=r"set TRAIN\.CHECKPOINT_INFLATE True"):
+        load_into(create_model("i3d_r50", num_classes=5, **VIDEO), weights)
+
+
+def test_kernels_of_one_frame_by_name(tmp_path: Path) -> None:
+    network = trained("vanilla")
+    path = as_pyslowfast_saves(network, tmp_path / "r26.pyth")
+    named = octvideo.create_model("i3d_r50", 7, pretrained=path, **VIDEO)
+    kernel = named.state_dict()["s3.pathway0_res0.branch2.a.weight"]
+    torch.testing.assert_close(
+        kernel.sum(2), network.state_dict()["s3.pathway0_res0.branch2.a.weight"]
+    )
