@@ -42,7 +42,7 @@ from octvideo.weights import read_weights
 def read_video(path):
     with VideoReader(path) as reader:
         reader.get_frames(range(min(4, reader.num_frames)))
-readers = {"yaml": load_cfg, "npz": lambda path: _join([Path(path)], Path(path + ".out")),
+readers = {"yaml": load_cfg, "npz": lambda path: _join([(path, Path(path))], Path(path + ".out")),
            "json": lambda path: class_names_beside(Path(path).parent, 3), "mp4": read_video,
            "avi": read_video, "own": lambda path: load_trained(None, path),
            "named": lambda path: create_model("i3d_r50", pretrained=path)}
