@@ -42,10 +42,15 @@ class ViewSettings:
     precision: str = "fp32"
     centre_crop: CentreCrop | None = None
     short_side: int | None = None
+    by_time: bool = True
 
     def sampling(self) -> ClipSampling:
         return ClipSampling(
-            self.num_frames, self.sampling_rate, self.target_fps, use_offset=self.use_offset
+            self.num_frames,
+            self.sampling_rate,
+            self.target_fps,
+            use_offset=self.use_offset,
+            by_time=self.by_time,
         )
 
     @classmethod
@@ -58,6 +63,7 @@ class ViewSettings:
             num_crops=cfg.TEST.NUM_SPATIAL_CROPS,
             target_fps=cfg.DATA.TARGET_FPS,
             use_offset=cfg.DATA.USE_OFFSET_SAMPLING,
+            by_time=cfg.DATA.SAMPLE_BY_TIME,
             mean=tuple(cfg.DATA.MEAN),
             std=tuple(cfg.DATA.STD),
             reverse_channels=cfg.DATA.REVERSE_INPUT_CHANNEL,

@@ -65,6 +65,10 @@ _DEFAULTS: dict[str, Any] = {
         "SAMPLING_RATE": 8,  # distance of two frames of a clip, at TARGET_FPS
         "TARGET_FPS": 30,  # frame rate that SAMPLING_RATE refers to
         "TRAIN_JITTER_FPS": 0.0,  # TARGET_FPS varies by up to this much in training
+        # ours: where the frame rate of a video varies, take the frame that is shown at each point
+        # in time. False counts frames, as if they came evenly. (PySlowFast finds the start of a
+        # clip by time and counts from there.)
+        "SAMPLE_BY_TIME": True,
         "USE_OFFSET_SAMPLING": False,  # test clips reach the end of the video, whole frames apart
         "MEAN": [0.45, 0.45, 0.45],  # subtracted from R, G, B in [0, 1]
         "STD": [0.225, 0.225, 0.225],  # R, G, B are divided by it afterwards

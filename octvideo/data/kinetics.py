@@ -86,7 +86,9 @@ class TrainClips(Dataset):
 
         def read(path: str) -> list[torch.Tensor]:
             with VideoReader(path, backend=self.backend) as reader:
-                indices = self.sampling.random_indices(reader.num_frames, reader.fps, rng)
+                indices = self.sampling.random_indices(
+                    reader.num_frames, reader.fps, rng, reader.timing.seconds
+                )
                 clip = reader.clip(indices)
                 return augmented_views(clip, rng, self.transform, self.augmentation)
 
@@ -132,8 +134,8 @@ class CentreClips(Dataset):
         return item_of(video, label, index, [])
 
     def _read(self, reader: VideoReader, index: int) -> torch.Tensor:
-        clip = reader.clip(self.sampling.centre_indices(reader.num_frames, reader.fps))
-        return clip(self._centre)
+        indices = self.sampling.centre_indices(reader.num_frames, reader.fps, reader.timing.seconds)
+        return reader.clip(indices)(self._centre)
 
     def _centre(self, frames: np.ndarray) -> torch.Tensor:
         size = short_side_size(*frames.shape[1:3], self.short_side)
@@ -161,8 +163,10 @@ class RandomValidationClips(CentreClips):
 
     def _read(self, reader: VideoReader, index: int) -> torch.Tensor:
         rng = np.random.default_rng([self.seed, index])
-        clip = reader.clip(self.sampling.random_indices(reader.num_frames, reader.fps, rng))
-        [video] = augmented_views(clip, rng, self.transform, Augmentation())
+        indices = self.sampling.random_indices(
+            reader.num_frames, reader.fps, rng, reader.timing.seconds
+        )
+        [video] = augmented_views(reader.clip(indices), rng, self.transform, Augmentation())
         return video
 
 
@@ -242,7 +246,9 @@ class TestViews(Dataset):
                 self.watch.reading(index, path),
                 VideoReader(path, backend=self.backend) as reader,
             ):
-                clips = self.sampling.view_indices(reader.num_frames, reader.fps, self.num_clips)
+                clips = self.sampling.view_indices(
+                    reader.num_frames, reader.fps, self.num_clips, reader.timing.seconds
+                )
                 wanted, positions = np.unique(clips, return_inverse=True)
                 clip = reader.clip(wanted)
                 height, width = reader.size

@@ -251,6 +251,7 @@ def _sampling(cfg: CfgNode) -> ClipSampling:
         target_fps=cfg.DATA.TARGET_FPS,
         jitter_fps=cfg.DATA.TRAIN_JITTER_FPS,
         use_offset=cfg.DATA.USE_OFFSET_SAMPLING,
+        by_time=cfg.DATA.SAMPLE_BY_TIME,
     )
 
 

@@ -21,13 +21,14 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from octvideo.data.display import display_matrix, upright
+from octvideo.data.timing import Timing, display_times
 from octvideo.data.video_index import (
     SEEKABLE,
     Run,
     VideoError,
     can_skip,
     check_pixels,
-    frame_rate,
+    frame_timing,
     named_errors,
     open_indexed,
     open_video,
@@ -54,7 +55,7 @@ class Backend(Protocol):
     """
 
     num_frames: int
-    fps: float
+    timing: Timing
 
     def read(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]: ...
     def close(self) -> None: ...
@@ -96,7 +97,9 @@ class VideoReader:
 
     Attributes:
         num_frames: number of frames, as far as it can be known without decoding them.
-        fps: average frames per second, also where the rate varies.
+        fps: average frames per second, also where the rate varies: by the frames' time stamps,
+            unless they agree with the rate that the file declares.
+        timing: when the frames are shown where the rate varies, and `fps`.
 
     Raises:
         VideoError: names the file, whatever the decoder or the system complained about.
@@ -127,7 +130,8 @@ class VideoReader:
 
                 self._backend = reader_backends.open_backend(backend, self.path, max_pixels)
         self.num_frames = self._backend.num_frames
-        self.fps = self._backend.fps
+        self.fps = self._backend.timing.fps
+        self.timing = self._backend.timing
         if self.num_frames < max(min_frames, 1):
             self.close()
             raise VideoError(
@@ -286,7 +290,6 @@ class PyAVBackend:
 
     def _open(self, in_order: bool) -> None:
         stream, context = self._stream, self._stream.codec_context
-        self.fps = frame_rate(self.path, stream)
         self.num_frames = self.index.count
         self._check_missing(self.num_frames, self.index.announced)
         self._declared = (context.width, context.height)
@@ -298,8 +301,10 @@ class PyAVBackend:
         self._last: VideoFrame | None = None  # what `_in_order` gave last
         self._next = 0  # number of the frame that it gives next
         self._end: int | None = None  # number of frames that decode, once known
+        times = self.index.times
         if not self.index.exact and self._container.format.name != "avi":
-            self._count()
+            times = self._count()
+        self.timing = frame_timing(self.path, self._stream, times)  # `_count` opens another
 
     def read(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         left = dict.fromkeys(indices)
@@ -393,14 +398,16 @@ class PyAVBackend:
         self._in_order, self._last = _decode_all(self._container, self._stream), None
         self._next = 0
 
-    def _count(self) -> None:
-        """Set `num_frames` to what decodes."""
+    def _count(self) -> np.ndarray:
+        """Set `num_frames` to what decodes. Returns when these frames are shown, as in `Index`."""
         self._restart()
         assert self._in_order is not None
-        decoded = sum(1 for _ in self._in_order)
+        stamps = [(frame.pts, frame.pts) for frame in self._in_order]
+        decoded = len(stamps)
         if self._container.format.name in SEEKABLE:  # elsewhere a packet may be half a frame
             self._check_missing(decoded, self.num_frames)
         self._last, self.num_frames, self._end = None, decoded, decoded
+        return display_times(stamps, self._stream, self._container)
 
     def _check_missing(self, there: int, announced: int) -> None:
         """A few frames fewer than announced are reported, more are an error."""

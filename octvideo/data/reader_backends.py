@@ -14,10 +14,11 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from octvideo.data.display import display_matrix, upright
+from octvideo.data.timing import Timing
 from octvideo.data.video_index import (
     VideoError,
     descriptor,
-    frame_rate,
+    frame_timing,
     open_indexed,
     open_video,
 )
@@ -33,7 +34,7 @@ def open_backend(name: str, path: str, max_pixels: int) -> "MirroredBackend":
     with container:
         is_avi = container.format.name == "avi"
         # Each library estimates the rate its own way; sampling needs one answer.
-        fps, stream_index = frame_rate(path, stream), stream.index
+        clock, stream_index = frame_timing(path, stream, index.times), stream.index
     # decord searches for ever for a first keyframe that was cut off; torchcodec miscounts in AVI.
     if not index.seekable and not (is_avi and name == "decord"):
         raise VideoError(path, f'{name} is not dependable on such a file; use backend "pyav"')
@@ -42,14 +43,14 @@ def open_backend(name: str, path: str, max_pixels: int) -> "MirroredBackend":
     with descriptor(path) as number:
         source = f"/dev/fd/{number}"
         if name == "decord":
-            reader: DecordBackend | TorchCodecBackend = DecordBackend(module, path, source, fps)
+            reader: DecordBackend | TorchCodecBackend = DecordBackend(module, path, source)
         else:
-            reader = TorchCodecBackend(module, path, source, fps, stream_index)
+            reader = TorchCodecBackend(module, path, source, stream_index)
     if reader.num_frames != index.count:
         reader.close()
         counts = f"{name} counts {reader.num_frames} frames, the packets say {index.count}"
         raise VideoError(path, f'{counts}; use backend "pyav"')
-    return MirroredBackend(reader, first_frame(path, max_pixels))
+    return MirroredBackend(reader, clock, first_frame(path, max_pixels))
 
 
 def first_frame(path: str, max_pixels: int) -> VideoFrame:
@@ -81,15 +82,17 @@ def import_backend(name: str) -> ModuleType:
 class DecordBackend:
     """`decord.VideoReader` on the CPU with one thread."""
 
-    def __init__(self, decord: ModuleType, path: str, source: str, fps: float) -> None:
+    def __init__(self, decord: ModuleType, path: str, source: str) -> None:
         self.path = path
-        self.fps = fps
         self._error = decord.DECORDError
         try:
             self._reader = decord.VideoReader(source, ctx=decord.cpu(0), num_threads=1)
             self.num_frames = len(self._reader)
         except self._error as error:
-            raise VideoError(path, f"decord: {_last_line(error)}") from error
+            reason = _last_line(error)
+            if "broken metadata" in reason:  # such as WebM of a browser, without a frame rate
+                reason = 'needs a frame rate or a duration in the header; use backend "pyav"'
+            raise VideoError(path, f"decord: {reason}") from error
 
     def read(self, indices: list[int]) -> np.ndarray:
         try:
@@ -107,11 +110,8 @@ class DecordBackend:
 class TorchCodecBackend:
     """`torchcodec.decoders.VideoDecoder` on the CPU with one thread and exact seeks."""
 
-    def __init__(
-        self, decoders: ModuleType, path: str, source: str, fps: float, stream_index: int
-    ) -> None:
+    def __init__(self, decoders: ModuleType, path: str, source: str, stream_index: int) -> None:
         self.path = path
-        self.fps = fps
         try:
             self._decoder = decoders.VideoDecoder(
                 source,
@@ -135,12 +135,16 @@ class TorchCodecBackend:
 
 
 class MirroredBackend:
-    """decord or torchcodec with the mirroring of a display matrix, of which they apply the rotation
-    alone."""
+    """decord or torchcodec, and the mirroring of a display matrix, of which they do the rotation.
 
-    def __init__(self, reader: DecordBackend | TorchCodecBackend, first: VideoFrame) -> None:
+    `first` is the first frame as PyAV decodes it.
+    """
+
+    def __init__(
+        self, reader: DecordBackend | TorchCodecBackend, clock: Timing, first: VideoFrame
+    ) -> None:
         self._reader = reader
-        self.path, self.fps, self.num_frames = reader.path, reader.fps, reader.num_frames
+        self.timing, self.num_frames = clock, reader.num_frames
         self._matrix = display_matrix(first)
         self._turns = round(first.rotation / 90)  # counter-clockwise
 

@@ -70,8 +70,8 @@ def _frames(reader: VideoReader) -> Iterator[np.ndarray]:
 def reencode(source: str | Path, target: Path, encoding: Encoding = Encoding()) -> None:
     """Writes a video as H.264 in mp4, upright, without sound; ``target`` appears when it is whole.
 
-    Frame i stays frame i. They follow each other at the average rate, by which clips are sampled,
-    also where the source's rate varies.
+    Frame i stays frame i. They follow each other at the average rate or, where the source's rate
+    varies, at its times.
 
     Raises:
         VideoError: the source can not be decoded from its first to its last frame.
@@ -79,7 +79,8 @@ def reencode(source: str | Path, target: Path, encoding: Encoding = Encoding()) 
     """
     with VideoReader(source, in_order=True) as reader, whole_file(target) as part:
         width, height = _even_size(*reader.size, encoding.short_side)
-        rate = Fraction(reader.fps).limit_denominator(1001)
+        seconds, tick = reader.timing.seconds, Fraction(1, 90_000)
+        rate = Fraction(reader.fps).limit_denominator(10_000)
         options = {"preset": "fast", "crf": str(encoding.crf), "g": str(encoding.gop)}
         # Neither arithmetic coding nor a deblocking filter, which is hardly missed at this quality.
         options["tune"] = "fastdecode"
@@ -89,9 +90,13 @@ def reencode(source: str | Path, target: Path, encoding: Encoding = Encoding()) 
         with av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as container:
             stream = container.add_stream("libx264", rate=rate, options={**options, "threads": "1"})
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            for picture in _frames(reader):
+            if seconds is not None:
+                stream.codec_context.time_base = tick
+            for number, picture in enumerate(_frames(reader)):
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
                 frame = frame.reformat(width, height, "yuv420p", interpolation="BICUBIC")
+                if seconds is not None:
+                    frame.pts, frame.time_base = round(seconds[number] / tick), tick
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+_ROUNDING = 0.02  # frames
+
 
 @dataclass(frozen=True)
 class ClipSampling:
@@ -17,7 +19,11 @@ class ClipSampling:
 
     num_frames: frames of the clip; sampling_rate: distance of two of them, in frames at
     target_fps; jitter_fps: training adds uniform(0, jitter_fps) to target_fps; use_offset: test
-    views reach the end of the video, nearly (see `view_start`).
+    views reach the end of the video, nearly (see `view_start`); by_time: where the frame rate
+    varies, take the frame that is shown at each point in time, instead of counting frames.
+
+    The methods take a video as its number of frames and frames per second and, where the rate
+    varies, the seconds at which each frame is shown (`Timing.seconds`).
     """
 
     num_frames: int
@@ -25,29 +31,67 @@ class ClipSampling:
     target_fps: float = 30.0
     jitter_fps: float = 0.0
     use_offset: bool = False
+    by_time: bool = True
 
     def span(self, fps: float) -> float:
         """Length of the clip in frames of a video of `fps` frames per second."""
         return clip_span(self.num_frames, self.sampling_rate, fps, self.target_fps)
 
-    def random_indices(self, length: int, fps: float, rng: np.random.Generator) -> np.ndarray:
+    def random_indices(
+        self, length: int, fps: float, rng: np.random.Generator, seconds: np.ndarray | None = None
+    ) -> np.ndarray:
         """A random training clip of a video: int64 (num_frames,)."""
+        clock = self._clock(length, fps, seconds)
         target_fps = self.target_fps
         if self.jitter_fps > 0:
             target_fps += rng.uniform(0.0, self.jitter_fps)
-        span = clip_span(self.num_frames, self.sampling_rate, fps, target_fps)
-        return frame_indices(random_clip_start(length, span, rng), span, self.num_frames, length)
+        span = clip_span(self.num_frames, self.sampling_rate, clock.fps, target_fps)
+        return clock.indices(random_clip_start(clock.length, span, rng), span, self.num_frames)
 
-    def centre_indices(self, length: int, fps: float) -> np.ndarray:
+    def centre_indices(
+        self, length: int, fps: float, seconds: np.ndarray | None = None
+    ) -> np.ndarray:
         """The clip in the middle of a video: int64 (num_frames,)."""
-        span = self.span(fps)
-        return frame_indices(centre_start(length, span), span, self.num_frames, length)
+        clock = self._clock(length, fps, seconds)
+        span = self.span(clock.fps)
+        return clock.indices(centre_start(clock.length, span), span, self.num_frames)
 
-    def view_indices(self, length: int, fps: float, num_views: int) -> np.ndarray:
+    def view_indices(
+        self, length: int, fps: float, num_views: int, seconds: np.ndarray | None = None
+    ) -> np.ndarray:
         """The clips of a test: int64 (num_views, num_frames)."""
-        span = self.span(fps)
-        starts = [view_start(length, span, v, num_views, self.use_offset) for v in range(num_views)]
-        return np.stack([frame_indices(s, span, self.num_frames, length) for s in starts])
+        clock = self._clock(length, fps, seconds)
+        span = self.span(clock.fps)
+        starts = [
+            view_start(clock.length, span, v, num_views, self.use_offset) for v in range(num_views)
+        ]
+        return np.stack([clock.indices(start, span, self.num_frames) for start in starts])
+
+    def _clock(self, length: int, fps: float, seconds: np.ndarray | None) -> "_Clock":
+        if seconds is None or not self.by_time:
+            return _Clock(length, fps)
+        fps = 1 / float(np.quantile(np.diff(seconds), 0.1))
+        return _Clock(float(seconds[-1]) * fps + 1, fps, seconds * fps)
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """The frames of a video on an even clock.
+
+    length: of the video, in ticks of the clock, `fps` a second. places: float64, when each frame is
+    shown; None: one a tick. A video of a varying rate has a clock as fast as its fastest frames.
+    """
+
+    length: float
+    fps: float
+    places: np.ndarray | None = None
+
+    def indices(self, start: float, span: float, num_frames: int) -> np.ndarray:
+        if self.places is None:
+            return frame_indices(start, span, num_frames, self.length)
+        points = clip_points(start, span, num_frames, self.length).numpy()
+        # A little later, as time stamps are rounded, often to milliseconds.
+        return np.searchsorted(self.places, points + _ROUNDING, side="right") - 1
 
 
 def clip_span(num_frames: int, sampling_rate: int, fps: float, target_fps: float) -> float:
@@ -58,18 +102,18 @@ def clip_span(num_frames: int, sampling_rate: int, fps: float, target_fps: float
     return max(1.0, sampling_rate * num_frames / target_fps * fps)
 
 
-def random_clip_start(length: int, span: float, rng: np.random.Generator) -> float:
+def random_clip_start(length: float, span: float, rng: np.random.Generator) -> float:
     """Start of a random clip, uniform in [0, length - span]; 0 in a video shorter than the clip."""
     return float(rng.uniform(0.0, max(length - span, 0.0)))
 
 
-def centre_start(length: int, span: float) -> float:
+def centre_start(length: float, span: float) -> float:
     """Start of the clip in the middle of the video."""
     return max(length - span, 0.0) / 2
 
 
 def view_start(
-    length: int, span: float, view: int, num_views: int, use_offset: bool = False
+    length: float, span: float, view: int, num_views: int, use_offset: bool = False
 ) -> float:
     """Start of test view `view` of `num_views`.
 
@@ -83,14 +127,18 @@ def view_start(
     return float(math.floor(room / (num_views - 1)) * view if num_views > 1 else room // 2)
 
 
-def frame_indices(start: float, span: float, num_frames: int, length: int) -> np.ndarray:
-    """Frames linspace(start, start + span - 1), truncated to int64 (num_frames,).
+def frame_indices(start: float, span: float, num_frames: int, length: float) -> np.ndarray:
+    """The points of the clip, truncated to int64 (num_frames,)."""
+    return clip_points(start, span, num_frames, length).long().numpy()
+
+
+def clip_points(start: float, span: float, num_frames: int, length: float) -> torch.Tensor:
+    """linspace(start, start + span - 1), float32 (num_frames,).
 
     A video that ends before the clip does repeats its last frame.
     """
     # torch's float32 linspace, as in PySlowFast: another rounding would move some frames by one.
-    points = torch.linspace(start, start + span - 1, num_frames)
-    return points.clamp(0, length - 1).long().numpy()
+    return torch.linspace(start, start + span - 1, num_frames).clamp(0, length - 1)
 
 
 def slow_indices(num_frames: int, frame_ratio: int) -> np.ndarray:

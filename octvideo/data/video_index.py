@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from octvideo.data.ffmpeg_errors import ffmpeg_errors
+from octvideo.data.timing import Timing, display_times, timing
 from octvideo.utils.console import printable
 
 # Containers whose own index makes a seek land where it should.
@@ -112,12 +114,12 @@ def check_pixels(path: str, width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def frame_rate(path: str, stream: VideoStream) -> float:
-    """Average frames per second."""
-    rate = stream.average_rate or stream.guessed_rate
-    if not rate:
+def frame_timing(path: str, stream: VideoStream, times: np.ndarray) -> Timing:
+    """The clock of a video, from the `times` of its index."""
+    found = timing(path, stream, times)
+    if found is None:
         raise VideoError(path, "has no frame rate")
-    return float(rate)
+    return found
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ class Index:
         announced: how many frames the container's own index promises, 0 if it has none.
         exact: the timestamps identify the frames, and a keyframe comes before each of them.
         seekable: `exact`, and the container's seeks can be trusted.
+        times: when the frames are shown, ascending (`display_times`); empty if that is not known.
     """
 
     count: int
@@ -141,6 +144,7 @@ class Index:
     announced: int
     exact: bool
     seekable: bool
+    times: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def open_indexed(path: str, max_pixels: int) -> tuple[InputContainer, VideoStream, Index]:
@@ -164,13 +168,15 @@ def open_indexed(path: str, max_pixels: int) -> tuple[InputContainer, VideoStrea
 
 def build_index(container: InputContainer, stream: VideoStream) -> Index:
     """Read through all packets (the file's position is at its end afterwards)."""
-    packets = [(p.pts, p.is_keyframe, p.is_discard) for p in container.demux(stream) if p.size]
+    demuxed = (p for p in container.demux(stream) if p.size)
+    packets = [(p.pts, p.is_keyframe, p.is_discard, p.dts) for p in demuxed]
     # Discarded packets, outside the edit list, are decoded because others refer to them.
-    count = sum(not discard for _, _, discard in packets)
+    stamps = [(pts, dts) for pts, _, discard, dts in packets if not discard]
+    count = len(stamps)
     place = {
-        pts: n for n, (pts, _, discard) in enumerate(packets) if pts is not None and not discard
+        pts: n for n, (pts, _, discard, _) in enumerate(packets) if pts is not None and not discard
     }
-    keys = [(pts, n) for n, (pts, key, _) in enumerate(packets) if key and pts is not None]
+    keys = [(pts, n) for n, (pts, key, _, _) in enumerate(packets) if key and pts is not None]
     shown = sorted(place)
     exact = (
         0 < count == len(shown)
@@ -187,6 +193,7 @@ def build_index(container: InputContainer, stream: VideoStream) -> Index:
         announced=len(stream.index_entries) - (len(packets) - count),
         exact=exact,
         seekable=exact and container.format.name in SEEKABLE,
+        times=display_times(stamps, stream, container),
     )
 
 
