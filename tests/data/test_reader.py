@@ -16,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from octvideo.data.reader import BACKENDS, PyAVBackend, VideoError, VideoReader
+from octvideo.data.pyav_backend import PyAVBackend
+from octvideo.data.reader import BACKENDS, VideoError, VideoReader
 from octvideo.data.video_index import Index, plan_runs
 from support import SHARED
 
@@ -273,7 +274,7 @@ def test_opening_decodes_nothing(
     def never(*args: object) -> None:
         raise AssertionError("decodes at opening")
 
-    monkeypatch.setattr("octvideo.data.reader._decode_all", never)
+    monkeypatch.setattr("octvideo.data.pyav_backend._decode_all", never)
     monkeypatch.setattr(PyAVBackend, "_decode_run", never)
     with VideoReader(path) as reader:
         assert reader.num_frames == 60
