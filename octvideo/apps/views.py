@@ -6,7 +6,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from octvideo.config import has_pictures, test_short_side
+from octvideo.config import clip_counts_of_test, has_pictures, short_side_of_test
 from octvideo.data.pictures import CentreCrop
 from octvideo.data.sampling import ClipSampling
 from octvideo.models.image import ImageSpec
@@ -59,7 +59,7 @@ class ViewSettings:
             num_frames=cfg.DATA.NUM_FRAMES,
             sampling_rate=cfg.DATA.SAMPLING_RATE,
             crop_size=cfg.DATA.TEST_CROP_SIZE,
-            num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
+            num_clips=clip_counts_of_test(cfg)[-1],
             num_crops=cfg.TEST.NUM_SPATIAL_CROPS,
             target_fps=cfg.DATA.TARGET_FPS,
             use_offset=cfg.DATA.USE_OFFSET_SAMPLING,
@@ -71,7 +71,9 @@ class ViewSettings:
             backend=cfg.DATA.DECODING_BACKEND,
             precision=cfg.TEST.PRECISION,
             centre_crop=_centre_crop(cfg),
-            short_side=None if (side := test_short_side(cfg)) == cfg.DATA.TEST_CROP_SIZE else side,
+            short_side=None
+            if (side := short_side_of_test(cfg)) == cfg.DATA.TEST_CROP_SIZE
+            else side,
         )
 
     @classmethod

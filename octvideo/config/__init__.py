@@ -9,6 +9,7 @@ from octvideo.config.keys import Problem
 from octvideo.config.load import cfg_of_checkpoint, dump, load_cfg
 from octvideo.config.scaling import (
     batch_per_process,
+    clip_counts_of_test,
     describe_scaling,
     effective_base_lr,
     global_batch_size,
@@ -18,7 +19,7 @@ from octvideo.config.scaling import (
     lr_scale,
     num_nodes,
     processes_per_node,
-    test_short_side,
+    short_side_of_test,
     train_precision,
 )
 from octvideo.config.validate import ConfigError, check_machine, validate
@@ -29,6 +30,7 @@ __all__ = [
     "batch_per_process",
     "cfg_of_checkpoint",
     "check_machine",
+    "clip_counts_of_test",
     "describe_scaling",
     "dump",
     "effective_base_lr",
@@ -42,7 +44,7 @@ __all__ = [
     "lr_scale",
     "num_nodes",
     "processes_per_node",
-    "test_short_side",
+    "short_side_of_test",
     "train_precision",
     "validate",
 ]

@@ -49,7 +49,8 @@ _DEFAULTS: dict[str, Any] = {
         "CHECKPOINT_FILE_PATH": "",  # weights to test; empty takes the newest of OUTPUT_DIR
         "CHECKPOINT_TYPE": "pytorch",  # ignored, as TRAIN.CHECKPOINT_TYPE
         "CHECKPOINT": "last",  # ours: of OUTPUT_DIR; last, or best (lowest validation error)
-        "NUM_ENSEMBLE_VIEWS": 10,  # clips in time, for each video
+        "NUM_ENSEMBLE_VIEWS": 10,  # clips in time, for each video; -1: tests of 1, 3, 5, 7, 10
+        "NUM_TEMPORAL_CLIPS": [],  # a test of each of these numbers of clips, instead
         # Crops of each clip: 3, or 1, the centre of frames whose short side is
         # DATA.TRAIN_JITTER_SCALES[0].
         "NUM_SPATIAL_CROPS": 3,
@@ -108,8 +109,10 @@ _DEFAULTS: dict[str, Any] = {
         "PIN_MEMORY": True,  # page-locked batches, for copies that overlap
     },
     "MODEL": {
-        "ARCH": "i3d",  # c2d, i3d, slow, slowfast, slow_c2d, slow_i3d or 2d
-        "MODEL_NAME": "ResNet",  # ResNet, or SlowFast for the two pathways; 2d: see list_models()
+        "ARCH": "slowfast",  # c2d, i3d, slow, slowfast, slow_c2d, slow_i3d or 2d
+        # SlowFast for the two pathways, else ResNet; follows ARCH where it is left out. Of 2d: see
+        # list_models().
+        "MODEL_NAME": "SlowFast",
         "NUM_CLASSES": 400,  # width of the last layer
         "LOSS_FUNC": "cross_entropy",  # cross_entropy, soft_cross_entropy or bce_logit
         "DROPOUT_RATE": 0.5,  # before the last layer
@@ -129,7 +132,7 @@ _DEFAULTS: dict[str, Any] = {
         "INPLACE_RELU": True,  # overwrite the input of a ReLU
         "ZERO_INIT_FINAL_BN": False,  # a block's last batch norm starts at 0; non-local ones too
         "ZERO_INIT_FINAL_CONV": False,  # a block's last convolution starts at 0
-        # Below: for each stage, a list of one value a pathway.
+        # Below: for each stage, a list of one value a pathway; a single one stands for both.
         "NUM_BLOCK_TEMP_KERNEL": [[3], [4], [6], [3]],  # blocks that may have a temporal kernel
         "SPATIAL_STRIDES": [[1], [2], [2], [2]],
         "SPATIAL_DILATIONS": [[1], [1], [1], [1]],
@@ -230,6 +233,7 @@ ENTRY_TYPES: dict[str, type] = {
     "NONLOCAL.LOCATION": int,
     "SOLVER.STEPS": float,
     "SOLVER.LRS": float,
+    "TEST.NUM_TEMPORAL_CLIPS": int,
     "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN": str,
 }
 

@@ -61,7 +61,7 @@ RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
         (
             *("NUM_SHARDS", "DIST_TIMEOUT", "LOG_PERIOD", "MODEL.NUM_CLASSES", "SOLVER.MAX_EPOCH"),
             *("TRAIN.BATCH_SIZE", "TRAIN.CHECKPOINT_PERIOD"),
-            *("TRAIN.ACCUMULATE_STEPS", "TEST.BATCH_SIZE", "TEST.NUM_ENSEMBLE_VIEWS"),
+            *("TRAIN.ACCUMULATE_STEPS", "TEST.BATCH_SIZE", "TEST.NUM_TEMPORAL_CLIPS"),
             *("DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS"),
             *("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE", "DATA.TRAIN_JITTER_SCALES"),
             *("RESNET.DEPTH", "RESNET.NUM_GROUPS", "RESNET.WIDTH_PER_GROUP", "RESNET.EXPANSION"),
@@ -117,6 +117,7 @@ RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
             "MIXUP.LABEL_SMOOTH_VALUE",
         ),
     ),
+    ("at least 1, or -1", lambda x: x >= 1 or x == -1, ("TEST.NUM_ENSEMBLE_VIEWS",)),
     ("among 2, 3, 4, 5", lambda x: x in (2, 3, 4, 5), ("OCTAVE.STAGES",)),
     ("3, as videos are RGB", lambda x: x == 3, ("DATA.INPUT_CHANNEL_NUM",)),
 )

@@ -14,12 +14,12 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from octvideo.config.defaults import get_cfg, leaf_values
+from octvideo.config.pyslowfast import translate
 from octvideo.config.scope import (
     IGNORED,
     INSTEAD,
     REFUSED,
     REPLACED_VALUES,
-    WITHOUT_POOL,
     ignored_name,
 )
 from octvideo.config.validate import ConfigError, remarks, validate
@@ -195,16 +195,19 @@ class _Reader:
     def _walk(
         self, loader: Any, node: yaml.MappingNode, path: Path, prefix: str, lines: dict[str, int]
     ) -> Iterator[Setting]:
-        """The settings under a YAML mapping, with dotted keys; ``lines`` has the keys so far."""
+        """The settings under a YAML mapping, with dotted keys; ``lines`` has the keys so far.
+
+        Of a key that is given twice the last one counts, as in PySlowFast; of a section as well.
+        """
+        last = {f"{prefix}{key_node.value}": key_node for key_node, _ in node.value}
         for key_node, value_node in node.value:
             key, line = f"{prefix}{key_node.value}", key_node.start_mark.line + 1
             if key in lines:
-                self.problems.append(
-                    f"{path}:{line}: {key} is given a second time (first in line {lines[key]}): "
-                    "keep one"
-                )
-                continue
+                text = "%s:%d: %s is given again: line %d does not count, remove one of them"
+                logger.warning(text, path, line, key, lines[key])
             lines[key] = line
+            if key_node is not last[key]:
+                continue
             if key in _MAPPINGS and isinstance(value_node, yaml.MappingNode):
                 yield from self._walk(loader, value_node, path, f"{key}.", lines)
                 continue
@@ -247,6 +250,7 @@ class _Applied:
 
     origins: dict[str, str] = field(default_factory=dict)  # of each key that was set
     wrong: set[str] = field(default_factory=set)  # known keys with a value of the wrong type
+    blank: dict[str, str] = field(default_factory=dict)  # key without a value -> problem
     ignored: set[str] = field(default_factory=set)  # names outside octvideo's scope
     replaced: dict[str, tuple[str, str]] = field(default_factory=dict)  # key -> old, new value
     problems: list[str] = field(default_factory=list)
@@ -260,7 +264,8 @@ def _apply(cfg: CfgNode, settings: Sequence[Setting]) -> _Applied:
         key, value, origin = setting
         if key in _DEFAULTS:
             try:
-                value = Kind.of(key, _DEFAULTS[key]).convert(value)
+                value = _of_its_kind(key, value)
+                applied.blank.pop(key, None)
                 applied.replaced.pop(key, None)  # the last setting of a key counts
                 if (known := REPLACED_VALUES.get(key)) and value in known:
                     applied.replaced[key] = value, known[value]
@@ -269,17 +274,20 @@ def _apply(cfg: CfgNode, settings: Sequence[Setting]) -> _Applied:
                 applied.origins[key] = origin
             except WrongTypeError:
                 applied.wrong.add(key)
-                applied.problems.append(f"{origin}: {_wrong_type(key, value)}")
+                problem = f"{origin}: {_wrong_type(key, value)}"
+                if value is None:  # a later setting may fill it in
+                    applied.blank[key] = problem
+                else:
+                    applied.problems.append(problem)
         elif key in REFUSED:
             refused[key] = setting  # the last one counts
         elif name := ignored_name(key):
             applied.ignored.add(name)
         else:
             applied.problems.append(f"{origin}: {_unknown(key, value)}")
-    if cfg.MODEL.MODEL_NAME == "ResNet_nopool":
-        cfg.MODEL.MODEL_NAME = "ResNet"
-        cfg.MODEL.ARCH = arch = WITHOUT_POOL.get(cfg.MODEL.ARCH, cfg.MODEL.ARCH)
-        applied.replaced["MODEL.MODEL_NAME"] = "ResNet_nopool", f"ResNet of MODEL.ARCH {arch}"
+    for key, old, new in translate(cfg, applied.origins):
+        applied.replaced[key] = old, new
+    applied.problems += applied.blank.values()
     for key, value, origin in refused.values():
         if (decode(value) if isinstance(value, str) and value else value) != REFUSED[key]:
             applied.problems.append(
@@ -287,6 +295,20 @@ def _apply(cfg: CfgNode, settings: Sequence[Setting]) -> _Applied:
                 f"{key} {show(REFUSED[key])}{INSTEAD.get(key, '')}"
             )
     return applied
+
+
+def _of_its_kind(key: str, value: Any) -> Any:
+    """The value in the type of its key; None ("None" in files of PySlowFast) is empty.
+
+    Raises:
+        WrongTypeError: it is of another type.
+    """
+    default, kind = _DEFAULTS[key], Kind.of(key, _DEFAULTS[key])
+    if (value is None or value == "None") and not kind.optional:
+        if default not in ("", [], ()):
+            raise WrongTypeError
+        return default
+    return kind.convert(value)
 
 
 def _assign(cfg: CfgNode, key: str, value: Any) -> None:

@@ -59,7 +59,15 @@ def has_pictures(cfg: CfgNode, split: str = "train") -> bool:
     return bool(cfg["TEST" if split == "test" else "TRAIN"].DATASET == "imagenet")
 
 
-def test_short_side(cfg: CfgNode) -> int:
+def clip_counts_of_test(cfg: CfgNode) -> list[int]:
+    """The numbers of clips of a video that are tested, one after another (PySlowFast's lists)."""
+    if counts := list(cfg.TEST.NUM_TEMPORAL_CLIPS):
+        return counts
+    count = int(cfg.TEST.NUM_ENSEMBLE_VIEWS)
+    return [1, 3, 5, 7, 10] if count == -1 else [count]
+
+
+def short_side_of_test(cfg: CfgNode) -> int:
     """Short side of a video in a test: of the crops, or, for one crop, what training starts from.
 
     PySlowFast resizes to TRAIN_JITTER_SCALES[0] where TEST.NUM_SPATIAL_CROPS is 1. A crop that

@@ -48,7 +48,6 @@ REFUSED: dict[str, Any] = {
     "MODEL.DROPCONNECT_RATE": 0.0,
     "SOLVER.LAYER_DECAY": 1.0,
     "TASK": "",
-    "TEST.NUM_TEMPORAL_CLIPS": [],
     "VIS_MASK.ENABLE": False,
 }
 
@@ -86,9 +85,6 @@ REPLACED_VALUES: dict[str, dict[str, str]] = {
     "TEST.DATASET": _SAME_DATA,
     "TRAIN.DATASET": _SAME_DATA,
 }
-
-# MODEL.MODEL_NAME ResNet_nopool is the ResNet of these architectures.
-WITHOUT_POOL = {"c2d": "slow_c2d", "i3d": "slow_i3d"}
 
 # Known keys whose feature is planned but missing: the values that work today, and the feature.
 NOT_YET: dict[str, tuple[tuple[Any, ...], str]] = {

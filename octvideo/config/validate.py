@@ -8,8 +8,8 @@ from fvcore.common.config import CfgNode
 from octvideo.config.defaults import get_cfg
 from octvideo.config.keys import CHOICES, Problem, choices, ranges, value_of
 from octvideo.config.notation import parse_rand_augment
+from octvideo.config.pyslowfast import IMAGE_DEPTHS, WITHOUT_POOL
 from octvideo.config.scaling import batch_per_process, has_pictures, processes_per_node
-from octvideo.config.scope import WITHOUT_POOL
 from octvideo.config.values import show
 from octvideo.utils.errors import UserError
 from octvideo.utils.world import launched_world
@@ -124,6 +124,8 @@ def _fixed_by_name(cfg: CfgNode) -> Iterator[str]:
         for name, value in cfg[section].items():
             key = f"{section}.{name}"
             used = ("RESNET.ZERO_INIT_FINAL_BN", "RESNET.WIDTH_PER_GROUP")
+            if key == "RESNET.DEPTH" and f"resnet{value}_" in cfg.MODEL.MODEL_NAME:
+                continue
             if key not in used and value != defaults[section][name]:
                 yield f"{key} is ignored: MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME} fixes the network"
 
@@ -216,12 +218,18 @@ def _pair(key: str, limits: Sequence[float]) -> Iterator[Problem]:
 
 def _pathways(cfg: CfgNode) -> Iterator[Problem]:
     arch, number = cfg.MODEL.ARCH, _num_pathways(cfg)
-    # The reverse is accepted: older PySlowFast files of SlowFast leave MODEL_NAME out.
     if cfg.MODEL.MODEL_NAME == "SlowFast" and arch in CHOICES["MODEL.ARCH"] and number == 1:
         yield Problem(
             "MODEL.MODEL_NAME",
             f"MODEL.MODEL_NAME SlowFast has two pathways, but MODEL.ARCH {arch} has one: "
             "set MODEL.MODEL_NAME ResNet",
+        )
+    if cfg.MODEL.MODEL_NAME == "ResNet" and number == 2:
+        yield Problem(
+            "MODEL.MODEL_NAME",
+            "MODEL.MODEL_NAME ResNet has one pathway, but MODEL.ARCH slowfast, its default as in "
+            "PySlowFast, has two: set MODEL.ARCH c2d, i3d, slow, slow_c2d or slow_i3d, or "
+            "MODEL.MODEL_NAME SlowFast",
         )
     if len(cfg.DATA.INPUT_CHANNEL_NUM) < number:
         yield Problem(
@@ -231,7 +239,9 @@ def _pathways(cfg: CfgNode) -> Iterator[Problem]:
         )
     for key in _STAGE_LISTS:
         stages = value_of(cfg, key)
-        if len(stages) != 4 or any(len(pathways) < number for pathways in stages):
+        # One value for two pathways is none of PySlowFast's, and clear but for non-local blocks.
+        few = 1 if key != "NONLOCAL.LOCATION" or not any(map(any, stages)) else number
+        if len(stages) != 4 or any(len(pathways) < few for pathways in stages):
             yield Problem(
                 key,
                 f"{key} needs four stages (res2..res5) with {number} value"
@@ -258,8 +268,8 @@ def _network(cfg: CfgNode) -> Iterator[Problem]:
         yield Problem(
             "MODEL.MODEL_NAME",
             f"MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME} is for videos: with MODEL.ARCH 2d set the "
-            "name of an image network (octvideo.list_models() has all), such as "
-            f"resnet{cfg.RESNET.DEPTH}_v1b for PySlowFast's ResNet of that depth",
+            "name of an image network (octvideo.list_models() has all); PySlowFast's ResNet is "
+            f"here of the depths {', '.join(map(str, IMAGE_DEPTHS))}, as resnet50_v1b",
         )
     if arch == "slowfast" and frames < cfg.SLOWFAST.ALPHA:
         yield Problem(

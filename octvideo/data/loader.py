@@ -12,7 +12,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.utils.data import Sampler
 
-from octvideo.config import batch_per_process, has_pictures, test_short_side
+from octvideo.config import batch_per_process, has_pictures, short_side_of_test
 from octvideo.config.notation import parse_rand_augment
 from octvideo.data.augment import Augmentation, RandAugment, RandomErasing
 from octvideo.data.guarded import VideoLoader, Watch
@@ -191,7 +191,7 @@ def build_val_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoL
             cfg.DATA.TEST_CROP_SIZE,
             backend=cfg.DATA.DECODING_BACKEND,
             watch=_watch(cfg),
-            short_side=test_short_side(cfg),
+            short_side=short_side_of_test(cfg),
         )
     return _loader(cfg, clips, mine, batch_size=batch_per_process(cfg), collate_fn=collate_clips)
 
@@ -214,7 +214,7 @@ def build_test_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Video
         crop_size=cfg.DATA.TEST_CROP_SIZE,
         backend=cfg.DATA.DECODING_BACKEND,
         watch=_watch(cfg),
-        short_side=test_short_side(cfg),
+        short_side=short_side_of_test(cfg),
     )
     # An item holds all views of a video: one in advance is enough.
     return _loader(cfg, views, mine, batch_size=None, prefetch_factor=1)

@@ -15,7 +15,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from octvideo.config import batch_per_process, has_pictures
+from octvideo.config import batch_per_process, clip_counts_of_test, has_pictures
 from octvideo.data import (
     VideoLoader,
     build_test_loader,
@@ -56,6 +56,9 @@ logger = logging.getLogger("octvideo")
 def run_test(cfg: CfgNode, trained: Path | None = None) -> dict[str, Any]:
     """Tests a checkpoint on test.csv with all views; returns what ``test_final`` logs.
 
+    With several numbers of clips (TEST.NUM_TEMPORAL_CLIPS) it is that of the last; each writes over
+    the files of the one before.
+
     In a run of several processes each scores a share of the videos, every video once; the main
     one has the result, and the others return {}.
 
@@ -71,6 +74,8 @@ def run_test(cfg: CfgNode, trained: Path | None = None) -> dict[str, Any]:
         UserError: no video could be read, or there are scores that are nan or inf.
         Interrupted: a signal came.
     """
+    if (counts := clip_counts_of_test(cfg)) != [cfg.TEST.NUM_ENSEMBLE_VIEWS]:
+        return [run_test(_with_clips(cfg, count), trained) for count in counts][-1]
     device = start_run(cfg)
     model = build_model(cfg)
     tested, names = on_all(lambda: load_tested(model, cfg, trained))
@@ -88,6 +93,14 @@ def run_test(cfg: CfgNode, trained: Path | None = None) -> dict[str, Any]:
     paths = loader.dataset.videos.paths()
     stats = on_main(lambda: report(table, cfg, paths, names, device, str(tested)))
     return stats if is_main() else {}
+
+
+def _with_clips(cfg: CfgNode, count: int) -> CfgNode:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_TEMPORAL_CLIPS = count, []
+    cfg.freeze()
+    return cfg
 
 
 def load_tested(model: nn.Module, cfg: CfgNode, trained: Path | None) -> tuple[Path, list[str]]:

@@ -272,5 +272,5 @@ def _non_local(cfg: CfgNode, pathway: int) -> NonLocalPlacement:
 
 
 def _of_pathway(stages: list[list[Any]], pathway: int) -> tuple[Any, ...]:
-    """The entries of a pathway in a list of stages."""
-    return tuple(entries[pathway] for entries in stages)
+    """The entries of a pathway in a list of stages; a single one stands for both pathways."""
+    return tuple(entries[min(pathway, len(entries) - 1)] for entries in stages)

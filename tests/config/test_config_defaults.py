@@ -82,8 +82,8 @@ CONTRACT = {
     },
     "DATA_LOADER": {"NUM_WORKERS": 8, "PIN_MEMORY": True},
     "MODEL": {
-        "ARCH": "i3d",
-        "MODEL_NAME": "ResNet",
+        "ARCH": "slowfast",
+        "MODEL_NAME": "SlowFast",
         "NUM_CLASSES": 400,
         "LOSS_FUNC": "cross_entropy",
         "DROPOUT_RATE": 0.5,

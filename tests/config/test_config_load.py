@@ -308,16 +308,22 @@ class TestBadFiles:
     def test_options_are_checked_beside_a_bad_file(self, write: Write) -> None:
         assert len(problems_of(write("a: [", "b.yaml"), ("NUM_GPU", "1"))) == 2
 
-    def test_duplicate_key(self, write: Write) -> None:
+    def test_a_key_given_twice(self, write: Write, caplog: pytest.LogCaptureFixture) -> None:
         path = write("TRAIN:\n  BATCH_SIZE: 8\nNUM_GPUS: 1\nTRAIN:\n  ENABLE: True\n")
-        (problem,) = problems_of(path)
-        assert problem == f"{path}:4: TRAIN is given a second time (first in line 1): keep one"
-        (problem,) = problems_of(write("TRAIN: {ENABLE: True, ENABLE: False}"))
-        assert "TRAIN.ENABLE is given a second time" in problem
+        cfg = load_cfg(path)  # the second section alone, as PyYAML reads it
+        assert (cfg.TRAIN.BATCH_SIZE, cfg.TRAIN.ENABLE) == (64, True)
+        assert f"{path}:4: TRAIN is given again: line 1 does not count" in caplog.text
+        assert not load_cfg(write("TRAIN: {ENABLE: True, ENABLE: False}")).TRAIN.ENABLE
+        assert "TRAIN.ENABLE is given again" in caplog.text
 
-    def test_dotted_key_is_the_same_key(self, write: Write) -> None:
+    def test_dotted_key_is_the_same_key(
+        self, write: Write, caplog: pytest.LogCaptureFixture
+    ) -> None:
         assert load_cfg(write("TRAIN.BATCH_SIZE: 4")).TRAIN.BATCH_SIZE == 4
-        assert len(problems_of(write("TRAIN.BATCH_SIZE: 4\nTRAIN: {BATCH_SIZE: 8}"))) == 1
+        assert not caplog.text
+        path = write("TRAIN.BATCH_SIZE: 4\nTRAIN: {BATCH_SIZE: 8}")
+        assert load_cfg(path).TRAIN.BATCH_SIZE == 8
+        assert f"{path}:2: TRAIN.BATCH_SIZE is given again: line 1" in caplog.text
 
     @pytest.mark.parametrize("text", ["- 1\n- 2\n", "hello"])
     def test_no_mapping(self, write: Write, text: str) -> None:
@@ -409,6 +415,23 @@ class TestOutsideTheScope:
         problem = problems_of(write(text))[0]
         assert problem.split(": ", 1)[1].startswith(f"{key} ")
         assert "outside octvideo's scope" in problem
+
+    @pytest.mark.parametrize("empty", ["", "~", "null", "None"])
+    def test_an_empty_value(self, write: Write, empty: str) -> None:
+        """Where a key is empty by default it is that; else it needs another setting of it."""
+        path = write(
+            f"TRAIN:\n  CHECKPOINT_FILE_PATH: {empty}\n  BATCH_SIZE: {empty}\n"
+            f"SOLVER: {{STEPS: {empty or '~'}, CLIP_GRAD_VAL: {empty or '~'}}}\n"
+        )
+        if empty != "None":  # a text there, as any other
+            (problem,) = problems_of(path)
+            assert problem.startswith(f"{path}:3: TRAIN.BATCH_SIZE is None: expected an integer")
+            assert problems_of(path, ("TRAIN.BATCH_SIZE", "")) != []
+        else:
+            path = write(path.read_text().replace("BATCH_SIZE: None", "BATCH_SIZE: 8"))
+        cfg = load_cfg(path, ["TRAIN.BATCH_SIZE", "8"])
+        assert (cfg.TRAIN.CHECKPOINT_FILE_PATH, cfg.TRAIN.BATCH_SIZE) == ("", 8)
+        assert (cfg.SOLVER.STEPS, cfg.SOLVER.CLIP_GRAD_VAL) == ([], None)
 
     def test_a_demo_is_shown_the_tool_for_it(self) -> None:
         (problem,) = problems_of(opts=("DEMO.ENABLE", "True"))

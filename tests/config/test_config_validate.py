@@ -18,8 +18,11 @@ from octvideo.config import (
     train_precision,
     validate,
 )
+from octvideo.config.pyslowfast import IMAGE_DEPTHS
 from octvideo.config.scope import NOT_YET
 from octvideo.engine.optim import build_schedule
+from octvideo.models import list_models
+from octvideo.models.build import spec_of
 
 
 def problems_of(*opts: Any) -> list[str]:
@@ -104,12 +107,16 @@ def test_ranges(key: str, value: Any, text: str) -> None:
             "DATA.TRAIN_JITTER_ASPECT_RELATIVE",
             "set both or neither",
         ),
-        ("MODEL.MODEL_NAME SlowFast", "MODEL.MODEL_NAME", "set MODEL.MODEL_NAME ResNet"),
-        ("DATA.INPUT_CHANNEL_NUM []", "DATA.INPUT_CHANNEL_NUM", "set [3]"),
+        (
+            "MODEL.ARCH c2d MODEL.MODEL_NAME SlowFast",
+            "MODEL.MODEL_NAME",
+            "set MODEL.MODEL_NAME ResNet",
+        ),
+        ("DATA.INPUT_CHANNEL_NUM []", "DATA.INPUT_CHANNEL_NUM", "set [3, 3]"),
         ("RESNET.SPATIAL_STRIDES [[1],[2],[2]]", "RESNET.SPATIAL_STRIDES", "four stages"),
-        ("NONLOCAL.GROUP [[1],[1],[1],[]]", "NONLOCAL.GROUP", "with 1 value each"),
+        ("NONLOCAL.GROUP [[1],[1],[1],[]]", "NONLOCAL.GROUP", "with 2 values each"),
         ("NONLOCAL.POOL [[[1,2]],[[1]],[[1]],[[1]]]", "NONLOCAL.POOL", "three values"),
-        ("DATA.NUM_FRAMES 1", "DATA.NUM_FRAMES", "set 2 or more"),
+        ("MODEL.ARCH c2d DATA.NUM_FRAMES 1", "DATA.NUM_FRAMES", "set 2 or more"),
         (
             "RESNET.TRANS_FUNC basic_transform RESNET.NUM_GROUPS 32",
             "RESNET.NUM_GROUPS",
@@ -117,7 +124,7 @@ def test_ranges(key: str, value: Any, text: str) -> None:
         ),
         ("OCTAVE.ENABLE True OCTAVE.STAGES []", "OCTAVE.STAGES", "at least one"),
         ("OCTAVE.ENABLE True OCTAVE.STAGES [2,2]", "OCTAVE.STAGES", "none twice"),
-        ("OCTAVE.ENABLE True OCTAVE.PATHWAYS [1]", "OCTAVE.PATHWAYS", "set [0]"),
+        ("MODEL.ARCH c2d OCTAVE.ENABLE True OCTAVE.PATHWAYS [1]", "OCTAVE.PATHWAYS", "set [0]"),
         ("SOLVER.WARMUP_EPOCHS 34 SOLVER.MAX_EPOCH 34", "SOLVER.WARMUP_EPOCHS", "lower the first"),
         ("SOLVER.BETAS [0.9]", "SOLVER.BETAS", "two values"),
         ("SOLVER.MOMENTUM 0", "SOLVER.NESTEROV", "set SOLVER.NESTEROV False"),
@@ -220,17 +227,21 @@ def test_image_networks_take_images_and_have_names(caplog: pytest.LogCaptureFixt
     texts = "\n".join(map(str, validate(cfg)))
     assert "MODEL.ARCH 2d takes images: set DATA.NUM_FRAMES 1" in texts
     assert "MODEL.MODEL_NAME ResNet is for videos" in texts
-    assert "such as resnet50_v1b for PySlowFast's ResNet of that depth" in texts
+    assert "PySlowFast's ResNet is here of the depths 26, 50, 101, 152, 200" in texts
+    assert {f"resnet{depth}_v1b" for depth in IMAGE_DEPTHS} <= set(list_models())
     load_cfg(opts=[*map(str, IMAGE), "RESNET.DEPTH", "101"])
     assert "RESNET.DEPTH is ignored: MODEL.MODEL_NAME resnet50_v2 fixes the network" in caplog.text
 
 
-def test_slowfast_lists_need_two_values_a_stage() -> None:
-    cfg = get_cfg()
-    cfg.MODEL.ARCH = "slowfast"
-    keys = {problem.key for problem in validate(cfg)}
-    assert {"RESNET.SPATIAL_STRIDES", "NONLOCAL.LOCATION", "NONLOCAL.GROUP"} <= keys
-    assert "NONLOCAL.POOL" not in keys
+def test_one_value_a_stage_is_for_both_pathways_but_of_non_local_blocks() -> None:
+    one = load_cfg(
+        opts=["MODEL.ARCH", "slowfast", "RESNET.SPATIAL_DILATIONS", [[1], [1], [1], [2]]]
+    )
+    spec = spec_of(one)
+    assert [p.spatial_dilations for p in spec.pathways()] == [(1, 1, 1, 2)] * 2
+    assert [p.num_block_temp_kernel for p in spec.pathways()] == [(3, 4, 6, 3)] * 2
+    (problem,) = problems_of("NONLOCAL.LOCATION", [[[]], [[1, 3]], [[]], [[]]])
+    assert "NONLOCAL.LOCATION needs four stages (res2..res5) with 2 values each" in problem
 
 
 SLOWFAST = (

@@ -81,7 +81,9 @@ def test_compiled_it_is_the_same_step():
 
 
 def test_the_key_of_the_configuration():
-    model = build_model(load_cfg(opts=["MODEL.ACT_CHECKPOINT", True, "RESNET.DEPTH", 14]))
+    model = build_model(
+        load_cfg(opts=["MODEL.ARCH", "i3d", "MODEL.ACT_CHECKPOINT", True, "RESNET.DEPTH", 14])
+    )
     assert model.s1.recompute
     assert model.s5.recompute
     assert copy.deepcopy(model).s3.recompute
