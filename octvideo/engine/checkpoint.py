@@ -5,6 +5,7 @@
 passed or the run was told to stop; ``checkpoint_best.pyth`` has the lowest validation error so far.
 """
 
+import itertools
 import logging
 import os
 import re
@@ -265,6 +266,35 @@ def prepare_folder(folder: Path) -> None:
         raise CheckpointError(
             f"checkpoints can not be written to {folder}: {error.strerror}; set another OUTPUT_DIR"
         ) from error
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Renames a folder of checkpoints, at once, and makes an empty one in its place.
+
+    A new run that wrote beside them would be resumed from whichever has more epochs, would
+    overwrite some and remove others. Of a link the folder behind it is renamed.
+
+    Returns:
+        Where the checkpoints are now; None where there were none.
+
+    Raises:
+        CheckpointError: the folder cannot be renamed, such as the root of a file system.
+    """
+    if not any(folder.glob("checkpoint_*.pyth")):
+        return None
+    real = folder.resolve()
+    names = (real.with_name(f"{real.name}_{number}") for number in itertools.count(1))
+    target = next(name for name in names if not name.exists())
+    try:
+        real.rename(target)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} has checkpoints of an earlier run and cannot be renamed: {error.strerror}; "
+            "set another OUTPUT_DIR"
+        ) from error
+    prepare_folder(real)
+    _sync_folder(real.parent)
+    return target
 
 
 def remove_superseded(folder: Path, newest: Path, keep: int, done: bool = False) -> None:

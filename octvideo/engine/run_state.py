@@ -26,13 +26,13 @@ from octvideo.engine.checkpoint import (
     check_resume,
     checkpoint_path,
     link_checkpoint,
-    list_checkpoints,
     load_checkpoint,
     load_weights,
     newest_first,
     prepare_folder,
     remove_superseded,
     save_checkpoint,
+    set_aside,
     warn_of_another_network,
 )
 from octvideo.engine.meters import TrainMeter
@@ -138,8 +138,6 @@ class RunState:
         resumed = False
         if self.cfg.TRAIN.AUTO_RESUME:
             resumed = self._resume_newest()
-        elif list_checkpoints(self.folder):
-            logger.warning("%s holds checkpoints of an earlier run", self.folder)
         if resumed:
             return
         if self.cfg.TRAIN.CHECKPOINT_FILE_PATH:
@@ -154,6 +152,16 @@ class RunState:
             logger.info("Training starts from random weights")
         if self.average:
             self.average.restart()
+        if not self.cfg.TRAIN.AUTO_RESUME:  # what CHECKPOINT_FILE_PATH names there has been read
+            on_main(self._set_earlier_run_aside)
+
+    def _set_earlier_run_aside(self) -> None:
+        if folder := set_aside(self.folder):
+            logger.warning(
+                "%s had checkpoints of an earlier run, which are in %s now: TRAIN.AUTO_RESUME is "
+                "False, so that each start (of a requeued job too) is a new run",
+                *(self.folder, folder),
+            )
 
     def _begin_from(self, path: str) -> None:
         cfg = self.cfg.TRAIN

@@ -174,6 +174,12 @@ def run_until(opts: list[str], checks: int) -> Trainer:
     return trainer
 
 
+def start(opts: list[str]) -> Trainer:
+    trainer = Trainer(load_cfg(CFG, opts), torch.device("cpu"))
+    trainer.start()
+    return trainer
+
+
 def stats_of(folder: Path, kind: str) -> list[dict]:
     lines = (folder / "json_stats.log").read_text().splitlines()
     stats = [json.loads(line.removeprefix("json_stats: ")) for line in lines]
@@ -306,6 +312,26 @@ def test_two_kinds_of_damage(stopped, tmp_path):
     trainer = Trainer(load_cfg(CFG, stopped), torch.device("cpu"))
     trainer.start()
     assert trainer.state.newest == oldest
+
+
+def test_a_second_run_in_a_folder_is_resumed_and_not_the_first(tiny_opts, tmp_path):
+    """The first has more epochs; also where the second was stopped before its first step."""
+    folder = tmp_path / "checkpoints"
+    more = {"TRAIN.EVAL_PERIOD": 1, "SOLVER.MAX_EPOCH": 2, "TRAIN.CHECKPOINT_SECONDS": 0}
+    more |= {"AUG.ENABLE": False, "EMA.ENABLE": False}
+    opts = options(tiny_opts, tmp_path, more)
+    run_train(load_cfg(CFG, opts))
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {"checkpoint_epoch_00002.pyth", "checkpoint_best.pyth"} <= first.keys()
+    anew = [*opts, "TRAIN.AUTO_RESUME", "False"]
+    for begin, step in ((start, 0), (lambda opts: run_until(opts, 0), 1)):
+        begin(anew)
+        resumed = start(opts).state
+        assert (resumed.epoch, resumed.step) == (0, step)
+        assert not best_path(folder).exists()
+    aside = tmp_path / "checkpoints_1"
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == first
+    assert not (tmp_path / "checkpoints_2").exists()  # the run without a step left none
 
 
 def test_another_set_of_videos_is_told(stopped, tiny_set, tmp_path):
