@@ -32,6 +32,7 @@ from octvideo.engine.train import run_train
 from octvideo.utils import dist
 from octvideo.utils.errors import UserError
 from octvideo.utils.memory import advice_when_out_of_memory
+from octvideo.utils.patience import ask, end_process_after
 from octvideo.utils.roll_call import CalledOff, Sheet, WorldError, first_line, roll_call
 from octvideo.utils.signals import exit_status, leave_undisturbed
 from octvideo.utils.world import World, launched_world
@@ -39,6 +40,8 @@ from octvideo.utils.world import World, launched_world
 logger = logging.getLogger("octvideo")
 
 INIT_METHOD = "tcp://localhost:9999"  # as in PySlowFast
+
+_ANSWER = 5.0  # seconds that a question to rank 0 may take when the run has failed
 
 Load = Callable[[], list[CfgNode]]
 
@@ -206,7 +209,9 @@ def _meet(configurations: list[CfgNode], problem: str, world: World) -> Store:
     if gpus:
         torch.cuda.set_device(process_device(gpus[0], world.local_rank))
     backend = gpus[0].DIST_BACKEND if gpus else "gloo"
-    dist.start(world, store, backend, timedelta(seconds=timeout))
+    late = f"rank {world.rank} ends: the processes could not be connected within {timeout:g} s"
+    with end_process_after(timeout + _ANSWER, 3, late):  # torch, too, asks the store of rank 0
+        dist.start(world, store, backend, timedelta(seconds=timeout))
     return store
 
 
@@ -220,20 +225,24 @@ def _leave() -> None:
 
 
 def _is_first_failure(store: Store | None) -> bool:
-    """So that one process tells what went wrong, and not each of them."""
+    """So that one process reports what went wrong, and not each of them."""
     try:
-        return store is None or store.add("failures", 1) == 1
-    except (DistError, RuntimeError):  # the store has gone with rank 0
+        return store is None or ask(lambda: store.add("failures", 1), _ANSWER) == 1
+    except (DistError, RuntimeError, TimeoutError):  # the store has gone with rank 0, or is frozen
         return True
 
 
 def _wait_for_others(store: Store | None, world: World) -> None:
     """Not long: those to which this process has just told an error must get to hear all of it."""
-    until = time.monotonic() + 5
+    if store is None:
+        return
+    until = time.monotonic() + _ANSWER
     try:
-        while store and store.add("failures", 0) < world.size and time.monotonic() < until:
+        while ask(lambda: store.add("failures", 0), _ANSWER) < world.size:
+            if time.monotonic() > until:
+                return
             time.sleep(0.05)
-    except (DistError, RuntimeError):  # the store has gone with rank 0
+    except (DistError, RuntimeError, TimeoutError):  # the store has gone with rank 0, or is frozen
         return
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from torch.distributed import DistError, TCPStore
 
 from octvideo.utils.errors import UserError
+from octvideo.utils.patience import ask
 from octvideo.utils.world import World
 
 _AGENT_KEY = "octvideo/port"
@@ -51,20 +52,23 @@ def roll_call(world: World, sheet: Sheet, timeout: float) -> TCPStore:
     """
     deadline = time.monotonic() + timeout
     try:
-        store = _open_store(world, deadline)
-        if store.add(f"claims/{world.rank}", 1) > 1:
+        store = _open_store(world, deadline, timeout)
+        if ask(lambda: store.add(f"claims/{world.rank}", 1), timeout) > 1:
             raise WorldError(
                 f"a second process says that it is rank {world.rank} of {world.size}: give each "
                 "node its own SHARD_ID, and each run its own port"
             )
-        store.set(f"sheets/{world.rank}", json.dumps(asdict(sheet)))
+        ask(lambda: store.set(f"sheets/{world.rank}", json.dumps(asdict(sheet))), timeout)
         if world.rank == 0:
             verdict = _judge(store, world, deadline, timeout)
             store.set("verdict", json.dumps(verdict))
         else:  # rank 0 may have begun to wait somewhat later
-            verdict = json.loads(_wait(store, "verdict", deadline + timeout))
+            verdict = json.loads(_wait(store, "verdict", deadline + timeout, timeout))
     except TimeoutError:
-        raise WorldError(f"rank {world.rank}: rank 0 gave no answer; see its messages") from None
+        raise WorldError(
+            f"rank {world.rank}: rank 0 at {world.address} gave no answer within {timeout:g} s "
+            "(DIST_TIMEOUT); see its messages. Is it stopped, or its node off the network?"
+        ) from None
     except DistError as error:
         raise WorldError(
             f"rank {world.rank}: lost rank 0 at {world.address}: {first_line(error)}"
@@ -85,28 +89,28 @@ def first_line(error: BaseException) -> str:
 # ---------------------------------------------------------------- the store
 
 
-def _open_store(world: World, deadline: float) -> TCPStore:
+def _open_store(world: World, deadline: float, timeout: float) -> TCPStore:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and world.launcher == "torchrun":
-        return _beside_agent(world, deadline)
+        return _beside_agent(world, deadline, timeout)
     if world.rank == 0:
         return _listen(world.port, world)
-    return _connect(world, deadline)
+    return _connect(world, deadline, timeout)
 
 
-def _beside_agent(world: World, deadline: float) -> TCPStore:
+def _beside_agent(world: World, deadline: float, timeout: float) -> TCPStore:
     """The agent's store outlives a restart, with the keys of all attempts: it tells a port only.
 
     A port that is still that of the last attempt does not answer, and is asked for again.
     """
-    agent = _connect(world, deadline)
+    agent = _connect(world, deadline, timeout)
     if world.rank == 0:
         store = _listen(0, world)
-        agent.set(_AGENT_KEY, str(store.port))
+        ask(lambda: agent.set(_AGENT_KEY, str(store.port)), timeout)
         return store
     while True:
-        port = int(_wait(agent, _AGENT_KEY, deadline))
+        port = int(_wait(agent, _AGENT_KEY, deadline, timeout))
         if _answers(world.address, port) or time.monotonic() > deadline:
-            return _client(world.address, port)
+            return _client(world.address, port, timeout)
         time.sleep(0.2)
 
 
@@ -123,7 +127,7 @@ def _listen(port: int, world: World) -> TCPStore:
         ) from error
 
 
-def _connect(world: World, deadline: float) -> TCPStore:
+def _connect(world: World, deadline: float, timeout: float) -> TCPStore:
     begin = time.monotonic()
     while not _answers(world.address, world.port):
         if time.monotonic() > deadline:
@@ -134,11 +138,12 @@ def _connect(world: World, deadline: float) -> TCPStore:
                 f"{_port_option(world)}"
             )
         time.sleep(0.2)
-    return _client(world.address, world.port)
+    return _client(world.address, world.port, timeout)
 
 
-def _client(address: str, port: int) -> TCPStore:
-    return TCPStore(address, port, None, False, timedelta(seconds=60))
+def _client(address: str, port: int, timeout: float) -> TCPStore:
+    # A frozen process accepts connections, but the first question of the client stays unanswered.
+    return ask(lambda: TCPStore(address, port, None, False, timedelta(seconds=60)), timeout)
 
 
 def _answers(address: str, port: int) -> bool:
@@ -156,13 +161,18 @@ def _port_option(world: World) -> str:
     return "--init_method tcp://HOST_OF_THE_FIRST_NODE:PORT"
 
 
-def _wait(store: TCPStore, key: str, deadline: float) -> str:
-    """The value of ``key``; TimeoutError if nobody has set it by ``deadline``."""
-    while not store.check([key]):
+def _wait(store: TCPStore, key: str, deadline: float, timeout: float) -> str:
+    """The value of ``key``.
+
+    Raises:
+        TimeoutError: nobody has set it by ``deadline``, or the store has been mute for ``timeout``
+            seconds.
+    """
+    while not ask(lambda: store.check([key]), timeout):
         if time.monotonic() > deadline:
             raise TimeoutError
         time.sleep(0.05)
-    return store.get(key).decode()
+    return ask(lambda: store.get(key), timeout).decode()
 
 
 def _let_others_read(store: TCPStore) -> None:
@@ -181,7 +191,7 @@ def _judge(store: TCPStore, world: World, deadline: float, timeout: float) -> di
     sheets: dict[int, Sheet] = {}
     for rank in range(world.size):
         try:
-            sheets[rank] = Sheet(**json.loads(_wait(store, f"sheets/{rank}", deadline)))
+            sheets[rank] = Sheet(**json.loads(_wait(store, f"sheets/{rank}", deadline, timeout)))
         except TimeoutError:
             continue
     store.add("come", len(sheets))

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,24 @@ def test_a_node_that_is_lost_ends_the_run_of_the_other(job_opts, tmp_path, victi
         ends = results(processes, 90)
     status, said = ends[1 - victim]
     assert status == 3
+    assert f"rank {1 - victim} ends: another process is lost or does not answer" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_node_that_is_frozen_ends_the_run_of_the_other(job_opts, tmp_path, victim):
+    """Its connections stay open, as where a machine vanishes; rank 0 has the store, too."""
+    port = free_port()
+    opts = [*job_opts, "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_EPOCH", 200, "DIST_TIMEOUT", 10]
+    with started(command(port, 0, *opts), command(port, 1, *opts)) as processes:
+        wait_for_steps(tmp_path, 2)
+        processes[victim].send_signal(signal.SIGSTOP)
+        begin = time.monotonic()
+        [(status, said)] = results([processes[1 - victim]], 60)
+    assert status == 3
+    assert time.monotonic() - begin < 10 + 20
     assert f"rank {1 - victim} ends: another process is lost or does not answer" in said
     assert "Traceback" not in said
 

@@ -1,6 +1,10 @@
 """The first meeting of the processes of a run, and what it says of those that do not fit."""
 
+import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -80,6 +84,36 @@ def test_rank_0_does_not_come(port):
     error = meet(port, {1: sheet(1)}, size=2, timeout=2)[1]
     assert isinstance(error, WorldError)
     assert f"rank 1 of 2: rank 0 did not answer at localhost:{port} within 2 s" in str(error)
+
+
+SERVES = """
+import sys, time
+from datetime import timedelta
+from torch.distributed import TCPStore
+store = TCPStore("localhost", int(sys.argv[1]), None, True, timedelta(60), wait_for_workers=False)
+store.set("sheets/0", "{}")
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("freezes_after", [0.0, 1.5], ids=["before", "within"])
+def test_rank_0_freezes(port, freezes_after):
+    """The system still accepts connections for it, and nothing ever answers."""
+    command = [sys.executable, "-c", SERVES, str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            timer = threading.Timer(freezes_after, process.send_signal, [signal.SIGSTOP])
+            timer.start()
+            if not freezes_after:
+                timer.join()
+            begin = time.monotonic()
+            with pytest.raises(WorldError, match=r"within 2 s \(DIST_TIMEOUT\)"):
+                roll_call(World(1, 2, 0, 1, "localhost", port), Sheet("b", 1, {}), 2.0)
+            assert time.monotonic() - begin < freezes_after + 2 + 5
+        finally:
+            process.kill()
 
 
 def test_two_nodes_with_one_number(port):
