@@ -54,6 +54,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--every-frame", action="store_true", help="decode all frames, not three of each file"
     )
+    parser.add_argument(
+        "--relative", action="store_true", help="paths relative to --out, to move all together"
+    )
     args = parser.parse_args(argv)
     if bool(args.annotations) != bool(args.videos):
         parser.error("--annotations and --videos go together")
@@ -81,6 +84,7 @@ def run(args: argparse.Namespace) -> None:
         Encoding(args.short_side, args.gop, args.crf),
         args.reencode,
         prepare.Work(args.workers, args.timeout, args.every_frame),
+        args.relative,
     )
     for name, count in counts.items():
         file = "bad_videos.csv" if name == "bad" else f"{name}.csv"

@@ -47,7 +47,12 @@ class ListFile:
             if len(candidate) == 1 and (columns := _header(_fields(first, candidate))):
                 self.columns, self.separator = columns, candidate
                 return
-        self.separator = next((s for s in candidates if _splits(first, s)), separator)
+        for means_label in (is_number, _is_word):
+            for candidate in candidates:
+                path, label = _path_and_label(first, candidate)
+                if path and label and means_label(label):
+                    self.separator = candidate
+                    return
 
     @property
     def is_lines(self) -> bool:
@@ -165,12 +170,8 @@ def _path_and_label(line: str, separator: str) -> tuple[str, str | None]:
     return _unquoted(line[:place]), _unquoted(line[place + len(separator) :])
 
 
-def _splits(line: str, separator: str) -> bool:
-    """Whether what stands behind the last separator of a line is a label."""
-    path, label = _path_and_label(line, separator)
-    if not label or is_number(label):
-        return bool(path and label)
-    return separator in "\t,;" and not is_video_name(label)
+def _is_word(text: str) -> bool:
+    return not is_video_name(text)
 
 
 def _fields(line: str, separator: str) -> list[str]:

@@ -280,7 +280,7 @@ def _without_middle(videos: VideoList, file: ListFile) -> VideoList:
     probed = range(min(_PROBED, len(videos)))
     if any(os.path.exists(videos.path(index)) for index in probed):
         return videos
-    if numbers or any(os.path.exists(short.path(index)) for index in probed):
+    if numbers or any(os.path.isfile(short.path(index)) for index in probed):
         logger.info("%s: the field between path and label is left out, as in PySlowFast", file.path)
         return short
     return videos

@@ -34,6 +34,7 @@ logger = logging.getLogger("octvideo")
 
 _ANNOTATION_COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
 _SETTINGS = "reencode.json"
+_MEANING = ("#", "~", '"', " ", "\t", "\ufeff")  # at the start of a line of a list
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _annotation_rows(file: Path) -> list[dict[str, str]]:
                     f"file begins with the line {','.join(_ANNOTATION_COLUMNS)}"
                 )
             return [_annotation_row(row, f"{file}, line {reader.line_num}") for row in reader]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"the annotation file {file} can not be read: {error}") from error
 
 
@@ -225,13 +226,15 @@ def prepare(
     encoding: Encoding | None = None,
     reencode_dir: Path | None = None,
     work: Work = Work(),
+    relative: bool = False,
 ) -> dict[str, int]:
     """Checks every video, re-encodes it where asked, and writes what is good and what is bad.
 
     Into ``out``: ``{train,val,test}.csv`` (``path label``; without test videos, test.csv is
     val.csv), ``bad_videos.csv`` (path, reason), ``videos.csv`` (what each good file is) and
     ``class_names.json``. Re-encoded files go to ``reencode_dir`` in the folders of their sources,
-    and stay where they are found there again.
+    and stay where they are found there again, whole. Paths inside ``out`` are relative to it, with
+    ``relative`` all of them: such lists can be moved together with their videos.
 
     Returns:
         The number of videos in each list, and of bad ones.
@@ -265,7 +268,7 @@ def prepare(
             bar.set_postfix(bad=len(bad))
         else:
             facts[path] = result
-    return _write_lists(plan, out, facts, bad, targets)
+    return _write_lists(plan, out, facts, bad, targets, relative)
 
 
 def _process(
@@ -330,6 +333,7 @@ def _write_lists(
     facts: dict[str, VideoFacts],
     bad: list[tuple[str, str]],
     targets: dict[str, str],
+    relative: bool,
 ) -> dict[str, int]:
     write_whole(out / "bad_videos.csv", _csv_text(["path", "reason"], sorted(bad)))
     good = [video for video in plan.videos if video.path in facts]
@@ -338,7 +342,7 @@ def _write_lists(
     if not good:
         raise UserError(f"none of the {len(bad)} videos can be used: see {out / 'bad_videos.csv'}")
     _warn_of_thin_classes(plan.names, Counter(v.label for v in good if v.split == "train"))
-    listed = {path: _listed(targets.get(path, path), out) for path in facts}
+    listed = {path: _listed(targets.get(path, path), out, relative) for path in facts}
     lines = dict.fromkeys(SPLITS, "")
     for split in SPLITS:
         lines[split] = "".join(
@@ -377,13 +381,15 @@ def _warn_of_thin_classes(names: Sequence[str], counts: Counter[int]) -> None:
         logger.warning(text, len(single), len(names), first_few(single))
 
 
-def _listed(path: str, out: Path) -> str:
-    """A path as the lists have it: relative to their folder where it lies in there."""
+def _listed(path: str, out: Path, relative: bool) -> str:
+    """A path as the lists have it: relative to their folder where it lies there, or on demand."""
     full, folder = os.path.abspath(path), os.path.abspath(out)
     if os.path.commonpath([full, folder]) != folder:
-        return full
+        if not relative:
+            return full
+        folder = os.path.realpath(folder)  # ".." leads out of where a link points to
     inside = os.path.relpath(full, folder)
-    return f"./{inside}" if inside.startswith("#") else inside
+    return f"./{inside}" if inside.startswith(_MEANING) else inside
 
 
 def _csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -76,6 +76,12 @@ def test_only_line_breaks_end_a_line(tmp_path):
     assert listed(tmp_path / "train.csv") == [("a.mp4", 1), ("b.mp4", 0)]
 
 
+@pytest.mark.parametrize("path", ["a,b.mp4", "/x y/a;b.mp4", "a\tb.mp4", "a, b/c.mp4"])
+def test_separators_in_the_first_path(tmp_path, path):
+    (tmp_path / "train.csv").write_text(f"{path} 3\nc.mp4 0\n")
+    assert listed(tmp_path / "train.csv") == [(path, 3), ("c.mp4", 0)]
+
+
 def test_a_comma_and_a_blank_between_path_and_label(tmp_path):
     (tmp_path / "train.csv").write_text("a b.mp4, 3\nc.mp4, 0\n")
     assert listed(tmp_path / "train.csv") == [("a b.mp4", 3), ("c.mp4", 0)]

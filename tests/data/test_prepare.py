@@ -389,6 +389,31 @@ def test_files_that_differ_in_their_ending_stay_apart(tmp_path):
     assert {p.name: check_video(p).frames for p in made} == {"a.mov.mp4": 6, "a.mp4": 4}
 
 
+ODD_NAMES = [
+    "a,b.mp4", "c;1.mp4", "d\te 2.mp4", "take 3.mp4", "#f.mp4", "~g.mp4", '"h".mp4', " i.mp4",
+    "\ufeffj.mp4", "k\u2028l.mp4", "m\\n.mp4", "o\x0bp.mp4", "path,label.mp4", "é\udcff.mp4",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_what_is_written_is_read_again(tmp_path, relative):
+    clip(tmp_path / "a.mp4", frames=1)
+    for folder in ("beside", "inside"):
+        for name in ODD_NAMES:
+            target = tmp_path / folder / "videos" / "x" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(tmp_path / "a.mp4")
+    for out in (tmp_path / "lists", tmp_path / "inside" / "videos" / "x"):
+        root = tmp_path / ("beside" if out.name == "lists" else "inside") / "videos"
+        assert prepare(plan_of_tree(root), out, relative=relative)["bad"] == 0
+        found = read_list(out / "train.csv")
+        assert sorted(map(os.path.realpath, found.paths())) == [str(tmp_path / "a.mp4")] * 14
+        names = {Path(path).name for path in found.paths()}
+        assert names == set(ODD_NAMES)
+        moved = [not os.path.isabs(found.listed(i)) for i in range(14)]
+        assert moved == [relative or out.name == "x"] * 14
+
+
 TOOL = [sys.executable, str(ROOT / "tools/prepare_dataset.py")]
 
 
