@@ -8,18 +8,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from octvideo.apps.hub import create_model
+    from octvideo.apps.hub import create_model, load
     from octvideo.apps.predict import extract_features, predict
+    from octvideo.apps.views import ViewSettings
+    from octvideo.data import VideoError
     from octvideo.models import list_models, optimize_for_inference
+    from octvideo.utils.errors import UserError
     from octvideo.weights.zoo import list_pretrained
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "UserError": "octvideo.utils.errors",
+    "VideoError": "octvideo.data",
+    "ViewSettings": "octvideo.apps.views",
     "create_model": "octvideo.apps.hub",
     "extract_features": "octvideo.apps.predict",
     "list_models": "octvideo.models",
     "list_pretrained": "octvideo.weights.zoo",
+    "load": "octvideo.apps.hub",
     "optimize_for_inference": "octvideo.models",
     "predict": "octvideo.apps.predict",
 }
@@ -27,11 +34,15 @@ _PUBLIC = {
 _ROOMS = ("apps", "config", "data", "engine", "layers", "models", "utils", "weights")
 
 __all__ = [
+    "UserError",
+    "VideoError",
+    "ViewSettings",
     "__version__",
     "create_model",
     "extract_features",
     "list_models",
     "list_pretrained",
+    "load",
     "optimize_for_inference",
     "predict",
 ]

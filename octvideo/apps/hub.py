@@ -19,18 +19,22 @@ from octvideo.apps.identify import alpha_of, contradictions, options_of
 from octvideo.apps.views import ViewSettings
 from octvideo.config import ConfigError, cfg_of_checkpoint, load_cfg, validate
 from octvideo.data.labels import class_names
-from octvideo.engine.checkpoint import warn_of_another_network
+from octvideo.engine.checkpoint import best_path, list_checkpoints, warn_of_another_network
 from octvideo.models import build_model
 from octvideo.models import create_model as create_bare_model
 from octvideo.models.build import IMAGE_MODELS
 from octvideo.utils.errors import UserError
-from octvideo.weights import check_fit, load_into, read_weights
+from octvideo.weights import CheckpointError, check_fit, load_into, read_weights
 from octvideo.weights.load import HEAD, Weights
 from octvideo.weights.zoo import ZooEntry, list_pretrained, zoo_entries, zoo_entry
 
-__all__ = ["create_model", "list_pretrained", "load_trained", "load_zoo"]
+__all__ = ["create_model", "list_pretrained", "load", "load_trained", "load_zoo"]
 
 logger = logging.getLogger("octvideo")
+
+
+class NoConfiguration(UserError):  # noqa: N818 - the base says it
+    """The checkpoint does not say what network its weights are of."""
 
 
 def create_model(
@@ -171,6 +175,59 @@ def _checked(settings: ViewSettings) -> ViewSettings:
     return settings
 
 
+def load(source: str | os.PathLike[str], cfg: str | Path | None = None) -> nn.Module:
+    """Loads a trained model, in evaluation mode and on the CPU, with all that `predict` needs.
+
+    Args:
+        source: the folder of a training run (its OUTPUT_DIR), a checkpoint file, or a name of
+            ``list_pretrained()``. Of a run, the checkpoint with the best validation error is
+            loaded, or the newest one where there was no validation.
+        cfg: a configuration file, for a checkpoint that holds none.
+
+    Raises:
+        UserError: there is no such run, file or name, or its weights cannot be loaded.
+    """
+    found = checkpoints_of(source)
+    if not found:
+        return load_zoo(os.fspath(source)).eval()
+    beside = Path(source) / "config.yaml"
+    failures: list[CheckpointError] = []
+    for path in found:
+        try:
+            return load_trained(cfg, path).eval()
+        except NoConfiguration:
+            if not beside.is_file():
+                raise
+            return load_trained(beside, path).eval()
+        except CheckpointError as error:
+            if path != found[-1]:
+                logger.warning("%s: the checkpoint before it is taken", error)
+            failures.append(error)
+    raise failures[0]
+
+
+def checkpoints_of(source: str | os.PathLike[str]) -> list[Path]:
+    """The checkpoint files that `load` tries, in its order; none for a name of the zoo.
+
+    Raises:
+        UserError: there is no such file, or the folder holds no checkpoints.
+    """
+    path = Path(source)
+    if path.is_dir():
+        folders = [folder for folder in (path / "checkpoints", path) if folder.is_dir()]
+        for folder in folders:
+            best = [file for file in (best_path(folder),) if file.is_file()]
+            if found := [*best, *reversed(list_checkpoints(folder))]:
+                return found
+        raise UserError(f"{path} holds no checkpoints: give the OUTPUT_DIR of a training run")
+    text = os.fspath(source)
+    if path.is_file():
+        return [path]
+    if os.sep in text or path.suffix in (".pyth", ".pkl", ".pth", ".pt"):
+        raise UserError(f"{text} is neither a checkpoint nor the folder of a training run")
+    return []
+
+
 def load_zoo(name: str) -> nn.Module:
     """A model of the zoo, as it was published.
 
@@ -206,8 +263,9 @@ def load_trained(
         if cfg is not None and (names := cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN):
             weights = read_weights(checkpoint, clear_names=names, average=average)
     if cfg is None:
-        raise UserError(
-            f"{checkpoint} holds weights, but no configuration: give it, too, as --cfg FILE"
+        raise NoConfiguration(
+            f"{checkpoint} holds weights, but no configuration: give it, too, as --cfg FILE "
+            "(in Python, octvideo.load(checkpoint, cfg=FILE))"
         )
     if cfg_path is None and (problems := validate(cfg)):  # it may be of another project
         raise ConfigError([f"the configuration in {checkpoint}: {p}" for p in problems])

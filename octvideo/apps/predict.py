@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from octvideo.apps.hub import load_zoo
+from octvideo.apps.hub import checkpoints_of, load
 from octvideo.apps.inference import Features, in_evaluation, optimized
 from octvideo.apps.views import ViewSettings
 from octvideo.data import VideoError, normalize
@@ -27,11 +27,12 @@ from octvideo.engine.test import view_batches
 from octvideo.utils.errors import NonFiniteError, UserError
 
 Video = str | os.PathLike[str]
+Model = str | os.PathLike[str] | nn.Module
 
 
 def predict(
     video: Video,
-    model: str | nn.Module,
+    model: Model,
     *,
     fast: bool = False,
     topk: int = 5,
@@ -47,8 +48,8 @@ def predict(
 
     Args:
         video: a file; of an image network, a picture or a video.
-        model: a name of ``list_pretrained()``, or a model of ``create_model``, which is used on
-            the device where it is.
+        model: what ``load`` takes (the folder of a training run, a checkpoint, or a name of
+            ``list_pretrained()``), or a model, which is used on the device where it is.
         fast: one view, the centre crop of the clip in the middle, instead of all (10 x 3). A
             picture has one view anyway, that of a test on pictures.
         class_names: in label order, "kinetics400", "kinetics600" or a JSON file. Without, those
@@ -74,7 +75,7 @@ def predict(
 
 def extract_features(
     video: Video,
-    model: str | nn.Module,
+    model: Model,
     *,
     fast: bool = False,
     per_view: bool = False,
@@ -193,20 +194,25 @@ def _ensemble(scores: np.ndarray, settings: ViewSettings) -> np.ndarray:
     return scores.max(axis=0) if settings.ensemble == "max" else scores.mean(axis=0)
 
 
-def _model(model: str | nn.Module) -> nn.Module:
-    if not isinstance(model, str):
+def _model(model: Model) -> nn.Module:
+    if isinstance(model, nn.Module):
         return model
     with _LOADING:  # threads that ask for one model together load it once
-        return _of_the_zoo(model)
+        return _loaded(os.fspath(model), tuple(map(_version, checkpoints_of(model))))
 
 
 _LOADING = Lock()
 
 
 @lru_cache(maxsize=1)
-def _of_the_zoo(name: str) -> nn.Module:
-    """Kept, as predict is often called in a loop."""
-    return load_zoo(name).eval()
+def _loaded(source: str, _files: tuple[Any, ...]) -> nn.Module:
+    """Kept as long as its files stay as they are, as predict is often called in a loop."""
+    return load(source)
+
+
+def _version(path: Path) -> tuple[Any, ...]:
+    state = path.stat()
+    return path, state.st_ino, state.st_mtime_ns, state.st_size
 
 
 def _names(

@@ -1,0 +1,113 @@
+"""A training run, a checkpoint or a published model, in one call of a script."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import octvideo
+from octvideo.apps.hub import load_trained
+from octvideo.config import dump, load_cfg
+
+NAMES = [f"name {i}" for i in range(8)]
+
+
+@pytest.fixture
+def run_folder(small, tmp_path):
+    """A run of two epochs whose checkpoints differ; returns how to add a checkpoint."""
+    cfg = load_cfg(small.cfg, small.opts)
+    state = torch.load(small.checkpoint)["model_state"]
+    (tmp_path / "checkpoints").mkdir()
+
+    def add(name: str, roll: int, with_cfg: bool = True) -> str:
+        bias = state["head.projection.bias"]
+        own = {**state, "head.projection.bias": bias + 20 * (torch.arange(len(bias)) == roll)}
+        content = {"epoch": 1, "model_state": own, "class_names": NAMES}
+        path = tmp_path / "checkpoints" / name
+        torch.save(content | ({"cfg": dump(cfg)} if with_cfg else {}), path)
+        return str(path)
+
+    add("checkpoint_epoch_00001.pyth", 1)
+    add("checkpoint_epoch_00002.pyth", 2)
+    return tmp_path, add
+
+
+def biggest(model: torch.nn.Module) -> int:
+    return int(model.head.projection.bias.argmax())
+
+
+def test_the_newest_or_the_best_of_a_run(run_folder):
+    folder, add = run_folder
+    model = octvideo.load(folder)
+    assert biggest(model) == 2
+    assert not model.training
+    assert model.class_names == NAMES
+    assert biggest(octvideo.load(str(folder / "checkpoints"))) == 2
+    assert biggest(octvideo.load(folder / "checkpoints/checkpoint_epoch_00001.pyth")) == 1
+    add("checkpoint_epoch_00002_step_000007.pyth", 3)
+    assert biggest(octvideo.load(folder)) == 3
+    add("checkpoint_best.pyth", 4)
+    assert biggest(octvideo.load(folder)) == 4
+
+
+def test_a_damaged_newest_checkpoint(run_folder, caplog):
+    folder, _ = run_folder
+    newest = folder / "checkpoints/checkpoint_epoch_00002.pyth"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert biggest(octvideo.load(folder)) == 1
+    assert str(newest) in caplog.text
+
+
+def test_predict_takes_what_load_takes(small, run_folder):
+    folder, add = run_folder
+    [video, *_] = small.videos
+    model = load_trained(small.cfg, folder / "checkpoints/checkpoint_epoch_00002.pyth", small.opts)
+    wanted = octvideo.predict(video, model, fast=True)
+    wanted = [(NAMES[int(label.rsplit(" ", 1)[1])], score) for label, score in wanted]
+    for source in (folder, str(folder), str(folder / "checkpoints/checkpoint_epoch_00002.pyth")):
+        assert octvideo.predict(video, source, fast=True) == wanted
+    features = octvideo.extract_features(video, str(folder), fast=True)
+    assert (features == octvideo.extract_features(video, model, fast=True)).all()
+    add("checkpoint_best.pyth", 5)  # as a training run that is still at work
+    assert octvideo.predict(video, folder, fast=True)[0][0] == "name 5"
+    add("checkpoint_best.pyth", 6)
+    assert octvideo.predict(video, folder, fast=True)[0][0] == "name 6"
+
+
+def test_weights_without_a_configuration(small, run_folder):
+    folder, add = run_folder
+    bare = add("checkpoint_best.pyth", 7, with_cfg=False)
+    with pytest.raises(octvideo.UserError, match="cfg=FILE"):
+        octvideo.load(bare)
+    assert biggest(octvideo.load(bare, cfg=small.cfg)) == 7
+    (folder / "config.yaml").write_text(dump(load_cfg(small.cfg, small.opts)))
+    assert biggest(octvideo.load(folder)) == 7
+
+
+@pytest.mark.parametrize("source", ["no/such/run", "none.pyth", "i3d_of_nobody", "."])
+def test_nothing_to_load(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(octvideo.UserError, match=source.replace(".", r"\.")):
+        octvideo.load(source)
+
+
+def test_names_at_the_top_level(tmp_path):
+    from octvideo.apps.views import ViewSettings
+    from octvideo.data import VideoError
+    from octvideo.utils.errors import UserError
+
+    assert octvideo.VideoError is VideoError
+    assert octvideo.UserError is UserError
+    assert octvideo.ViewSettings is ViewSettings
+    assert set(octvideo.__all__) <= set(dir(octvideo))
+    for name in octvideo.__all__:
+        assert getattr(octvideo, name) is not None
+    assert pickle.loads(pickle.dumps(octvideo.ViewSettings(8, 8))) == ViewSettings(8, 8)
+    code = "import sys, octvideo; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True
+    )
+    assert done.stdout.strip() == "False"
