@@ -1,6 +1,7 @@
 """Configuration files of PySlowFast: whole dumps, its defaults, and its names of networks."""
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import torch
 import yaml
 
 from octvideo.apps.views import ViewSettings
-from octvideo.config import ConfigError, clip_counts_of_test, load_cfg
+from octvideo.config import ConfigError, clip_counts_of_test, get_cfg, load_cfg
 from octvideo.config.defaults import leaf_values
 from octvideo.models import build_model
+from support import ROOT
 
 DUMP = Path(__file__).with_name("pyslowfast_defaults.yaml")
 Write = Callable[[str], Path]
@@ -145,3 +147,13 @@ def test_numbers_of_clips(write: Write, test: str, counts: list[int]) -> None:
 def test_no_clips_are_refused(write: Write, test: str) -> None:
     with pytest.raises(ConfigError, match="must be at least 1"):
         load_cfg(write(f"TEST: {test}"))
+
+
+def test_the_page_of_differences_speaks_of_keys_that_there_are() -> None:
+    page = (ROOT / "docs" / "DIFFERENCES.md").read_text()
+    keys = set(re.findall(r"`([A-Z][A-Z_]+\.[A-Za-z0-9_]+)", page))
+    known = leaves(yaml.safe_load(DUMP.read_text())).keys() | leaf_values(get_cfg()).keys()
+    assert len(keys) > 40
+    assert keys <= known
+    for file in ("README.md", "GETTING_STARTED.md"):
+        assert "docs/DIFFERENCES.md" in (ROOT / file).read_text()
