@@ -4,19 +4,32 @@ import logging
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.connection import wait
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    Sampler,
+    default_collate,
+    default_convert,
+    get_worker_info,
+)
 from torch.utils.data._utils import signal_handling
 
 from octvideo.data.video_index import VideoError
 from octvideo.utils.errors import UserError
-from octvideo.utils.memory import keep_freed_memory
+from octvideo.utils.memory import (
+    MORE_SHARED_MEMORY,
+    is_shared_memory_full,
+    keep_freed_memory,
+    shared_memory,
+)
 from octvideo.utils.signals import leave_signals_to_parent
 from octvideo.utils.workers import how_it_ended
 
@@ -82,6 +95,51 @@ def _init_worker(worker_id: int) -> None:
     leave_signals_to_parent()
 
 
+class _Sender:
+    """Collates in a worker, and moves the tensors to where the main process can read them.
+
+    That is shared memory. Where it is full, as /dev/shm of a container with 64 MB soon is, they go
+    through the pipe as arrays: torch would fail, or lose the batch and wait for it for ever.
+    """
+
+    def __init__(self, collate: Callable[[Any], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, items: Any) -> Any:
+        batch = self.collate(items)
+        return batch if get_worker_info() is None else _map(_shared, batch, Tensor)
+
+
+class _Piped:
+    """A tensor that did not fit into shared memory."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.array = tensor.numpy()
+
+    def tensor(self) -> Tensor:
+        return torch.from_numpy(self.array)
+
+
+def _shared(tensor: Tensor) -> Tensor | _Piped:
+    try:
+        return tensor.share_memory_()
+    except RuntimeError as error:
+        if not is_shared_memory_full(error):
+            raise
+        return _Piped(tensor)
+
+
+def _map(function: Callable[[Any], Any], batch: Any, kind: type) -> Any:
+    """``batch`` with ``function`` applied to what is of a kind, in dicts, lists and tuples."""
+    if isinstance(batch, kind):
+        return function(batch)
+    if isinstance(batch, dict):
+        return {key: _map(function, value, kind) for key, value in batch.items()}
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(_map(function, value, kind) for value in batch)
+    return batch
+
+
 class _Rest(Sampler):
     """The keys of a sampler without the first ``skip``."""
 
@@ -127,7 +185,9 @@ class VideoLoader:
         self._videos, self._watch = dataset.videos, dataset.watch
         self._keys = _Rest(keys)
         self._batch_size = options.get("batch_size", 1) or 1
-        self._options = options
+        collate = default_collate if options.get("batch_size", 1) else default_convert
+        self._options = {**options, "collate_fn": _Sender(options.get("collate_fn") or collate)}
+        self._is_told = False  # of too little shared memory
         self._losses: Counter[str] = Counter()
         self._loader = self._new_loader()
 
@@ -163,7 +223,17 @@ class VideoLoader:
                 continue
             done += 1
             self._losses[""] = 0  # whatever ended workers before, it does so no more
-            yield batch
+            yield _map(self._from_pipe, batch, _Piped)
+
+    def _from_pipe(self, piped: _Piped) -> Tensor:
+        if not self._is_told:
+            logger.warning(
+                "%s has no room for %.0f MB of a batch: batches come through a pipe, which takes "
+                "longer; %s",
+                *(shared_memory(), piped.array.nbytes / 2**20, MORE_SHARED_MEMORY),
+            )
+            self._is_told = True
+        return piped.tensor()
 
     def _begin(self, done: int) -> Iterator[Any]:
         """Batches without the first ``done``."""
@@ -213,6 +283,8 @@ class VideoLoader:
     def _reason(self, code: int | None) -> str:
         if code is not None and -code == getattr(signal, "SIGALRM", None):
             return f"gave up after {self._watch.timeout:g} seconds"
+        if code is not None and -code == getattr(signal, "SIGBUS", None):
+            return f"{how_it_ended(code)}; if {shared_memory()} is full, {MORE_SHARED_MEMORY}"
         return how_it_ended(code)
 
     def _restart(self) -> None:

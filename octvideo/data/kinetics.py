@@ -17,6 +17,7 @@ from octvideo.data.lists import VideoList
 from octvideo.data.reader import VideoError, VideoReader
 from octvideo.data.sampling import ClipSampling, crop_offsets
 from octvideo.data.transforms import TrainTransform, resize_crop, short_side_size
+from octvideo.utils.memory import is_shared_memory_full
 
 T = TypeVar("T")
 
@@ -192,13 +193,22 @@ def collate_clips(items: list[dict[str, Any]]) -> dict[str, Any]:
     found = [item for item in items if item["video"] is not None]
     kept = [{**item, "video": video} for item in found for video in _copies(item["video"])]
     return {
-        # default_collate stacks into shared memory when a worker runs it
-        "video": default_collate([item["video"] for item in kept]) if kept else torch.empty(0),
+        "video": _stack([item["video"] for item in kept]) if kept else torch.empty(0),
         "label": torch.tensor([item["label"] for item in kept], dtype=torch.int64),
         "index": torch.tensor([item["index"] for item in kept], dtype=torch.int64),
         "bad": [entry for item in items for entry in item["bad"]],
         "num_bad": sum(bool(item["bad"]) for item in items),
     }
+
+
+def _stack(clips: list[torch.Tensor]) -> torch.Tensor:
+    """In a worker, straight into shared memory, where that has room."""
+    try:
+        return default_collate(clips)  # type: ignore[no-any-return]
+    except RuntimeError as error:
+        if not is_shared_memory_full(error):
+            raise
+        return torch.stack(clips)
 
 
 def _copies(video: torch.Tensor | list[torch.Tensor]) -> list[torch.Tensor]:

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from octvideo.utils.errors import UserError
+
+MORE_SHARED_MEMORY = (
+    "give it more (docker run --shm-size 8g, or --ipc host), or lower DATA_LOADER.NUM_WORKERS"
+)
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -42,6 +47,10 @@ def advice_when_out_of_memory(where: str, advice: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
+        if is_shared_memory_full(error):
+            raise UserError(
+                f"{shared_memory()} is full in {where}: {MORE_SHARED_MEMORY}"
+            ) from error
         if not _is_out_of_memory(error):
             raise
         reason = str(error).partition("\n")[0] or "MemoryError"
@@ -53,6 +62,21 @@ def _is_out_of_memory(error: Exception) -> bool:
         return error.errno == errno.ENOMEM
     words = "out of memory|can't allocate memory|_STATUS_ALLOC_FAILED"
     return isinstance(error, MemoryError) or re.search(words, str(error)) is not None
+
+
+def is_shared_memory_full(error: Exception) -> bool:
+    """Whether a block for other processes could not be had, or the system ended one for it."""
+    words = "unable to (allocate|resize|mmap).*shared memory|killed by signal: Bus error"
+    return isinstance(error, RuntimeError) and re.search(words, str(error)) is not None
+
+
+def shared_memory() -> str:
+    """What it is called in messages: name and size."""
+    try:
+        found = os.statvfs("/dev/shm")
+    except (OSError, AttributeError):  # not on Linux
+        return "shared memory"
+    return f"shared memory (/dev/shm, {found.f_blocks * found.f_frsize / 2**20:.0f} MB)"
 
 
 def process_memory() -> dict[str, float]:
