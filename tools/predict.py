@@ -35,7 +35,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="a JSON object a line")
     parser.add_argument(
-        "--class-names", metavar="FILE", help="JSON file, or kinetics400 or kinetics600"
+        "--class-names", metavar="FILE", help="text or JSON file, or kinetics400 or kinetics600"
     )
     return parser.parse_args(argv)
 

@@ -40,7 +40,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--videos", type=Path, metavar="FOLDER", help="the files of --annotations")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for the lists")
     parser.add_argument(
-        "--class-names", metavar="FILE", help="kinetics400, kinetics600 or a JSON file: the labels"
+        "--class-names",
+        metavar="FILE",
+        help="kinetics400, kinetics600 or a text or JSON file: the labels",
     )
     parser.add_argument("--val", type=float, default=0.0, help="part of train that becomes val")
     parser.add_argument("--test", type=float, default=0.0, help="part that becomes test")

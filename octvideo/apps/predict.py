@@ -52,8 +52,9 @@ def predict(
             ``list_pretrained()``), or a model, which is used on the device where it is.
         fast: one view, the centre crop of the clip in the middle, instead of all (10 x 3). A
             picture has one view anyway, that of a test on pictures.
-        class_names: in label order, "kinetics400", "kinetics600" or a JSON file. Without, those
-            that came with the weights; where none did, labels are texts such as "class 17".
+        class_names: in label order, "kinetics400", "kinetics600" or a file of names (text or
+            JSON). Without, those that came with the weights; where none did, labels are texts such
+            as "class 17".
         sampling_rate: distance of a clip's frames at 30 a second; None: what the model knows.
         settings: all settings of the views, in place of what the model knows.
         batch_size: views in a forward pass.

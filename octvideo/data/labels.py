@@ -2,41 +2,57 @@
 
 import json
 import logging
+import re
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from octvideo.utils.errors import UserError
 
 logger = logging.getLogger("octvideo")
 
+_LABEL = re.compile("[0-9]{1,9}")
+_LABEL_FIRST = re.compile(r"(?P<label>[0-9]{1,9})(?:\s*[,;:\t]\s*|\s+)(?P<name>.*\S)")
+_LABEL_LAST = re.compile(r"(?P<name>.*\S)(?:\s*[,;:\t]\s*|\s+)(?P<label>[0-9]{1,9})")
+_HEADER = re.compile(r"(id|index|label|class|name|class.?name)\s*[,;\t]\s*\w+", re.IGNORECASE)
+
 PACKAGED = ("kinetics400", "kinetics600")
 
 
 def class_names(source: str | Path) -> list[str]:
-    """The class names of "kinetics400", of "kinetics600", or of a JSON file.
+    """The class names of "kinetics400", of "kinetics600", or of a file.
 
-    A file holds a list of names, or {name: label} as PySlowFast's kinetics_classnames.json and the
-    class_names.json beside a prepared data set.
+    A file holds, as JSON, a list of names, {name: label} as PySlowFast's kinetics_classnames.json
+    and the class_names.json beside a prepared data set, or {label: name}; or, as text, a name a
+    line, each with its label before or behind it or none with one.
 
     Raises:
-        UserError: no such file, or its labels are not 0, 1, 2...
+        UserError: there is no such file, or its labels are not 0, 1, 2...
     """
     if source in PACKAGED:
         file = resources.files("octvideo.data") / "class_names" / f"{source}.json"
         return json.loads(file.read_text(encoding="utf-8"))
-    path = Path(source)
+    path = Path(source).expanduser()
     if not path.is_file():
         raise UserError(
-            f"there are no class names {source}: give a JSON file or one of {', '.join(PACKAGED)}"
+            f"there are no class names {source}: give a file of names or one of "
+            f"{', '.join(PACKAGED)}"
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")  # with a byte order mark or without
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file in UTF-8: {error}") from error
+    if text.lstrip()[:1] not in ("[", "{") and path.suffix.lower() != ".json":
+        return _of_lines(text.splitlines(), path)
+    try:
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a JSON file of class names: {error}") from error
     names = _in_order(content) if isinstance(content, dict) else content
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(
-            f"{path} must hold a list of class names, or {{name: label}} with the labels 0, 1, 2..."
+            f"{path} must hold a list of class names, {{name: label}} or {{label: name}} with the "
+            "labels 0, 1, 2..."
         )
     return names
 
@@ -56,10 +72,42 @@ def class_names_beside(folder: str | Path, num_classes: int) -> list[str] | None
     return None
 
 
-def _in_order(labels: dict[str, int]) -> list[str] | None:
-    if not all(isinstance(label, int) for label in labels.values()):
+def _in_order(content: dict[str, Any]) -> list[str] | None:
+    """The names of {name: label} or {label: name}; None: it is neither, or labels are missing."""
+    is_by_name = all(_is_label(label) for label in content.values())
+    if not is_by_name and not all(map(_is_label, content)):
         return None
-    by_label = {label: name for name, label in labels.items()}
-    if len(by_label) < len(labels) or set(by_label) != set(range(len(labels))):
+    pairs = [(n, label) if is_by_name else (label, n) for n, label in content.items()]
+    # ImageNet's class index has {"0": ["n01440764", "tench"]}
+    pairs = [(n[-1] if isinstance(n, list) and n else n, label) for n, label in pairs]
+    by_label = {int(label): name for name, label in pairs}
+    is_whole = set(by_label) == set(range(len(content)))
+    if not is_whole or not all(isinstance(name, str) for name in by_label.values()):
         return None
-    return [by_label[label].strip('"') for label in range(len(labels))]  # PySlowFast quotes some
+    return [by_label[label].strip('"') for label in range(len(content))]  # PySlowFast quotes some
+
+
+def _is_label(value: Any) -> bool:
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return is_number or (isinstance(value, str) and _LABEL.fullmatch(value) is not None)
+
+
+def _of_lines(lines: list[str], path: Path) -> list[str]:
+    """A name a line, or "label name" or "name label", also as a table with commas or tabs."""
+    rows = [line.strip() for line in lines if line.strip()]
+    if rows and _HEADER.fullmatch(rows[0]):
+        rows = rows[1:]
+    for pattern in (_LABEL_FIRST, _LABEL_LAST):
+        matches = [found for row in rows if (found := pattern.fullmatch(row))]
+        by_name = {m["name"].strip("\"'"): m["label"] for m in matches}
+        if not rows or len(by_name) < len(rows):  # some have none, or "class 1", "class 2"...
+            continue
+        names = _in_order(by_name)
+        if names is None:
+            raise UserError(f"{path}: its labels must be 0, 1, 2..., each once")
+        return names
+    names = [row.strip('"') for row in rows]
+    if not names or len(set(names)) < len(names):
+        what = "has no class names" if not names else "has a class name twice"
+        raise UserError(f"{path} {what}: write a name a line")
+    return names

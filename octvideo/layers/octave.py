@@ -139,21 +139,28 @@ class _OctConvNd(nn.Module):
             raise ValueError(f"{name}: channels {c_in} -> {c_out} leave no high channels")
         if self.groups < 1:
             raise ValueError(f"{name}: groups must be at least 1, got {self.groups}")
+        if self.is_depthwise and bool(c_in.low) != bool(c_out.low):
+            way, alpha = ("split", "alpha_out=0") if c_out.low else ("join", "alpha_out=alpha_in")
+            raise ValueError(
+                f"{name}: a depthwise convolution has no path between frequencies, so it cannot "
+                f"{way} them: set {alpha} here, and {way} in a convolution with groups=1"
+            )
         groups_h, groups_l = self._groups(c_in.high), self._groups(c_in.low)
         for counts, word in ((c_in, "in"), (c_out, "out")):
             if counts.high % max(groups_h, 1) or counts.low % max(groups_l, 1):
+                advice = f"groups = {self.groups}; a channel divisor that is a multiple of it helps"
+                if self.is_depthwise:
+                    advice = (
+                        f"the {tuple(c_in)} in channels, as a depthwise convolution needs: set "
+                        "alpha_out = alpha_in and out_channels a multiple of in_channels"
+                    )
                 raise ValueError(
                     f"{name}: {word} channels {tuple(counts)} (high, low) are not divisible by "
-                    f"groups = {self.groups}; a channel divisor that is a multiple of it helps"
+                    f"{advice}"
                 )
         self._check_padding()
         if self.is_plain:
             return
-        if self.is_depthwise and bool(c_in.low) != bool(c_out.low):
-            raise ValueError(
-                f"{name}: a depthwise convolution has no path between frequencies, so alpha_in "
-                f"and alpha_out must be both 0 or both positive"
-            )
         if self.stride[-2:] not in ((1, 1), (2, 2)):
             raise ValueError(f"{name}: the spatial stride must be 1 or 2, got {self.stride[-2:]}")
 

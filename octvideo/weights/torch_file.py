@@ -6,6 +6,8 @@ import struct
 import threading
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +79,20 @@ def _stand_in(name: str, kind: type) -> type:
 
 _STAND_INS = [_stand_in(name, _Unread) for name in _BESIDE]
 _STAND_INS += [_stand_in(name, _Dict) for name in _DICTS]
-_LOCK = threading.Lock()  # what torch admits is of the whole process
+_LOCK = threading.Lock()
+
+
+@contextmanager
+def _stand_ins_admitted() -> Iterator[None]:
+    """What torch.load admits holds for the whole process, so it is restored at the end."""
+    with _LOCK:
+        before = torch.serialization.get_safe_globals()
+        torch.serialization.add_safe_globals(_STAND_INS)
+        try:
+            yield
+        finally:
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(before)
 
 
 def read_torch(path: Path) -> Any:
@@ -92,7 +107,7 @@ def read_torch(path: Path) -> Any:
     if file_format(path) == "torch":
         _check_archive(path)
     try:  # nothing of ours in here: what is raised is about the file
-        with _LOCK, torch.serialization.safe_globals(_STAND_INS):
+        with _stand_ins_admitted():
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refusal(path, str(error)) from error

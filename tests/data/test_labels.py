@@ -44,15 +44,66 @@ def test_every_name_is_the_published_one(name):
     assert digest == PUBLISHED[name]
 
 
-@pytest.mark.parametrize("content", [["b", "a"], {"a": 1, "b": 0}, {'"a"': 1, '"b"': 0}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        ["b", "a"],
+        {"a": 1, "b": 0},
+        {'"a"': 1, '"b"': 0},
+        {"a": "1", "b": "0"},
+        {"1": "a", "0": "b"},
+        {"0": ["n01440764", "b"], "1": ["n01443537", "a"]},
+    ],
+)
 def test_files(tmp_path, content):
     path = tmp_path / "names.json"
     path.write_text(json.dumps(content))
     assert class_names(path) == class_names(str(path)) == ["b", "a"]
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as Notepad and PowerShell save it
+    assert class_names(path) == ["b", "a"]
+
+
+TEXTS = {
+    "lines": "bee keeping\nair drumming\n",
+    "windows": "\ufeffbee keeping\r\nair drumming\r\n\r\n",
+    "label first": "1 air drumming\n0 bee keeping",
+    "label last": "bee keeping 0\nair drumming 1",
+    "tabs": "0\tbee keeping\n1\tair drumming",
+    "colons": "0: bee keeping\n1: air drumming",
+    "table": "id,name\n0,bee keeping\n1,air drumming\n",
+    "quotes": 'name,label\n"bee keeping",0\n"air drumming",1\n',
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("name", ["classes.txt", "classes.csv", "classes"])
+def test_text_files(tmp_path, text, name):
+    (tmp_path / name).write_bytes(TEXTS[text].encode())
+    assert class_names(tmp_path / name) == ["bee keeping", "air drumming"]
+
+
+def test_names_with_numbers_and_commas(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("passing, in game\n3 point shot\nmp4 9\n")
+    assert class_names(path) == ["passing, in game", "3 point shot", "mp4 9"]
+    path.write_text("class 1\nclass 2\n")
+    assert class_names(path) == ["class 1", "class 2"]
+
+
+@pytest.mark.parametrize("text", ["1 a\n2 b", "0 a\n0 b", "a 0\nb 2", "a\na", ""])
+def test_text_files_that_are_none(tmp_path, text):
+    path = tmp_path / "names.txt"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"names\.txt"):
+        class_names(path)
 
 
 @pytest.mark.parametrize(
-    "content", ['{"a": 0, "b": 2}', '{"a": 0, "b": 0}', "[1, 2]", "3", "a", '{"a": [0]}']
+    "content",
+    [
+        *('{"a": 0, "b": 2}', '{"a": 0, "b": 0}', "[1, 2]", "3", "a", '{"a": [0]}', '{"0": []}'),
+        *('{"0": 1, "1": 2}', '{"a": true, "b": false}', '{"0": "a", "2": "b"}'),
+    ],
 )
 def test_files_that_are_none(tmp_path, content):
     path = tmp_path / "names.json"

@@ -135,7 +135,17 @@ def test_per_frequency() -> None:
         ({"groups": 0}, "groups must be at least 1, got 0"),
         ({"alpha_in": 0.25, "groups": 4}, r"in channels \(6, 2\).* not divisible by groups = 4"),
         ({"alpha_out": 0.25, "groups": 4}, r"out channels \(6, 2\).* not divisible by groups = 4"),
-        ({"alpha_in": 0.5, "groups": 8}, "no path between frequencies"),
+        # of an image network's first layer no alpha_in can be right: the advice is about alpha_out
+        ({"alpha_out": 0.5, "groups": 8}, "cannot split them: set alpha_out=0 here, and split in"),
+        (
+            {"in_channels": 3, "groups": 3, "alpha_out": 0.5, "out_channels": 64},
+            "cannot split them: set alpha_out=0 here",
+        ),
+        ({"alpha_in": 0.5, "groups": 8}, "cannot join them: set alpha_out=alpha_in here"),
+        (
+            {"alpha_in": 0.5, "alpha_out": 0.5, "groups": 8, "out_channels": 12},
+            "out_channels a multiple of in_channels",
+        ),
         (
             {"alpha_in": 0.5, "padding": 0},
             r"spatial size: .* padding must be \(1, 1\), got \(0, 0\)",
