@@ -300,11 +300,10 @@ def read_split(cfg: CfgNode, split: str) -> VideoList:
         raise UserError(f"the list {path} can not be read: {error.strerror}") from error
     if (videos.labels == UNLABELLED).all():
         logger.warning(
-            "%s has no labels: all count as class 0, as in PySlowFast. The scores of this test are "
-            "right; its accuracies mean nothing",
+            "%s has no labels: predictions.csv says what each video is taken for, and there is no "
+            "accuracy",
             path,
         )
-        videos = replace(videos, labels=np.zeros_like(videos.labels))
     elif is_main():
         warn_of_labels(videos.labels, num_classes, path, split == "train")
     logger.info("%s: %d videos", path, len(videos))

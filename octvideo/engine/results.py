@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from octvideo.data.lists import UNLABELLED
 from octvideo.utils.dist import all_gather_objects, gather_objects, world_size
 from octvideo.utils.files import whole_file
 
@@ -98,7 +99,8 @@ def write_predictions(
     def rows() -> Iterable[list[object]]:
         yield ["path", "label", *head, "note"]
         for video, row in enumerate(scores):
-            line: list[object] = [paths[video], names[table.labels[video]]]
+            label = table.labels[video]
+            line: list[object] = [paths[video], "" if label == UNLABELLED else names[label]]
             if table.scored[video] and finite[video]:
                 best = np.argsort(-row, kind="stable")[:count]
                 line += [cell for c in best for cell in (names[c], f"{row[c]:.6g}")]

@@ -24,6 +24,7 @@ from octvideo.data import (
     normalize,
     view,
 )
+from octvideo.data.lists import UNLABELLED
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.checkpoint import (
     CheckpointError,
@@ -247,6 +248,8 @@ def report(
 ) -> dict[str, Any]:
     """Writes the result files and logs the accuracies over the videos that could be scored.
 
+    Of a list without labels there are the scores, and no accuracies.
+
     Raises:
         UserError: no video could be scored; or scores are not finite, of which no accuracy is made.
     """
@@ -271,6 +274,11 @@ def report(
             f"accuracy; the first is {paths[lost[0]]}, predictions.csv names all. Set "
             "TEST.PRECISION fp32 if it is not, or test an earlier checkpoint"
         )
+    if (table.labels == UNLABELLED).all():
+        _log_final(cfg, counts, device)
+        text = "%d views of %d %s, %d missing: no labels, so no accuracy; predictions.csv has them"
+        logger.info(text, counts["num_views"], num_scored, kind, counts["num_missing"])
+        return counts
     labels, best = table.labels[table.scored], scores[table.scored]
     top1, top5 = top_k_correct(torch.from_numpy(best), torch.from_numpy(labels)).tolist()
     matrix = confusion_matrix(labels, best.argmax(axis=1), cfg.MODEL.NUM_CLASSES)

@@ -207,7 +207,7 @@ def test_unlikely_labels_are_said(tmp_path, caplog, labels, num_classes, message
 def test_a_test_without_labels(tmp_path, caplog):
     (tmp_path / "test.csv").write_text("a b.mp4\nc.mp4\n")
     videos = read_split(config(tmp_path, 5), "test")
-    np.testing.assert_array_equal(videos.labels, [0, 0])  # as PySlowFast has it
+    np.testing.assert_array_equal(videos.labels, [UNLABELLED, UNLABELLED])
     assert videos.listed(0) == "a b.mp4"
     assert "has no labels" in caplog.text
     (tmp_path / "val.csv").write_text("a b.mp4\n")

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from octvideo.config import load_cfg
+from octvideo.data.lists import UNLABELLED
 from octvideo.engine import run_test, run_train
 from octvideo.engine.confusion import (
     confusion_matrix,
@@ -21,6 +22,7 @@ from octvideo.engine.confusion import (
     write_confusions,
 )
 from octvideo.engine.results import ScoreTable, write_predictions
+from octvideo.engine.test import report
 from support import ROOT
 
 CFG = ROOT / "configs/Synthetic/OCT_I3D.yaml"
@@ -167,3 +169,21 @@ def test_five_classes_have_no_top_5(tiny_opts, tiny_set, tmp_path):
     assert "top-1 " in log
     assert "top-5" not in log
     assert [row["label"] for row in read(Path(cfg.OUTPUT_DIR) / "class_accuracy.csv")] == [*"01234"]
+
+
+def test_a_list_without_labels_has_predictions_and_no_accuracy(tmp_path, caplog):
+    cfg = load_cfg(CFG, ["OUTPUT_DIR", str(tmp_path)])
+    table = ScoreTable(np.array([UNLABELLED, UNLABELLED]), 1, 8)
+    for video, best in enumerate((3, 5)):
+        table.put(video, np.eye(8, dtype=np.float32)[[best]])
+    names = list("abcdefgh")
+    with caplog.at_level("INFO", logger="octvideo"):
+        result = report(table, cfg, ["x.mp4", "y.mp4"], names, torch.device("cpu"), "file.pyth")
+    assert not [key for key in result if key.endswith("_acc")]
+    assert "top1" not in (tmp_path / "json_stats.log").read_text()
+    assert "%" not in caplog.text
+    rows = read(tmp_path / "predictions.csv")
+    assert [(r["path"], r["label"], r["class1"]) for r in rows] == [
+        ("x.mp4", "", "d"), ("y.mp4", "", "f"),
+    ]  # fmt: skip
+    assert not (tmp_path / "confusion_matrix.png").exists()
