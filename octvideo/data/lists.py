@@ -168,7 +168,7 @@ def warn_of_labels(labels: np.ndarray, num_classes: int, where: object, training
         absent = [str(label) for label in range(num_classes) if label not in set(found.tolist())]
         cure = ""
         if len(found) == found[-1] + 1:
-            cure = f". MODEL.NUM_CLASSES {len(found)} would fit the list"
+            cure = f"; MODEL.NUM_CLASSES {len(found)} would fit the list"
         text = "%s has videos of %d of the %d classes of MODEL.NUM_CLASSES; none of %s%s"
         logger.warning(text, where, len(found), num_classes, first_few(absent), cure)
 
