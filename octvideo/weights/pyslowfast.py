@@ -14,6 +14,7 @@ from torch import Tensor
 
 from octvideo.weights.array_pickle import read_blobs
 from octvideo.weights.files import CheckpointError
+from octvideo.weights.torch_file import check_shared
 
 # Layer -> prefix of ours; # is the pathway: 1 (fast) for layers that begin with t_.
 _LAYERS = tuple(
@@ -64,6 +65,7 @@ def read_caffe2(path: Path) -> dict[str, Tensor]:
     for name, blob in blobs.items():
         if not _NO_WEIGHTS.fullmatch(name):
             state[caffe2_name(name) or name] = _tensor(name, blob, path)
+    check_shared(state.values(), path)
     weight = state.get("head.projection.weight")
     if weight is not None and weight.ndim > 2:
         state["head.projection.weight"] = weight.flatten(1)

@@ -6,7 +6,7 @@ import struct
 import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -170,7 +170,6 @@ def check_state(state: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"{path} holds no parameters: it is not a checkpoint of a model")
     storages: dict[int, int] = {}
-    content = 0  # bytes, were each parameter copied
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise CheckpointError(
@@ -182,10 +181,23 @@ def check_state(state: Any, path: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path}: {key} is not an ordinary tensor")
         storage = value.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
-        content += value.numel() * value.element_size()
         if value.numel() * value.element_size() > storage.nbytes():
             raise CheckpointError(f"{path}: {key} is larger than its content in the file")
-    size = path.stat().st_size
-    if sum(storages.values()) > size or content > _MAX_SHARED * size:
+    if sum(storages.values()) > path.stat().st_size:
         raise CheckpointError(f"{path} claims more content than the file has")
+    check_shared(state.values(), path)
     return {key: value.detach() for key, value in state.items()}
+
+
+def check_shared(tensors: Iterable[Tensor], path: Path) -> None:
+    """A thousand parameters may be one and the same in a file; copied, they take a thousandfold.
+
+    Raises:
+        CheckpointError: so it is.
+    """
+    content = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if content > _MAX_SHARED * path.stat().st_size:
+        raise CheckpointError(
+            f"{path} claims more content than the file has: its parameters share theirs, and are "
+            f"{content} bytes in use"
+        )

@@ -99,6 +99,17 @@ def test_training_from_an_address(opts, tmp_path, monkeypatch):
     assert_same(tested, state)
 
 
+def test_texts_to_clear_reach_training_and_test(opts, tmp_path):
+    state = random_state(opts())
+    path = tmp_path / "m.pyth"
+    torch.save({"model_state": {k.replace(".", ".mine.", 1): v for k, v in state.items()}}, path)
+    clear = ("TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN", "['mine.']")
+    assert_same(start(opts("TRAIN.CHECKPOINT_FILE_PATH", path, *clear)).model, state)
+    tested = build_model(opts())
+    load_tested(tested, opts("TEST.CHECKPOINT_FILE_PATH", path, *clear), None)
+    assert_same(tested, state)
+
+
 def test_names_of_the_zoo_that_do_not_help(opts):
     with pytest.raises(UserError, match=r"there is no file i3d_pysf, nor .*list_pretrained"):
         check_run(opts("TRAIN.CHECKPOINT_FILE_PATH", "i3d_pysf"))

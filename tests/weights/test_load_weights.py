@@ -47,6 +47,7 @@ def save(path, content):
 FORMATS = {
     "caffe2": ("i3d", write_caffe2),
     "caffe2 slow": ("slow", write_caffe2),  # SLOWONLY_8x8_R50.pkl has the names of I3D
+    "caffe2 c2d": ("slow_c2d", write_caffe2),  # C2D_NOPOOL_8x8_R50.pkl, too
     "caffe2 slowfast": ("slowfast", partial(write_caffe2, name="SLOWFAST_8x8_R50")),
     "pytorchvideo": ("i3d", partial(write_pytorchvideo, name="I3D_8x8_R50")),
     "pytorchvideo hub": ("c2d", partial(write_pytorchvideo, name="C2D_8x8_R50", prefix="")),
