@@ -52,6 +52,8 @@ def folder(tmp_path_factory) -> Path:
 def options(folder: Path, workers: int) -> list[str]:
     values = {
         "NUM_GPUS": 0,
+        "MODEL.ARCH": "i3d",
+        "MODEL.MODEL_NAME": "ResNet",
         "DATA.PATH_TO_DATA_DIR": folder,
         "DATA.NUM_FRAMES": 4,
         "DATA.SAMPLING_RATE": 2,
