@@ -35,7 +35,7 @@ from octvideo.utils.memory import advice_when_out_of_memory
 from octvideo.utils.patience import ask, end_process_after
 from octvideo.utils.roll_call import CalledOff, Sheet, WorldError, first_line, roll_call
 from octvideo.utils.signals import exit_status, leave_undisturbed
-from octvideo.utils.world import World, launched_world
+from octvideo.utils.world import World, advice_on_restarts, launched_world
 
 logger = logging.getLogger("octvideo")
 
@@ -205,6 +205,8 @@ def _meet(configurations: list[CfgNode], problem: str, world: World) -> Store:
     }
     sheet = Sheet(socket.gethostname(), world.local_size, settings, problem)
     store = roll_call(world, sheet, timeout)
+    if world.rank == 0 and (advice := advice_on_restarts()):
+        logger.warning(advice)
     gpus = [cfg for cfg in configurations if cfg.NUM_GPUS]
     if gpus:
         torch.cuda.set_device(process_device(gpus[0], world.local_rank))

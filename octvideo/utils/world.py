@@ -66,6 +66,22 @@ def _torchrun(environ: Mapping[str, str]) -> World:
     return _checked(world)
 
 
+def advice_on_restarts(environ: Mapping[str, str] = os.environ) -> str:
+    """What torchrun on several nodes lacks to take in a node that is replaced, or "".
+
+    Its agents keep the address of the first store that they share, which a new agent never hears
+    of, and which may have gone with the lost node: all wait for a minute and end. (torch 2.13)
+    """
+    shares = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    several = _number(environ, "GROUP_WORLD_SIZE", 1) > 1
+    if not (shares and several and _number(environ, "TORCHELASTIC_MAX_RESTARTS", 0) > 0):
+        return ""
+    return (
+        "torchrun could not take in a node in the place of a lost one: to have that, set "
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of torchrun on every node"
+    )
+
+
 def _slurm(environ: Mapping[str, str]) -> World:
     size = _number(environ, "SLURM_STEP_NUM_TASKS")
     per_node = _text(environ, "SLURM_STEP_TASKS_PER_NODE")

@@ -13,6 +13,7 @@ from jobs import (
     TORCHRUN,
     assert_same_weights,
     children,
+    descendants,
     free_port,
     results,
     started,
@@ -54,6 +55,30 @@ def test_two_agents_go_on_when_a_worker_was_killed(two_node_run, job_opts, tmp_p
         wait_for_steps(tmp_path, 3)
         os.kill(_workers(processes[victim].pid)[0], signal.SIGKILL)
         ends = results(processes, 180)
+    assert [status for status, _ in ends] == [0, 0], ends
+    assert any("Resuming from" in output for _, output in ends)
+    assert_same_weights(weights_of(tmp_path), two_node_run)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_node_that_was_lost_with_its_agent_is_replaced(two_node_run, job_opts, tmp_path):
+    """As DISTRIBUTED.md has it: with the variable, and the endpoint on the node that stays."""
+    opts, meeting = [*job_opts, "OUTPUT_DIR", str(tmp_path)], f"localhost:{free_port()}"
+
+    def agent(is_host: int) -> list[str]:
+        place = ["--rdzv_backend", "c10d", "--rdzv_endpoint", meeting, "--rdzv_id", "test"]
+        place += ["--rdzv_conf", f"is_host={is_host}"]
+        size = ["--nnodes", "2", "--nproc_per_node", "1", "--max-restarts", "3"]
+        run = [*TORCHRUN, *size, *place, RUN_NET, "--cfg", CFG, "--opts", *opts]
+        return ["env", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1", *run]
+
+    with started(agent(1), agent(0)) as (stays, lost):
+        wait_for_steps(tmp_path, 3)
+        for pid in [lost.pid, *descendants(lost.pid)]:
+            os.kill(pid, signal.SIGKILL)
+        with started(agent(0)) as (replacement,):
+            ends = results([stays, replacement], 240)
     assert [status for status, _ in ends] == [0, 0], ends
     assert any("Resuming from" in output for _, output in ends)
     assert_same_weights(weights_of(tmp_path), two_node_run)

@@ -3,7 +3,7 @@
 import pytest
 
 from octvideo.utils.errors import UserError
-from octvideo.utils.world import World, first_host, launched_world
+from octvideo.utils.world import World, advice_on_restarts, first_host, launched_world
 
 TORCHRUN = {
     "RANK": "5",
@@ -99,3 +99,14 @@ def test_worlds_that_are_wrong(environ: dict[str, str], message: str):
     with pytest.raises(UserError) as caught:
         launched_world(environ)
     assert message in str(caught.value)
+
+
+def test_agents_that_share_their_store_are_told_what_they_lack():
+    """The variables that torchrun gives to its processes."""
+    environ = {"GROUP_WORLD_SIZE": "2", "TORCHELASTIC_MAX_RESTARTS": "3"}
+    environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in advice_on_restarts(environ)
+    for name, value in (("GROUP_WORLD_SIZE", "1"), ("TORCHELASTIC_MAX_RESTARTS", "0")):
+        assert not advice_on_restarts({**environ, name: value})
+    assert not advice_on_restarts({**environ, "TORCHELASTIC_USE_AGENT_STORE": "False"})
+    assert not advice_on_restarts({})
