@@ -21,7 +21,7 @@ from octvideo.data.imagenet import CentrePictures
 from octvideo.data.kinetics import CentreClips, TestViews, VideoList
 from octvideo.data.labels import class_names as read_class_names
 from octvideo.data.pictures import is_picture
-from octvideo.data.reader import check_backend
+from octvideo.data.reader import Decoding, check_backend
 from octvideo.engine.precision import Evaluation
 from octvideo.engine.test import view_batches
 from octvideo.utils.errors import NonFiniteError, UserError
@@ -133,7 +133,8 @@ def views_of(
         raise UserError(str(error)) from error
     files = VideoList.from_rows((os.fspath(video), 0) for video in videos)
     sampling, watch = settings.sampling(), watch or Watch()
-    how = (settings.crop_size, settings.backend, watch, settings.short_side)
+    decoding = Decoding(settings.backend, settings.square_pixels)
+    how = (settings.crop_size, decoding, watch, settings.short_side)
     clips: CentreClips | TestViews = CentreClips(files, sampling, *how)
     if not fast:
         clips = TestViews(files, sampling, settings.num_clips, settings.num_crops, *how)

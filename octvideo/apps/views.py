@@ -43,6 +43,7 @@ class ViewSettings:
     centre_crop: CentreCrop | None = None
     short_side: int | None = None
     by_time: bool = True
+    square_pixels: bool = False
 
     def sampling(self) -> ClipSampling:
         return ClipSampling(
@@ -64,6 +65,7 @@ class ViewSettings:
             target_fps=cfg.DATA.TARGET_FPS,
             use_offset=cfg.DATA.USE_OFFSET_SAMPLING,
             by_time=cfg.DATA.SAMPLE_BY_TIME,
+            square_pixels=cfg.DATA.SQUARE_PIXELS,
             mean=tuple(cfg.DATA.MEAN),
             std=tuple(cfg.DATA.STD),
             reverse_channels=cfg.DATA.REVERSE_INPUT_CHANNEL,

@@ -98,6 +98,10 @@ _DEFAULTS: dict[str, Any] = {
         "TEST_INTERPOLATION": "bilinear",  # ours: bilinear or bicubic
         # Of videos again.
         "DECODING_BACKEND": "pyav",  # pyav, decord or torchcodec
+        # ours: resize frames whose pixels are not square, as players do. Off, because PySlowFast
+        # ignores the aspect ratio of pixels and published weights were trained that way: many
+        # copies of Kinetics are stored as 340x256 and declare 16:9.
+        "SQUARE_PIXELS": False,
         "DECODE_TIMEOUT": 120.0,  # ours: seconds a loader process may take for a video; 0: no limit
         "MAX_BAD_FRACTION": 0.1,  # ours: a run stops where more videos of a list are unreadable
         "MULTI_LABEL": False,  # several labels a video

@@ -1,4 +1,6 @@
-"""How a decoded frame is meant to be shown: turned or mirrored."""
+"""How a decoded frame is meant to be shown: turned, mirrored, with oblong pixels."""
+
+from fractions import Fraction
 
 import numpy as np
 from av.sidedata.sidedata import Type
@@ -28,3 +30,15 @@ def upright(frames: np.ndarray, matrix: Matrix) -> np.ndarray:
     else:
         flip_x, flip_y = a < 0, d < 0
     return frames[..., :: -1 if flip_y else 1, :: -1 if flip_x else 1, :]
+
+
+def square_size(width: int, height: int, pixel_ratio: Fraction | None) -> tuple[int, int]:
+    """(width, height) with which a frame has square pixels; the shorter side of a pixel grows.
+
+    pixel_ratio: width of a pixel by its height, as it is stored; None or 0 if that is not known.
+    """
+    if not pixel_ratio or pixel_ratio < 0:
+        return width, height
+    if pixel_ratio > 1:
+        return round(width * pixel_ratio), height
+    return width, round(height / pixel_ratio)

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, default_collate
 from octvideo.data.augment import Augmentation, augmented_views
 from octvideo.data.guarded import Watch
 from octvideo.data.lists import VideoList
-from octvideo.data.reader import VideoError, VideoReader
+from octvideo.data.reader import Decoding, VideoError, VideoReader
 from octvideo.data.sampling import ClipSampling, crop_offsets
 from octvideo.data.transforms import TrainTransform, resize_crop, short_side_size
 from octvideo.utils.memory import is_shared_memory_full
@@ -63,7 +63,7 @@ class TrainClips(Dataset):
         sampling: ClipSampling,
         transform: TrainTransform,
         seed: int = 0,
-        backend: str = "pyav",
+        decoding: Decoding | None = None,
         max_tries: int = 10,
         augmentation: Augmentation | None = None,
         watch: Watch | None = None,
@@ -72,7 +72,7 @@ class TrainClips(Dataset):
         self.augmentation = augmentation or Augmentation()
         if self.augmentation.erasing and transform.pixels != "float32":
             raise ValueError("random erasing needs pixels float32")
-        self.seed, self.backend, self.max_tries = seed, backend, max_tries
+        self.seed, self.decoding, self.max_tries = seed, decoding or Decoding(), max_tries
         self.watch = watch or Watch()
 
     def __len__(self) -> int:
@@ -86,7 +86,7 @@ class TrainClips(Dataset):
         rng = np.random.default_rng([self.seed, epoch, index])
 
         def read(path: str) -> list[torch.Tensor]:
-            with VideoReader(path, backend=self.backend) as reader:
+            with self.decoding.open(path) as reader:
                 indices = self.sampling.random_indices(
                     reader.num_frames, reader.fps, rng, reader.timing.seconds
                 )
@@ -110,13 +110,13 @@ class CentreClips(Dataset):
         videos: VideoList,
         sampling: ClipSampling,
         crop_size: int,
-        backend: str = "pyav",
+        decoding: Decoding | None = None,
         watch: Watch | None = None,
         short_side: int | None = None,
     ) -> None:
         self.videos, self.sampling, self.crop_size = videos, sampling, crop_size
         self.short_side = short_side or crop_size
-        self.backend, self.watch = backend, watch or Watch()
+        self.decoding, self.watch = decoding or Decoding(), watch or Watch()
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -127,7 +127,7 @@ class CentreClips(Dataset):
         try:
             with (
                 self.watch.reading(index, path),
-                VideoReader(path, backend=self.backend) as reader,
+                self.decoding.open(path) as reader,
             ):
                 video = self._read(reader, index)
         except VideoError as error:
@@ -156,10 +156,10 @@ class RandomValidationClips(CentreClips):
         sampling: ClipSampling,
         transform: TrainTransform,
         seed: int = 0,
-        backend: str = "pyav",
+        decoding: Decoding | None = None,
         watch: Watch | None = None,
     ) -> None:
-        super().__init__(videos, sampling, transform.crop_size, backend, watch)
+        super().__init__(videos, sampling, transform.crop_size, decoding, watch)
         self.transform, self.seed = transform, seed
 
     def _read(self, reader: VideoReader, index: int) -> torch.Tensor:
@@ -230,14 +230,14 @@ class TestViews(Dataset):
         num_clips: int,
         num_crops: int,
         crop_size: int,
-        backend: str = "pyav",
+        decoding: Decoding | None = None,
         watch: Watch | None = None,
         short_side: int | None = None,
     ) -> None:
         self.videos, self.sampling = videos, sampling
         self.num_clips, self.num_crops, self.crop_size = num_clips, num_crops, crop_size
         self.short_side = short_side or crop_size
-        self.backend, self.watch = backend, watch or Watch()
+        self.decoding, self.watch = decoding or Decoding(), watch or Watch()
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -254,7 +254,7 @@ class TestViews(Dataset):
         try:
             with (
                 self.watch.reading(index, path),
-                VideoReader(path, backend=self.backend) as reader,
+                self.decoding.open(path) as reader,
             ):
                 clips = self.sampling.view_indices(
                     reader.num_frames, reader.fps, self.num_clips, reader.timing.seconds

@@ -33,7 +33,7 @@ from octvideo.data.kinetics import (
 from octvideo.data.labels import class_names_beside
 from octvideo.data.lists import UNLABELLED, find_list, names_beside, read_list, warn_of_labels
 from octvideo.data.pictures import CentreCrop, PCANoise, PictureTransform
-from octvideo.data.reader import check_backend
+from octvideo.data.reader import Decoding, check_backend
 from octvideo.data.sampling import ClipSampling
 from octvideo.data.transforms import TrainTransform
 from octvideo.utils.dist import is_main
@@ -116,7 +116,7 @@ def _train_clips(cfg: CfgNode, videos: VideoList) -> TrainClips:
         _sampling(cfg),
         transform,
         seed=cfg.RNG_SEED,
-        backend=cfg.DATA.DECODING_BACKEND,
+        decoding=_decoding(cfg),
         augmentation=augmentation,
         watch=_watch(cfg),
     )
@@ -181,7 +181,7 @@ def build_val_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoL
             replace(_sampling(cfg), jitter_fps=0.0),
             replace(_train_transform(cfg), relative_scales=(), relative_aspects=()),
             seed=cfg.RNG_SEED,
-            backend=cfg.DATA.DECODING_BACKEND,
+            decoding=_decoding(cfg),
             watch=_watch(cfg),
         )
     else:
@@ -189,7 +189,7 @@ def build_val_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoL
             videos,
             _sampling(cfg),
             cfg.DATA.TEST_CROP_SIZE,
-            backend=cfg.DATA.DECODING_BACKEND,
+            decoding=_decoding(cfg),
             watch=_watch(cfg),
             short_side=short_side_of_test(cfg),
         )
@@ -212,7 +212,7 @@ def build_test_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Video
         num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
         num_crops=cfg.TEST.NUM_SPATIAL_CROPS,
         crop_size=cfg.DATA.TEST_CROP_SIZE,
-        backend=cfg.DATA.DECODING_BACKEND,
+        decoding=_decoding(cfg),
         watch=_watch(cfg),
         short_side=short_side_of_test(cfg),
     )
@@ -242,6 +242,10 @@ def data_class_names(cfg: CfgNode, split: str = "train") -> list[str] | None:
         path = find_list(folder, "train")
         names = names_beside(path, cfg.DATA.PATH_LABEL_SEPARATOR) if path.is_file() else None
     return names if names is None or len(names) == count else None
+
+
+def _decoding(cfg: CfgNode) -> Decoding:
+    return Decoding(cfg.DATA.DECODING_BACKEND, cfg.DATA.SQUARE_PIXELS)
 
 
 def _sampling(cfg: CfgNode) -> ClipSampling:

@@ -34,6 +34,7 @@ logger = logging.getLogger("octvideo")
 
 _ANNOTATION_COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
 _SETTINGS = "reencode.json"
+_VERSION = 2  # of `reencode`: counts changes of what it makes of the same file
 _MEANING = ("#", "~", '"', " ", "\t", "\ufeff")  # at the start of a line of a list
 
 
@@ -301,7 +302,7 @@ def _claim(folder: Path, root: Path, encoding: Encoding) -> None:
     """Makes sure that a folder takes the files of one encoding only, and is not read as source."""
     if folder.resolve().is_relative_to(root.resolve()):
         raise UserError(f"re-encoded files can not go to {folder}: it lies in their source, {root}")
-    settings, wanted = folder / _SETTINGS, asdict(encoding)
+    settings, wanted = folder / _SETTINGS, {**asdict(encoding), "version": _VERSION}
     if not settings.exists():
         write_whole(settings, json.dumps(wanted) + "\n")
         return

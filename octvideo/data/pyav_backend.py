@@ -10,7 +10,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from octvideo.data.display import display_matrix, upright
+from octvideo.data.display import display_matrix, square_size, upright
 from octvideo.data.timing import display_times
 from octvideo.data.video_index import (
     SEEKABLE,
@@ -35,7 +35,12 @@ class PyAVBackend:
     """
 
     def __init__(
-        self, path: str, max_pixels: int, max_missing: float, in_order: bool = False
+        self,
+        path: str,
+        max_pixels: int,
+        max_missing: float,
+        in_order: bool = False,
+        square_pixels: bool = False,
     ) -> None:
         self.path = path
         self.max_pixels = max_pixels
@@ -43,6 +48,8 @@ class PyAVBackend:
         self._container, self._stream, self.index = open_indexed(path, max_pixels)
         try:
             self._open(in_order)
+            # Of the container or, where it says nothing, of the codec.
+            self._pixel_ratio = self._stream.sample_aspect_ratio if square_pixels else None
         except BaseException:
             self.close()
             raise
@@ -189,6 +196,8 @@ class PyAVBackend:
         width, height = self._declared
         if (frame.width, frame.height) != (width, height):
             width, height = self._first_size()
+        width, height = square_size(width, height, self._pixel_ratio)
+        check_pixels(self.path, width, height, self.max_pixels)
         rgb = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)
         return upright(rgb, display_matrix(frame))
 

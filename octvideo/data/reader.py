@@ -7,6 +7,7 @@ while decoding only what is asked for (`pyav_backend`). The optional ones are in
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from types import TracebackType
 from typing import Protocol
@@ -21,7 +22,7 @@ from octvideo.data.video_index import (
     named_errors,
 )
 
-__all__ = ["BACKENDS", "VideoError", "VideoReader"]
+__all__ = ["BACKENDS", "Decoding", "VideoError", "VideoReader"]
 
 BACKENDS = ("pyav", "decord", "torchcodec")
 MAX_PIXELS = 8192 * 8192  # twice an 8K picture; 201 MB as RGB
@@ -78,6 +79,8 @@ class VideoReader:
             the last frame that does is repeated, with one warning per reader; beyond it a frame
             that does not exist is a `VideoError`. PyAV only; damaged data is always an error.
         in_order: read without seeks, for calls that go through all frames part by part. PyAV only.
+        square_pixels: resize frames whose pixels are not square, as players do. Otherwise frames
+            have the pixels that are stored.
 
     Attributes:
         num_frames: number of frames, as far as it can be known without decoding them.
@@ -100,6 +103,7 @@ class VideoReader:
         min_frames: int = 1,
         max_missing: float = MAX_MISSING,
         in_order: bool = False,
+        square_pixels: bool = False,
     ) -> None:
         check_backend(backend)
         self.path = os.fspath(path)
@@ -108,11 +112,15 @@ class VideoReader:
         self._backend: Backend
         with named_errors(self.path):
             if backend == "pyav":
-                self._backend = PyAVBackend(self.path, max_pixels, max_missing, in_order)
+                self._backend = PyAVBackend(
+                    self.path, max_pixels, max_missing, in_order, square_pixels
+                )
             else:
                 from octvideo.data import reader_backends
 
-                self._backend = reader_backends.open_backend(backend, self.path, max_pixels)
+                self._backend = reader_backends.open_backend(
+                    backend, self.path, max_pixels, square_pixels
+                )
         self.num_frames = self._backend.num_frames
         self.fps = self._backend.timing.fps
         self.timing = self._backend.timing
@@ -238,6 +246,17 @@ class VideoReader:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How the videos of a data set are opened: `backend` and `square_pixels` of `VideoReader`."""
+
+    backend: str = "pyav"
+    square_pixels: bool = False
+
+    def open(self, path: str) -> VideoReader:
+        return VideoReader(path, self.backend, square_pixels=self.square_pixels)
 
 
 def _joined(convert: Convert, parts: Iterator[Part], count: int) -> torch.Tensor:

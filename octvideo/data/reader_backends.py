@@ -13,10 +13,11 @@ from types import ModuleType
 import numpy as np
 from av.video.frame import VideoFrame
 
-from octvideo.data.display import display_matrix, upright
+from octvideo.data.display import display_matrix, square_size, upright
 from octvideo.data.timing import Timing
 from octvideo.data.video_index import (
     VideoError,
+    check_pixels,
     descriptor,
     frame_timing,
     open_indexed,
@@ -27,7 +28,9 @@ from octvideo.utils.extras import install_command
 _BATCH_BYTES = 64 * 2**20  # decoded frames that a library holds at once
 
 
-def open_backend(name: str, path: str, max_pixels: int) -> "MirroredBackend":
+def open_backend(
+    name: str, path: str, max_pixels: int, square_pixels: bool = False
+) -> "DisplayedBackend":
     """The backend "decord" or "torchcodec", for files whose packets it can be trusted with."""
     module = import_backend(name)
     container, stream, index = open_indexed(path, max_pixels)
@@ -35,6 +38,7 @@ def open_backend(name: str, path: str, max_pixels: int) -> "MirroredBackend":
         is_avi = container.format.name == "avi"
         # Each library estimates the rate its own way; sampling needs one answer.
         clock, stream_index = frame_timing(path, stream, index.times), stream.index
+        pixel_ratio = stream.sample_aspect_ratio if square_pixels else None
     # decord searches for ever for a first keyframe that was cut off; torchcodec miscounts in AVI.
     if not index.seekable and not (is_avi and name == "decord"):
         raise VideoError(path, f'{name} is not dependable on such a file; use backend "pyav"')
@@ -50,7 +54,10 @@ def open_backend(name: str, path: str, max_pixels: int) -> "MirroredBackend":
         reader.close()
         counts = f"{name} counts {reader.num_frames} frames, the packets say {index.count}"
         raise VideoError(path, f'{counts}; use backend "pyav"')
-    return MirroredBackend(reader, clock, first_frame(path, max_pixels))
+    first = first_frame(path, max_pixels)
+    size = square_size(first.width, first.height, pixel_ratio)
+    check_pixels(path, *size, max_pixels)
+    return DisplayedBackend(reader, clock, first, size)
 
 
 def first_frame(path: str, max_pixels: int) -> VideoFrame:
@@ -134,27 +141,40 @@ class TorchCodecBackend:
         self._decoder = None
 
 
-class MirroredBackend:
-    """decord or torchcodec, and the mirroring of a display matrix, of which they do the rotation.
+class DisplayedBackend:
+    """decord or torchcodec, and what they ignore: mirroring, and pixels that are not square.
 
-    `first` is the first frame as PyAV decodes it.
+    first: the first frame as PyAV decodes it. size: (width, height) to resize frames to, before
+    they are turned. Of a display matrix these libraries do the rotation alone.
     """
 
     def __init__(
-        self, reader: DecordBackend | TorchCodecBackend, clock: Timing, first: VideoFrame
+        self,
+        reader: DecordBackend | TorchCodecBackend,
+        clock: Timing,
+        first: VideoFrame,
+        size: tuple[int, int],
     ) -> None:
+        self._size = size
         self._reader = reader
         self.timing, self.num_frames = clock, reader.num_frames
         self._matrix = display_matrix(first)
         self._turns = round(first.rotation / 90)  # counter-clockwise
-
         self._batch = max(1, _BATCH_BYTES // (3 * first.width * first.height))
 
     def read(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         for n in range(0, len(indices), self._batch):
             batch = indices[n : n + self._batch]
             decoded = np.rot90(self._reader.read(batch), -self._turns, axes=(1, 2))
-            yield from zip(batch, upright(decoded, self._matrix), strict=True)
+            for number, frame in zip(batch, decoded, strict=True):
+                yield number, upright(self._resized(frame), self._matrix)
+
+    def _resized(self, frame: np.ndarray) -> np.ndarray:
+        width, height = self._size
+        if frame.shape[:2] == (height, width):
+            return frame
+        wrapped = VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        return wrapped.to_ndarray(format="rgb24", width=width, height=height, threads=1)
 
     def close(self) -> None:
         self._reader.close()

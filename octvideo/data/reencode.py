@@ -71,13 +71,16 @@ def reencode(source: str | Path, target: Path, encoding: Encoding = Encoding()) 
     """Writes a video as H.264 in mp4, upright, without sound; ``target`` appears when it is whole.
 
     Frame i stays frame i. They follow each other at the average rate or, where the source's rate
-    varies, at its times.
+    varies, at its times. Pixels become square. One source makes the same file each time.
 
     Raises:
         VideoError: the source can not be decoded from its first to its last frame.
         OSError: the target can not be written.
     """
-    with VideoReader(source, in_order=True) as reader, whole_file(target) as part:
+    with (
+        VideoReader(source, in_order=True, square_pixels=True) as reader,
+        whole_file(target) as part,
+    ):
         width, height = _even_size(*reader.size, encoding.short_side)
         seconds, tick = reader.timing.seconds, Fraction(1, 90_000)
         rate = Fraction(reader.fps).limit_denominator(10_000)
@@ -85,8 +88,9 @@ def reencode(source: str | Path, target: Path, encoding: Encoding = Encoding()) 
         # Neither arithmetic coding nor a deblocking filter, which is hardly missed at this quality.
         options["tune"] = "fastdecode"
         # Three of four frames have nobody refer to them: the reader leaves out those that it does
-        # not need.
-        options["x264-params"] = "bframes=3:b-adapt=0:b-pyramid=none"
+        # not need. The macroblock tree, whose results depend on how threads run, is off, so that
+        # one source always makes the same file.
+        options["x264-params"] = "bframes=3:b-adapt=0:b-pyramid=none:no-mbtree=1"
         with av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as container:
             stream = container.add_stream("libx264", rate=rate, options={**options, "threads": "1"})
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -349,6 +350,20 @@ def test_frames_stay_in_their_places(tmp_path):
     a, b = frames_of(tmp_path / "a.mp4"), frames_of(tmp_path / "b.mp4")
     distance = (a[:, None] - b[None]).square().mean((2, 3, 4))
     assert distance.argmin(1).tolist() == list(range(50))
+
+
+def test_one_source_makes_one_file(shared, tmp_path):
+    source, made = (
+        shared / "videos/good/mmaction2_part0.mp4",
+        [tmp_path / "a.mp4", tmp_path / "b.mp4"],
+    )
+    with ThreadPoolExecutor(2) as pool:  # at the same time, so that their threads run differently
+        list(pool.map(lambda target: reencode(source, target, Encoding(128)), made))
+    a, b = (path.read_bytes() for path in made)
+    assert a == b
+    # x264 writes its settings into the file. With the macroblock tree, files differ now and then.
+    assert b" mbtree=0 " in a
+    assert b" threads=1 " in a
 
 
 @pytest.mark.parametrize("wrong", [{"short_side": 255}, {"gop": 0}, {"crf": 60}])
