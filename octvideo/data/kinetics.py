@@ -5,6 +5,7 @@ and crops.
 """
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import numpy as np
@@ -86,7 +87,7 @@ class TrainClips(Dataset):
         rng = np.random.default_rng([self.seed, epoch, index])
 
         def read(path: str) -> list[torch.Tensor]:
-            with self.decoding.open(path) as reader:
+            with VideoReader(path, **asdict(self.decoding)) as reader:
                 indices = self.sampling.random_indices(
                     reader.num_frames, reader.fps, rng, reader.timing.seconds
                 )
@@ -127,7 +128,7 @@ class CentreClips(Dataset):
         try:
             with (
                 self.watch.reading(index, path),
-                self.decoding.open(path) as reader,
+                VideoReader(path, **asdict(self.decoding)) as reader,
             ):
                 video = self._read(reader, index)
         except VideoError as error:
@@ -254,7 +255,7 @@ class TestViews(Dataset):
         try:
             with (
                 self.watch.reading(index, path),
-                self.decoding.open(path) as reader,
+                VideoReader(path, **asdict(self.decoding)) as reader,
             ):
                 clips = self.sampling.view_indices(
                     reader.num_frames, reader.fps, self.num_clips, reader.timing.seconds

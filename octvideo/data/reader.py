@@ -250,13 +250,10 @@ class VideoReader:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How the videos of a data set are opened: `backend` and `square_pixels` of `VideoReader`."""
+    """How the videos of a data set are opened: arguments of `VideoReader`."""
 
     backend: str = "pyav"
     square_pixels: bool = False
-
-    def open(self, path: str) -> VideoReader:
-        return VideoReader(path, self.backend, square_pixels=self.square_pixels)
 
 
 def _joined(convert: Convert, parts: Iterator[Part], count: int) -> torch.Tensor:
