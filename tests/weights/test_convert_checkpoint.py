@@ -1,7 +1,6 @@
 """tools/convert_checkpoint.py, as a command and as a function."""
 
 import hashlib
-import importlib.util
 import subprocess
 import sys
 
@@ -13,7 +12,7 @@ from zoo_files import TINY, tiny, write_caffe2, write_pytorchvideo
 
 import octvideo
 from octvideo.weights import load_into, read_weights
-from support import ROOT
+from support import ROOT, load_tool
 
 TOOL = ROOT / "tools" / "convert_checkpoint.py"
 TINY_OPTIONS = {key: value for key, value in TINY.items() if key != "num_classes"}
@@ -25,10 +24,7 @@ MODEL = [
 
 @pytest.fixture(scope="module")
 def main():
-    spec = importlib.util.spec_from_file_location("convert_checkpoint", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_tool("convert_checkpoint").main
 
 
 def sha256(path) -> str:

@@ -4,7 +4,6 @@ The networks that they are compared with are written in mxnet_reference.py, path
 MXNet itself computed for two ResNets vouches for the operators there.
 """
 
-import importlib.util
 import tarfile
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from octvideo.utils.complexity import count
 from octvideo.weights import Weights, load_into, read_weights
 from octvideo.weights.mxnet import write_mxnet
 from octvideo.weights.mxnet_names import octconv_low_channels, octconv_state
-from support import ROOT
+from support import ROOT, load_tool
 
 #   the authors' network: our name, alpha
 NETWORKS = {
@@ -129,9 +128,7 @@ def test_the_tool(tmp_path, monkeypatch, capsys):
         "DATA: {NUM_FRAMES: 1}\nOCTAVE: {ENABLE: True, ALPHA: 0.375, STAGES: [2, 3, 4]}\n"
     )
     monkeypatch.chdir(tmp_path)
-    spec = importlib.util.spec_from_file_location("tool", ROOT / "tools" / "convert_checkpoint.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_tool("convert_checkpoint")
     assert tool.main(["net.tar", "net.pyth", "--from", "mxnet", "--cfg", "net.yaml"]) == 0
     assert "(mxnet): 164 entries loaded, none left out" in capsys.readouterr().out
     content = torch.load(tmp_path / "net.pyth", weights_only=True)
@@ -149,9 +146,7 @@ def test_the_tool_tells_the_network_and_its_file_knows_it(tmp_path, monkeypatch,
     network = "resnet-26_alpha-0.250"
     write_mxnet(tmp_path / "a.params", authors_arrays(network))
     monkeypatch.chdir(tmp_path)
-    spec = importlib.util.spec_from_file_location("tool", ROOT / "tools" / "convert_checkpoint.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_tool("convert_checkpoint")
     assert tool.main(["a.params", "a.pyth"]) == 0
     out = capsys.readouterr().out
     assert "network resnet26_v2, alpha 0.25\n" in out

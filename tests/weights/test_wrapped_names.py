@@ -2,7 +2,6 @@
 
 import argparse
 import datetime
-import importlib.util
 import os
 import pathlib
 from collections import OrderedDict, defaultdict
@@ -19,15 +18,11 @@ from zoo_files import tiny, write_pytorchvideo
 import octvideo
 from octvideo.apps.hub import load_trained
 from octvideo.weights import CheckpointError, load_into, read_weights
-from support import ROOT
-
-SPEC = importlib.util.spec_from_file_location("convert", ROOT / "tools/convert_checkpoint.py")
+from support import ROOT, load_tool
 
 
 def convert(arguments):
-    tool = importlib.util.module_from_spec(SPEC)
-    SPEC.loader.exec_module(tool)
-    return tool.main(arguments)
+    return load_tool("convert_checkpoint").main(arguments)
 
 
 @pytest.fixture(scope="module")
