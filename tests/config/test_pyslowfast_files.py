@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from octvideo.apps.views import ViewSettings
-from octvideo.config import ConfigError, clip_counts_of_test, get_cfg, load_cfg
+from octvideo.config import ConfigError, cfg_of_checkpoint, clip_counts_of_test, get_cfg, load_cfg
 from octvideo.config.defaults import leaf_values
 from octvideo.models import build_model
 from support import ROOT
@@ -157,3 +157,13 @@ def test_the_page_of_differences_speaks_of_keys_that_there_are() -> None:
     assert keys <= known
     for file in ("README.md", "GETTING_STARTED.md"):
         assert "docs/DIFFERENCES.md" in (ROOT / file).read_text()
+
+
+def test_the_configuration_in_a_checkpoint_is_read_alike() -> None:
+    text = DUMP.read_text()
+    assert cfg_of_checkpoint(text) == load_cfg(DUMP)
+    without_pool = text.replace("ARCH: slowfast,", "ARCH: c2d,").replace(
+        "MODEL_NAME: SlowFast", "MODEL_NAME: ResNet_nopool"
+    )
+    model = cfg_of_checkpoint(without_pool).MODEL
+    assert (model.ARCH, model.MODEL_NAME) == ("slow_c2d", "ResNet")
