@@ -1,0 +1,243 @@
+"""The documents can be typed: every command is run on small data, or at least parsed.
+
+A block of a document is run (``test_commands_run``), unless ONLY_PARSED names the beginning of a
+command and why; then the options are parsed by the tool itself and the configuration is loaded.
+"""
+
+import ast
+import importlib
+import inspect
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from documents import DOCUMENTS, Block, blocks, of_kind, words
+
+import octvideo
+from octvideo.config import load_cfg
+from octvideo.data.synthetic import make_synthetic
+from support import ROOT, load_tool
+
+DOWNLOAD, GPU, CLUSTER = "it downloads weights", "it needs a GPU", "it needs several machines"
+CHOICE, TIME = "FILE, PICTURES and the like are the reader's", "it measures for minutes"
+ELSEWHERE = "it changes the environment that the tests run in; CI does it"
+ONLY_PARSED = {
+    "git clone": DOWNLOAD,
+    "cd ": ELSEWHERE,
+    "make ": ELSEWHERE,
+    "python3 -m venv": ELSEWHERE,
+    ".venv/bin/pip": ELSEWHERE,
+    "python tools/run_net.py --cfg A.yaml": CHOICE,
+    "python tools/run_net.py --cfg FILE": CLUSTER,
+    "python tools/run_net.py --cfg configs/Own/one_gpu.yaml": GPU,
+    "python tools/run_net.py --cfg configs/Kinetics/OCT_I3D_8x8.yaml": GPU,
+    "python tools/run_net.py --cfg configs/ImageNet/": GPU,
+    "python tools/convert_checkpoint.py": DOWNLOAD,
+    "python tools/extract_features.py --model": DOWNLOAD,
+    "python tools/benchmark.py tables": TIME,
+    "python tools/benchmark.py model": TIME,
+    "python tools/benchmark.py train": TIME,
+    "python tools/benchmark.py loader": TIME,
+    "python tools/benchmark.py test": TIME,
+    "python tools/analyze.py": CHOICE,
+    "python tools/submit.py": CLUSTER,
+    "torchrun ": CLUSTER,
+    "sbatch ": CLUSTER,
+}
+# What is neither a command nor Python, by how it begins.
+TEXTS = (
+    "Epoch 5:",
+    "@inproceedings",
+    "DATA.PATH_TO_DATA_DIR/",
+    "videos/ ",
+    "imagenet/train/",
+)
+# Values for the words that a document leaves to the reader.
+STAND_INS = {
+    "FILE": "configs/Synthetic/OCT_I3D.yaml",
+    "A.yaml": "configs/Synthetic/OCT_I3D.yaml",
+    "JOB": "1",
+}
+
+COMMANDS = [(block, command) for block in of_kind("shell") for command in block.commands]
+every_command = pytest.mark.parametrize(
+    ("block", "command"), COMMANDS, ids=[f"{b}-{c[:40]}" for b, c in COMMANDS]
+)
+every_snippet = pytest.mark.parametrize("block", of_kind("python"), ids=str)
+
+
+def reason(command: str) -> str | None:
+    return next((why for start, why in ONLY_PARSED.items() if command.startswith(start)), None)
+
+
+# ---------------------------------------------------------------- parsed
+
+
+def test_every_block_is_known() -> None:
+    """A new kind of block, or a reason that no command has any more, is not passed over."""
+    unknown = [
+        f"{block}: {block.text.splitlines()[0]}"
+        for block in of_kind("text")
+        if not block.text.startswith(TEXTS)
+    ]
+    assert not unknown
+    commands = [command for _, command in COMMANDS]
+    unused = [s for s in ONLY_PARSED if not any(c.startswith(s) for c in commands)]
+    assert not unused
+
+
+@every_command
+def test_a_command_is_accepted(block: Block, command: str) -> None:
+    """By the parser of its tool, with a configuration that can be loaded."""
+    variables = dict(re.findall(r'^([A-Z0-9]+)="(.+)"$', "\n".join(block.commands), flags=re.M))
+    command = re.sub(r"^\$(\w+)", lambda match: variables[match[1]], command)
+    parts = [STAND_INS.get(word, word) for word in words(command)]
+    while parts and re.fullmatch(r"[A-Z0-9_]+=.*", parts[0]):
+        parts.pop(0)
+    tools = [i for i, word in enumerate(parts) if word.startswith("tools/")]
+    if tools:
+        assert (ROOT / parts[tools[0]]).is_file()
+        _parse(Path(parts[tools[0]]), parts[tools[0] + 1 :])
+    elif parts[:1] == ["make"]:
+        rules = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
+        assert set(parts[1:2]) <= set(rules)
+    elif parts[:1] == [".venv/bin/pip"] and "-e" in parts:
+        for extra in re.findall(r"\[([\w,]+)\]", parts[-1]):
+            assert set(extra.split(",")) <= _extras()
+    else:
+        assert not parts or reason(command) or parts[0] in {"export", "cd", "git"}, command
+
+
+def _parse(tool: Path, options: list[str]) -> None:
+    if tool.suffix == ".sbatch":
+        subprocess.run(["bash", "-n", ROOT / tool], check=True)
+        tool = Path("tools/run_net.py")
+    parsed = load_tool(tool.stem).parse_args(options)
+    args = parsed[0] if isinstance(parsed, tuple) else parsed
+    rest = parsed[1] if isinstance(parsed, tuple) else getattr(args, "opts", [])
+    if tool.stem == "submit":
+        inner = load_tool("run_net").parse_args(rest)
+        args, rest = inner, inner.opts
+    paths = getattr(args, "cfg", None) or []
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        load_cfg(ROOT / path, rest)
+
+
+def _extras() -> set[str]:
+    text = (ROOT / "setup.py").read_text()
+    return set(re.findall(r'^\s+"(\w+)": \[', text, flags=re.M))
+
+
+# ---------------------------------------------------------------- Python
+
+
+@every_snippet
+def test_names_and_arguments_exist(block: Block) -> None:
+    """Every call of octvideo binds to the signature of what it calls."""
+    names: dict[str, object] = {"octvideo": octvideo}
+    for node in ast.walk(ast.parse(block.text)):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(str(node.module))
+            names |= {alias.name: getattr(module, alias.name) for alias in node.names}
+    for node in ast.walk(ast.parse(block.text)):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func).split(".")
+        if called[0] not in names:
+            continue
+        function = names[called[0]]
+        for name in called[1:]:
+            function = getattr(function, name)
+        keywords = {word.arg: None for word in node.keywords if word.arg}
+        inspect.signature(function).bind(*node.args, **keywords)  # type: ignore[arg-type]
+        for word in node.keywords:
+            if word.arg == "pretrained" and isinstance(word.value, ast.Constant):
+                name = str(word.value.value)
+                assert name.startswith("./") or name in octvideo.list_pretrained()
+
+
+def test_the_snippet_of_the_readme_runs() -> None:
+    [block] = [b for b in blocks(ROOT / "README.md") if "OctConv3d" in b.text]
+    names = {
+        "x_h": torch.zeros(2, 48, 4, 8, 8),
+        "x_l": torch.zeros(2, 16, 4, 4, 4),
+    }
+    exec(compile(block.text, str(block), "exec"), names)
+    assert [*names["y_h"].shape] == [2, 96, 4, 8, 8]
+    assert [*names["y_l"].shape] == [2, 32, 4, 4, 4]
+
+
+# ---------------------------------------------------------------- run
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory) -> Path:
+    """A checkout, and what the documents take as given: videos, pictures and annotations."""
+    folder = tmp_path_factory.mktemp("documents")
+    for name in ("octvideo", "configs", "tools"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    make_synthetic(folder / "made", num_train=24, num_val=2, num_test=2, seed=5, seconds=(1, 1.5))
+    clips = sorted((folder / "made/train").rglob("*.mp4"))
+    rows = ["label,youtube_id,time_start,time_end,split"]
+    for number, clip in enumerate(clips):
+        name = ("cooking", "dancing")[number % 2]
+        target = folder / "videos" / name / clip.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, target)
+        video = f"id{number:09d}"
+        (folder / "k400/videos").mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, folder / f"k400/videos/{video}_000001_000011.mp4")
+        rows.append(f"{('abseiling', 'air drumming')[number % 2]},{video},1,11,train")
+    (folder / "k400/annotations").mkdir()
+    for split in ("train", "validate"):
+        text = "\n".join(rows).replace(",train", "," + split)
+        (folder / f"k400/annotations/{split}.csv").write_text(text + "\n")
+    shutil.copy(clips[0], folder / "clip.mp4")
+    return folder
+
+
+# Typed as they are, but for the size of the synthetic sets.
+SHELL = """
+set -e
+python() {
+    if [ "$1" = tools/make_synthetic.py ]; then set -- "$@" --train 24 --val 8 --test 8; fi
+    command PYTHON "$@"
+}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_commands_run(scratch: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(scratch), "OMP_NUM_THREADS": "1"}
+    shell = SHELL.replace("PYTHON", shlex.quote(sys.executable))
+    num_run = 0
+    for file in DOCUMENTS:
+        for block in [b for b in blocks(file) if b.kind == "shell"]:
+            commands = [command for command in block.commands if not reason(command)]
+            if not commands:
+                continue
+            if "photo.jpg" in block.text:
+                picture = next((scratch / "data/synthetic_images").rglob("*.jp*g"))
+                shutil.copy(picture, scratch / "photo.jpg")
+            begin = time.perf_counter()
+            done = subprocess.run(
+                ["bash", "-c", shell + "\n".join(commands)],
+                cwd=scratch,
+                env=environment,
+                capture_output=True,
+                text=True,
+            )
+            print(f"{block}: {time.perf_counter() - begin:.1f} s")
+            assert done.returncode == 0, f"{block}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+            num_run += len(commands)
+    assert num_run > 15
+    for run in ("synthetic/OCT_I3D", "own/laptop", "tuned", "inflated"):
+        assert (scratch / "runs" / run / "predictions.csv").is_file()
