@@ -259,6 +259,10 @@ def test_seven_videos_on_three_processes(tiny_cfg, tiny_set, tiny_opts, tmp_path
     assert stats[3] == pytest.approx(stats[1])
     np.testing.assert_allclose(tables[3]["scores"], tables[1]["scores"], atol=1e-6)
     np.testing.assert_allclose(tables[3]["scores"].sum(axis=2), 1, atol=1e-5)
+    predictions = [(tmp_path / f"of-{size}/predictions.csv").read_text() for size in (1, 3)]
+    assert len(predictions[0].splitlines()) == 8
+    columns = [[row.split(",")[:3] for row in text.splitlines()] for text in predictions]
+    assert columns[1] == columns[0]  # path, label, likeliest class
 
 
 def scores_late(rank: int, opts: list[str]) -> None:

@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from octvideo.config import load_cfg
 from octvideo.config.scaling import describe_scaling
 from octvideo.data import VideoReader
-from octvideo.engine import launch, run_test, run_train
+from octvideo.engine import launch, run_test, run_train, train_log
 from octvideo.engine.checkpoint import load_checkpoint
 from octvideo.engine.losses import bce_logit, loss_of_scores
+from octvideo.engine.start import start_run
+from octvideo.engine.train import Trainer
 from octvideo.models import build_model
 from octvideo.utils.errors import UserError
 from support import ROOT
@@ -192,3 +194,18 @@ def test_fine_tuning_at_a_lower_rate_is_no_reason_for_a_warning(tmp_path):
     assert describe_scaling(load_cfg(path, opts))[1] is not None
     assert describe_scaling(load_cfg(path, tuned))[1] is None
     assert describe_scaling(load_cfg(path, [*tuned, "SOLVER.BASE_LR", "0.1"]))[1] is not None
+
+
+@pytest.mark.parametrize(("cores", "asked"), [(1, False), (64, True)])
+def test_more_loader_processes_are_advised_where_there_are_cores(
+    tiny_opts, monkeypatch, cores, asked
+):
+    monkeypatch.setattr(train_log, "usable_cores", lambda: cores)
+    cfg = with_opts(tiny_opts, "SOLVER.MAX_EPOCH", 1)
+    trainer = Trainer(cfg, start_run(cfg))
+    trainer.start()
+    times = {"dt": 1.0, "dt_data": 0.5, "dt_net": 0.5, "loader_bound": 50.0}
+    trainer.log.tell_epoch({"loss": 1.0, "top1_err": 50.0, **times}, num_workers=1)
+    log = (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
+    assert "loader-bound: 50 %" in log
+    assert ("DATA_LOADER.NUM_WORKERS" in log) is asked
