@@ -93,8 +93,7 @@ def _watch(processes: Sequence[BaseProcess], asked: Collection[int]) -> int:
 
 
 def _main(function: Callable[..., int], args: tuple[Any, ...]) -> None:
-    leave_when_preempted()
-    _mask_preemption(signal.SIG_UNBLOCK)
+    leave_when_preempted()  # and no longer blocks the signal
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.exit(function(*args))
 

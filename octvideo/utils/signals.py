@@ -41,17 +41,24 @@ def leave_when_preempted() -> None:
     """From now on SIGUSR1 ends the process with status 75: it has nothing to save yet.
 
     At once, and before it obeys SIGTERM, which a launcher sends to all when the first has left: in
-    the middle of an import Python may have got both.
+    the middle of an import Python may have got both. That SIGTERM must not hide why the first one
+    left. srun returns the greatest status of all processes, so that in its batch script, which
+    sets OCTVIDEO_TERM_IS_PREEMPTION, the status is the least one of a failure.
+
+    The script also starts the process with both signals blocked, lest they end it before this.
     """
+    after_term = 1 if os.environ.get("OCTVIDEO_TERM_IS_PREEMPTION") else 128 + signal.SIGTERM
 
     def leave(signum: int, _frame: object) -> None:
         with suppress(RuntimeError, OSError):  # it was in the middle of printing
             sys.stdout.flush()
-        os._exit(128 + signum if signum == signal.SIGTERM else PREEMPTED)
+        os._exit(after_term if signum == signal.SIGTERM else PREEMPTED)
 
-    for name in ("SIGUSR1", "SIGTERM"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), leave)
+    signums = {getattr(signal, n) for n in ("SIGUSR1", "SIGTERM") if hasattr(signal, n)}
+    for signum in signums:
+        signal.signal(signum, leave)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signums)
 
 
 def leave_undisturbed() -> None:
