@@ -70,7 +70,8 @@ class PyAVBackend:
         times = self.index.times
         if not self.index.exact and self._container.format.name != "avi":
             times = self._count()
-        self.timing = frame_timing(self.path, self._stream, times)  # `_count` opens another
+        # Not `stream`: `_count` opens another one.
+        self.timing = frame_timing(self.path, self._stream, times, self.num_frames)
 
     def read(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         left = dict.fromkeys(indices)

@@ -37,7 +37,8 @@ def open_backend(
     with container:
         is_avi = container.format.name == "avi"
         # Each library estimates the rate its own way; sampling needs one answer.
-        clock, stream_index = frame_timing(path, stream, index.times), stream.index
+        clock = frame_timing(path, stream, index.times, index.count)
+        stream_index = stream.index
         pixel_ratio = stream.sample_aspect_ratio if square_pixels else None
     # decord searches for ever for a first keyframe that was cut off; torchcodec miscounts in AVI.
     if not index.seekable and not (is_avi and name == "decord"):

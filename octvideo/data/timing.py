@@ -10,6 +10,8 @@ from av.container import InputContainer
 from av.format import Flags
 from av.video.stream import VideoStream
 
+from octvideo.utils.console import printable
+
 logger = logging.getLogger(__name__)
 
 MAX_FPS = 250  # of cameras in ordinary use
@@ -39,7 +41,8 @@ def display_times(
     set to another time on the way; the frames follow one another all the same.
     """
     pairs = list(stamps)
-    has_pts = all(pts is not None for pts, _ in pairs)
+    # AVI stores no pts; FFmpeg guesses them from the next frame.
+    has_pts = container.format.name != "avi" and all(pts is not None for pts, _ in pairs)
     has_dts = all(dts is not None for _, dts in pairs)
     if len(pairs) < 2 or not (has_pts or has_dts):
         return np.empty(0, np.int64)
@@ -62,8 +65,8 @@ def display_times(
     return np.concatenate([[0], np.cumsum(steps)])
 
 
-def timing(path: str, stream: VideoStream, times: np.ndarray) -> Timing | None:
-    """The clock of a video whose frames have these time stamps, or of which it has none (empty).
+def timing(path: str, stream: VideoStream, times: np.ndarray, count: int) -> Timing | None:
+    """The clock of a video of `count` frames with these time stamps, or without any (empty).
 
     The rate is the container's where the time stamps agree with it. None if there is no rate at
     all.
@@ -72,7 +75,7 @@ def timing(path: str, stream: VideoStream, times: np.ndarray) -> Timing | None:
     if len(times) < 2:
         # A raw stream has the rate of its demuxer as the average, its own as the guess.
         rates = declared if stream.duration else declared[::-1]
-        return _checked(path, Timing(float(rates[0]))) if rates else None
+        return _reported(path, Timing(float(rates[0])), count) if rates else None
     tick = float(stream.time_base)
     seconds, steps = (times - times[0]) * tick, len(times) - 1
     fps = steps / float(seconds[-1])
@@ -81,20 +84,28 @@ def timing(path: str, stream: VideoStream, times: np.ndarray) -> Timing | None:
             fps = float(rate)
             break
     # Constant: an even clock on which no frame is off by more than half the distance of two.
-    constant = np.ptp(seconds - np.linspace(0, seconds[-1], steps + 1)) <= max(1 / fps, 2 * tick)
-    return _checked(path, Timing(fps, None if constant else seconds))
+    off = np.ptp(seconds - np.linspace(0, seconds[-1], steps + 1))
+    constant = off <= 1 / fps + _rounding(1 / fps, tick)
+    return _reported(path, Timing(fps, None if constant else seconds), count)
 
 
 def _agrees(step: float, seconds: np.ndarray, tick: float) -> bool:
     """Whether frames `step` seconds apart could have these times, but for one that is missing."""
-    steps = len(seconds) - 1
+    steps, rounding = len(seconds) - 1, _rounding(step, tick)
     off = abs(steps * step - seconds[-1])
-    even = abs(float(np.median(np.diff(seconds))) - step) <= tick
-    return bool(off <= 2 * tick + 0.0005 * seconds[-1] or (even and off <= step + 2 * tick))
+    if off <= rounding + 0.0005 * seconds[-1]:
+        return True
+    one_missing = step / 2 <= off <= step + rounding
+    return bool(one_missing and abs(float(np.median(np.diff(seconds))) - step) <= rounding / 2)
 
 
-def _checked(path: str, found: Timing) -> Timing:
-    if found.fps > MAX_FPS:
+def _rounding(step: float, tick: float) -> float:
+    """By how many seconds the distance of two time stamps may be rounded."""
+    return min(2 * tick, step / 4)
+
+
+def _reported(path: str, found: Timing, count: int) -> Timing:
+    if found.fps > MAX_FPS and count > 1:
         _warn(path, found.fps)
     return found
 
@@ -104,6 +115,6 @@ def _warn(path: str, fps: float) -> None:
     logger.warning(
         "%s: %.6g frames per second. If that is not the rate at which it was filmed, clips of it "
         "last too short: give it the right time stamps, or leave it out",
-        path,
+        printable(path),
         fps,
     )

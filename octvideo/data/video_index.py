@@ -114,9 +114,9 @@ def check_pixels(path: str, width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def frame_timing(path: str, stream: VideoStream, times: np.ndarray) -> Timing:
-    """The clock of a video, from the `times` of its index."""
-    found = timing(path, stream, times)
+def frame_timing(path: str, stream: VideoStream, times: np.ndarray, count: int) -> Timing:
+    """The clock of a video of `count` frames, from the `times` of its index."""
+    found = timing(path, stream, times, count)
     if found is None:
         raise VideoError(path, "has no frame rate")
     return found
@@ -190,11 +190,17 @@ def build_index(container: InputContainer, stream: VideoStream) -> Index:
         shown=shown,
         place=place,
         keys=keys,
-        announced=len(stream.index_entries) - (len(packets) - count),
+        announced=_announced(container, stream) - (len(packets) - count),
         exact=exact,
         seekable=exact and container.format.name in SEEKABLE,
         times=display_times(stamps, stream, container),
     )
+
+
+def _announced(container: InputContainer, stream: VideoStream) -> int:
+    """Entries of the container's own index. Elsewhere FFmpeg makes one, of headers too (FLV)."""
+    has_index = container.format.name in {*SEEKABLE, "avi"}
+    return len(stream.index_entries) if has_index else 0
 
 
 @dataclass

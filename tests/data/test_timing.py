@@ -31,6 +31,8 @@ def film(
 ) -> Path:
     """Frame i is shown at times(i) seconds, and grey of 5 i; `rate` is what the file declares."""
     options = X264 if codec == "libx264" else {"deadline": "realtime", "cpu-used": "8"}
+    if path.suffix == ".avi":  # stores the order of decoding alone
+        options = {**options, "bf": "0"}
     with av.open(str(path), "w") as container:
         stream = container.add_stream(
             codec, rate=rate, options=options if codec.startswith("lib") else {}
@@ -185,6 +187,29 @@ def test_a_broadcast_with_two_clocks(tmp_path: Path) -> None:
         assert reader.num_frames == 3 * FRAMES
         assert reader.fps == pytest.approx(24, rel=1e-3)
         assert reader.timing.seconds is None
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+@pytest.mark.parametrize("name", ["a.flv", "a.mkv", "a.wmv"])
+def test_short_files_that_start_late(name: str, frames: int, tmp_path: Path) -> None:
+    codec = "wmv2" if name == "a.wmv" else "libx264"
+    late = lambda n: 5 + Fraction(n, 25)  # noqa: E731
+    path = film(tmp_path / name, codec, late, 25, MS, frames)
+    with VideoReader(path) as reader:
+        assert reader.num_frames == frames
+        assert len(reader.get_frames(range(frames))) == frames
+        if frames > 1:
+            assert reader.fps == pytest.approx(25)
+
+
+@pytest.mark.parametrize(("codec", "frames"), [("mjpeg", 6), ("libx264", FRAMES)])
+def test_gaps_in_avi(codec: str, frames: int, tmp_path: Path) -> None:
+    """AVI marks a gap by empty frames at the declared rate."""
+    times = lambda n: Fraction(n + 40 * (n >= 4), 25)  # noqa: E731
+    with VideoReader(film(tmp_path / "a.avi", codec, times, 25, Fraction(1, 25), frames)) as reader:
+        wanted = [float(times(n)) for n in range(frames)]
+        np.testing.assert_allclose(reader.timing.seconds, wanted)
+        assert reader.fps == pytest.approx((frames - 1) / wanted[-1])
 
 
 def test_an_unlikely_rate_is_reported_once(
