@@ -23,7 +23,7 @@ def test_a_tool_without_its_packages_says_what_to_type(tool: Path) -> None:
     assert "Traceback" not in done.stderr
     assert "fvcore" in done.stderr
     cure = done.stderr.splitlines()[-1].split()
-    assert cure[0] in {"source", sys.executable}
+    assert cure[0] in {"source", "cd"}
     if cure[0] == "source":
         assert Path(cure[1]).parent == ROOT / ".venv" / "bin"
 

@@ -5,6 +5,7 @@ import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 
 _NEEDED = ("octvideo", "torch", "numpy", "av", "PIL", "fvcore", "iopath", "tqdm", "yaml")
@@ -29,7 +30,8 @@ if Path(getattr(sys.modules["__main__"], "__file__", None) or "").parent.name ==
     sys.excepthook = _end_quietly  # and not where a test has imported the tool
 
 if missing := [name for name in _NEEDED if find_spec(name) is None]:
-    cure = f"source {_ROOT / '.venv/bin/activate'}"
-    if not (_ROOT / ".venv").is_dir():
-        cure = f"{sys.executable} -m pip install -c constraints.txt -e {_ROOT}  (see INSTALL.md)"
+    there = (_ROOT / ".venv").is_dir()
+    install = f"cd {quote(str(_ROOT))} && python3 -m venv .venv && source .venv/bin/activate"
+    install += " && pip install -c constraints.txt -e ."
+    cure = f"source {quote(str(_ROOT / '.venv/bin/activate'))}" if there else install
     sys.exit(f"error: {sys.executable} does not have {', '.join(missing)}; type\n    {cure}")

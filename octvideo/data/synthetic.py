@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from octvideo.data.scenes import ACTIONS, render_clip
-from octvideo.utils.files import write_whole
+from octvideo.utils.files import has_content, write_whole
 
 SPLITS = ("train", "val", "test")
 FRAME_RATES = (15, 24, 25, 30)
@@ -140,7 +140,7 @@ def make_synthetic(
     root = Path(out_dir)
     plan = {split: _plan(split, count, seed) for split, count in counts.items()}
     _claim(root, settings, overwrite)
-    missing = [c for clips in plan.values() for c in clips if not _has_content(root / c.path)]
+    missing = [c for clips in plan.values() for c in clips if not has_content(root / c.path)]
     if not missing and (root / MANIFEST).exists():
         return False
     _write_json(root / UNFINISHED, settings)
@@ -154,13 +154,9 @@ def make_synthetic(
         lines = "".join(f"{clip.path} {clip.label}\n" for clip in clips)
         write_whole(root / f"{split}.csv", lines)
     _write_json(root / CLASS_NAMES, {name: label for label, name in enumerate(ACTIONS)})
-    (root / UNFINISHED).replace(root / MANIFEST)
+    _write_json(root / MANIFEST, settings)
+    (root / UNFINISHED).unlink(missing_ok=True)  # another job may have made the same set
     return True
-
-
-def _has_content(path: Path) -> bool:
-    """A loss of power may leave a name without content."""
-    return path.is_file() and path.stat().st_size > 0
 
 
 def _check(

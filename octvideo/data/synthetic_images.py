@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from octvideo.data.scenes import background
-from octvideo.utils.files import write_whole
+from octvideo.utils.files import has_content, write_whole
 
 SHAPES = ("disc", "cross")
 HUES = {"cool": (0.45, 0.7), "warm": (-0.08, 0.17)}  # ranges of the circle; red is 0
@@ -89,10 +89,11 @@ def make_synthetic_images(
         for index in range(settings[split]):
             name = CLASSES[index % len(CLASSES)]
             path = root / split / name / f"{index:05d}.jpg"
-            if not path.exists():
+            if not has_content(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(path, _jpeg([seed, _SPLITS.index(split), index], name))
-    unfinished.replace(manifest)
+    write_whole(manifest, json.dumps(settings) + "\n")
+    unfinished.unlink(missing_ok=True)  # another job may have made the same set
     return True
 
 

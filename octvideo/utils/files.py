@@ -92,3 +92,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
         content = content.encode(errors="surrogateescape")
     with whole_file(path) as part:
         part.write_bytes(content)
+
+
+def has_content(path: Path) -> bool:
+    """Whether a file is there; a loss of power may have left nothing but its name."""
+    return path.is_file() and path.stat().st_size > 0

@@ -2,6 +2,7 @@ import json
 import resource
 import subprocess
 import sys
+import time
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -245,8 +246,23 @@ def test_finished_set_is_left_alone_and_repaired(tmp_path: Path) -> None:
     assert not make_synthetic(tmp_path, **options)
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     (tmp_path / "train" / "right" / "00001.mp4").unlink()
+    (tmp_path / "train" / "left" / "00000.mp4").write_bytes(b"")  # a loss of power
     assert make_synthetic(tmp_path, **options)
     assert files_of(tmp_path) == before
+
+
+def test_two_jobs_make_one_set(small: Path, tmp_path: Path) -> None:
+    words = ["--train", 16, "--val", 8, "--test", 8, "--short-side", 32, 48, "--workers", 1]
+    command = [sys.executable, ROOT / "tools/make_synthetic.py", "--out", tmp_path, *words]
+    jobs = []
+    for _ in range(2):
+        jobs.append(subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE))
+        deadline = time.monotonic() + 60
+        while not (tmp_path / synthetic.UNFINISHED).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert [job.communicate(timeout=100)[1] for job in jobs] == [b"", b""]
+    assert [job.returncode for job in jobs] == [0, 0]
+    assert files_of(tmp_path) == files_of(small)
 
 
 def test_other_settings_need_overwrite(tmp_path: Path) -> None:
