@@ -199,7 +199,7 @@ class _Labels:
                 raise self.problem
         if not path:
             raise _error(row, "the path is missing")
-        if len(os.fsencode(path)) > _MAX_PATH_BYTES:
+        if len(path) > _MAX_PATH_BYTES // 4 and len(os.fsencode(path)) > _MAX_PATH_BYTES:
             raise _error(
                 row,
                 f"the path has {len(path)} characters, more than a system opens: a line break may "
@@ -269,6 +269,11 @@ def _without_middle(videos: VideoList, file: ListFile) -> VideoList:
     paths with it are no files, while those without it are, or it is a number in every line.
     """
     separator = None if file.separator == " " else file.separator
+    probed = range(min(_PROBED, len(videos)))
+    if any(len(videos.listed(i).split(separator)) != 2 for i in probed) or any(
+        os.path.exists(videos.path(i)) for i in probed
+    ):
+        return videos
     rows, numbers = [], True
     for index in range(len(videos)):
         fields = videos.listed(index).split(separator)
@@ -277,9 +282,6 @@ def _without_middle(videos: VideoList, file: ListFile) -> VideoList:
         rows.append((fields[0].strip(), int(videos.labels[index])))
         numbers = numbers and is_number(fields[1].strip())
     short = VideoList.from_rows(rows, videos.prefix, videos.root)
-    probed = range(min(_PROBED, len(videos)))
-    if any(os.path.exists(videos.path(index)) for index in probed):
-        return videos
     if numbers or any(os.path.isfile(short.path(index)) for index in probed):
         logger.info("%s: the field between path and label is left out, as in PySlowFast", file.path)
         return short
