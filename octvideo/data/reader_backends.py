@@ -35,7 +35,7 @@ def open_backend(
     module = import_backend(name)
     container, stream, index = open_indexed(path, max_pixels)
     with container:
-        is_avi = container.format.name == "avi"
+        is_avi, is_mp4 = container.format.name == "avi", "mp4" in container.format.name
         # Each library estimates the rate its own way; sampling needs one answer.
         clock = frame_timing(path, stream, index.times, index.count)
         stream_index = stream.index
@@ -58,7 +58,9 @@ def open_backend(
     first = first_frame(path, max_pixels)
     size = square_size(first.width, first.height, pixel_ratio)
     check_pixels(path, *size, max_pixels)
-    return DisplayedBackend(reader, clock, first, size)
+    # Of a display matrix, these libraries do the rotation alone, and decord does it in mp4 alone.
+    turns = round(first.rotation / 90) if is_mp4 or name == "torchcodec" else 0
+    return DisplayedBackend(reader, clock, first, size, turns)
 
 
 def first_frame(path: str, max_pixels: int) -> VideoFrame:
@@ -146,7 +148,7 @@ class DisplayedBackend:
     """decord or torchcodec, and what they ignore: mirroring, and pixels that are not square.
 
     first: the first frame as PyAV decodes it. size: (width, height) to resize frames to, before
-    they are turned. Of a display matrix these libraries do the rotation alone.
+    they are turned. turns: by how many quarters, counter-clockwise, the library turns them.
     """
 
     def __init__(
@@ -155,12 +157,12 @@ class DisplayedBackend:
         clock: Timing,
         first: VideoFrame,
         size: tuple[int, int],
+        turns: int,
     ) -> None:
-        self._size = size
+        self._size, self._turns = size, turns
         self._reader = reader
         self.timing, self.num_frames = clock, reader.num_frames
         self._matrix = display_matrix(first)
-        self._turns = round(first.rotation / 90)  # counter-clockwise
         self._batch = max(1, _BATCH_BYTES // (3 * first.width * first.height))
 
     def read(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:

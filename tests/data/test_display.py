@@ -29,7 +29,7 @@ MATRICES = {
 }
 
 
-def four_colours(path: Path, ratio: str = "1/1") -> Path:
+def four_colours(path: Path, ratio: str = "1/1", rotation: int = 0) -> Path:
     """Five frames of 96x64 pixels, whose width by height is `ratio`."""
     height, width = 64, 96
     image = np.empty((2, 2, 3), np.uint8)
@@ -39,6 +39,8 @@ def four_colours(path: Path, ratio: str = "1/1") -> Path:
         stream = container.add_stream("libx264", rate=25, options={"crf": "10"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.sample_aspect_ratio = Fraction(ratio)
+        if rotation:
+            stream.set_display_rotation(rotation)
         for _ in range(5):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
@@ -78,6 +80,20 @@ def test_every_display_matrix(
     with reader:
         assert reader.size == ((64, 96) if matrix[0] else (96, 64))
         assert [corners(frame) for frame in reader.get_frames([4, 0, 2])] == [shown] * 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("rotation", "shown"), [(180, "YBGR"), (90, "GYRB")])
+def test_rotation_in_matroska(rotation: int, shown: str, backend: str, tmp_path: Path) -> None:
+    if not hasattr(av.VideoStream, "set_display_rotation"):
+        pytest.skip("this PyAV cannot write a rotation")
+    path = four_colours(tmp_path / "a.mkv", rotation=rotation)
+    try:
+        reader = VideoReader(path, backend)
+    except ImportError as error:
+        pytest.skip(str(error))
+    with reader:
+        assert [corners(frame) for frame in reader.get_frames([0, 3])] == [shown] * 2
 
 
 @pytest.mark.parametrize(("matrix", "shown"), MATRICES.items())
