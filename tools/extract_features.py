@@ -11,6 +11,7 @@ exit status is 1.
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import check_install  # noqa: F401
@@ -65,10 +66,12 @@ def run(args: argparse.Namespace) -> int:
         videos += read_list(file, args.separator, args.prefix, unlabelled="any").paths()
     if not videos:
         raise UserError("there are no videos: name them, or give a --list")
+    settings = ViewSettings.of_model(model, args.sampling_rate)
+    partial = args.allow_partial or settings.allow_partial
     bad = extract_all(
         videos,
         model,
-        ViewSettings.of_model(model, args.sampling_rate),
+        replace(settings, allow_partial=partial),
         args.out,
         model_name=model_name(args),
         fast=args.fast,

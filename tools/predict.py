@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
                 topk=args.topk,
                 class_names=args.class_names,
                 batch_size=args.batch_size,
+                allow_partial=args.allow_partial,
             )
         except (VideoError, NonFiniteError) as error:
             say(f"error: {error}", sys.stderr)

@@ -31,6 +31,9 @@ def model_options() -> argparse.ArgumentParser:
     )
     parser.add_argument("--checkpoint", metavar="FILE", help="weights, in place of --model")
     parser.add_argument("--fast", action="store_true", help="one view instead of all")
+    parser.add_argument(
+        "--allow-partial", action="store_true", help="use the frames that decode of a damaged video"
+    )
     parser.add_argument("--device", help="cpu, cuda...; default: cuda where there is one")
     parser.add_argument("--batch-size", type=at_least(1), default=8, help="views in a forward pass")
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -40,6 +41,7 @@ def predict(
     sampling_rate: int | None = None,
     settings: ViewSettings | None = None,
     batch_size: int = 8,
+    allow_partial: bool = False,
 ) -> list[tuple[str, float]]:
     """The likeliest classes of a video, best first: [(label, score), ...].
 
@@ -58,6 +60,8 @@ def predict(
         sampling_rate: distance of a clip's frames at 30 a second; None: what the model knows.
         settings: all settings of the views, in place of what the model knows.
         batch_size: views in a forward pass.
+        allow_partial: of a damaged video, use the frames that decode. A warning of the logger
+            "octvideo" says which are left out.
 
     Raises:
         VideoError: the video can not be read; names the file.
@@ -67,6 +71,7 @@ def predict(
     """
     model = _model(model)
     settings = settings or ViewSettings.of_model(model, sampling_rate)
+    settings = replace(settings, allow_partial=allow_partial or settings.allow_partial)
     scores = _ensemble(view_scores(video, model, settings, fast, batch_size), settings)
     check_finite(scores, "scores", video)
     names = _names(model, class_names, len(scores))
@@ -83,6 +88,7 @@ def extract_features(
     sampling_rate: int | None = None,
     settings: ViewSettings | None = None,
     batch_size: int = 8,
+    allow_partial: bool = False,
 ) -> np.ndarray:
     """What the last layer of a model sees, averaged over positions: float32 (C,).
 
@@ -91,6 +97,7 @@ def extract_features(
     """
     model = _model(model)
     settings = settings or ViewSettings.of_model(model, sampling_rate)
+    settings = replace(settings, allow_partial=allow_partial or settings.allow_partial)
     features = features_of(load_views(video, settings, fast), model, settings, batch_size)
     check_finite(features, "features", video)
     return features if per_view else features.mean(axis=0)
@@ -133,7 +140,7 @@ def views_of(
         raise UserError(str(error)) from error
     files = VideoList.from_rows((os.fspath(video), 0) for video in videos)
     sampling, watch = settings.sampling(), watch or Watch()
-    decoding = Decoding(settings.backend, settings.square_pixels)
+    decoding = Decoding(settings.backend, settings.square_pixels, settings.allow_partial)
     how = (settings.crop_size, decoding, watch, settings.short_side)
     clips: CentreClips | TestViews = CentreClips(files, sampling, *how)
     if not fast:

@@ -24,7 +24,8 @@ class ViewSettings:
     resized to short_side (None: crop_size); num_clips clips and num_crops crops (1 or 3) are the
     views of a video, whose scores are joined by ensemble, "sum" (here: the mean) or "max".
     precision: that of the network, "fp32", "bf16" or "fp16". centre_crop: the one view of a
-    picture, of an image network.
+    picture, of an image network. allow_partial: of a damaged video, the frames that
+    decode are used.
     """
 
     num_frames: int
@@ -44,6 +45,7 @@ class ViewSettings:
     short_side: int | None = None
     by_time: bool = True
     square_pixels: bool = False
+    allow_partial: bool = False
 
     def sampling(self) -> ClipSampling:
         return ClipSampling(
@@ -72,6 +74,7 @@ class ViewSettings:
             ensemble=cfg.DATA.ENSEMBLE_METHOD,
             backend=cfg.DATA.DECODING_BACKEND,
             precision=cfg.TEST.PRECISION,
+            allow_partial=cfg.DATA.ALLOW_PARTIAL,
             centre_crop=_centre_crop(cfg),
             short_side=None
             if (side := short_side_of_test(cfg)) == cfg.DATA.TEST_CROP_SIZE

@@ -102,6 +102,7 @@ _DEFAULTS: dict[str, Any] = {
         # ignores the aspect ratio of pixels and published weights were trained that way: many
         # copies of Kinetics are stored as 340x256 and declare 16:9.
         "SQUARE_PIXELS": False,
+        "ALLOW_PARTIAL": False,  # ours: of a damaged video, take the frames that decode
         "DECODE_TIMEOUT": 120.0,  # ours: seconds a loader process may take for a video; 0: no limit
         "MAX_BAD_FRACTION": 0.1,  # ours: a run stops where more videos of a list are unreadable
         "MULTI_LABEL": False,  # several labels a video

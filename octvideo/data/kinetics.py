@@ -5,7 +5,7 @@ and crops.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -86,13 +86,15 @@ class TrainClips(Dataset):
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
 
+        def views_of(reader: VideoReader) -> list[torch.Tensor]:
+            indices = self.sampling.random_indices(
+                reader.num_frames, reader.fps, rng, reader.timing.seconds
+            )
+            clip = reader.clip(indices)
+            return augmented_views(clip, rng, self.transform, self.augmentation)
+
         def read(path: str) -> list[torch.Tensor]:
-            with VideoReader(path, **asdict(self.decoding)) as reader:
-                indices = self.sampling.random_indices(
-                    reader.num_frames, reader.fps, rng, reader.timing.seconds
-                )
-                clip = reader.clip(indices)
-                return augmented_views(clip, rng, self.transform, self.augmentation)
+            return self.decoding.use(path, views_of)
 
         views, index, bad = read_or_replace(
             self.videos, index, read, rng, self.watch, self.max_tries
@@ -126,11 +128,8 @@ class CentreClips(Dataset):
         """As TrainClips, the video float32; that of an unreadable file is None."""
         path, label = self.videos.path(index), int(self.videos.labels[index])
         try:
-            with (
-                self.watch.reading(index, path),
-                VideoReader(path, **asdict(self.decoding)) as reader,
-            ):
-                video = self._read(reader, index)
+            with self.watch.reading(index, path):
+                video = self.decoding.use(path, partial(self._read, index=index))
         except VideoError as error:
             return item_of(None, label, index, [(path, error.reason)])
         return item_of(video, label, index, [])
@@ -253,29 +252,26 @@ class TestViews(Dataset):
         """
         path, label = self.videos.path(index), int(self.videos.labels[index])
         try:
-            with (
-                self.watch.reading(index, path),
-                VideoReader(path, **asdict(self.decoding)) as reader,
-            ):
-                clips = self.sampling.view_indices(
-                    reader.num_frames, reader.fps, self.num_clips, reader.timing.seconds
-                )
-                wanted, positions = np.unique(clips, return_inverse=True)
-                clip = reader.clip(wanted)
-                height, width = reader.size
-                if max(height, width) > MAX_ASPECT * min(height, width):
-                    raise VideoError(path, f"is a strip of {height}x{width} pixels")
-                size = short_side_size(height, width, self.short_side)
-                frames = clip(lambda frames: _whole_frames(frames, size))
+            with self.watch.reading(index, path):
+                views = self.decoding.use(path, self._read)
         except VideoError as error:
             return {"label": label, "index": index, "bad": [(path, error.reason)]}
+        return {**views, "label": label, "index": index, "bad": []}
+
+    def _read(self, reader: VideoReader) -> dict[str, torch.Tensor]:
+        clips = self.sampling.view_indices(
+            reader.num_frames, reader.fps, self.num_clips, reader.timing.seconds
+        )
+        wanted, positions = np.unique(clips, return_inverse=True)
+        clip = reader.clip(wanted)
+        height, width = reader.size
+        if max(height, width) > MAX_ASPECT * min(height, width):
+            raise VideoError(reader.path, f"is a strip of {height}x{width} pixels")
+        size = short_side_size(height, width, self.short_side)
         return {
-            "frames": frames,
+            "frames": clip(lambda frames: _whole_frames(frames, size)),
             "clips": torch.from_numpy(positions.reshape(clips.shape)),
             "crops": torch.tensor(crop_offsets(*size, self.crop_size, self.num_crops)),
-            "label": label,
-            "index": index,
-            "bad": [],
         }
 
 

@@ -245,7 +245,8 @@ def data_class_names(cfg: CfgNode, split: str = "train") -> list[str] | None:
 
 
 def _decoding(cfg: CfgNode) -> Decoding:
-    return Decoding(cfg.DATA.DECODING_BACKEND, cfg.DATA.SQUARE_PIXELS)
+    data = cfg.DATA
+    return Decoding(data.DECODING_BACKEND, data.SQUARE_PIXELS, data.ALLOW_PARTIAL)
 
 
 def _sampling(cfg: CfgNode) -> ClipSampling:

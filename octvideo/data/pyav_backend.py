@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 import av
 import numpy as np
-from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
+from octvideo.data.decoding import decode_all, decode_sound, filled
 from octvideo.data.display import display_matrix, square_size, upright
 from octvideo.data.timing import display_times
 from octvideo.data.video_index import (
@@ -41,11 +40,16 @@ class PyAVBackend:
         max_missing: float,
         in_order: bool = False,
         square_pixels: bool = False,
+        partial: bool = False,
     ) -> None:
         self.path = path
+        self.partial = partial
+        self.left_out: list[int] = []
         self.max_pixels = max_pixels
         self.max_missing = max_missing
-        self._container, self._stream, self.index = open_indexed(path, max_pixels)
+        self._container, self._stream, self.index = open_indexed(
+            path, max_pixels, allow_damage=partial
+        )
         try:
             self._open(in_order)
             # Of the container or, where it says nothing, of the codec.
@@ -57,18 +61,19 @@ class PyAVBackend:
     def _open(self, in_order: bool) -> None:
         stream, context = self._stream, self._stream.codec_context
         self.num_frames = self.index.count
-        self._check_missing(self.num_frames, self.index.announced)
+        if not self.partial:
+            self._check_missing(self.num_frames, self.index.announced)
         self._declared = (context.width, context.height)
         self._first: tuple[int, int] | None = None
         self._skips = can_skip(stream)
-        self._seekable = self.index.seekable and not in_order
+        self._seekable = self.index.seekable and not in_order and not self.partial
         self._primed = False
         self._in_order: Iterator[VideoFrame] | None = None
         self._last: VideoFrame | None = None  # what `_in_order` gave last
         self._next = 0  # number of the frame that it gives next
         self._end: int | None = None  # number of frames that decode, once known
         times = self.index.times
-        if not self.index.exact and self._container.format.name != "avi":
+        if self.partial or (not self.index.exact and self._container.format.name != "avi"):
             times = self._count()
         # Not `stream`: `_count` opens another one.
         self.timing = frame_timing(self.path, self._stream, times, self.num_frames)
@@ -162,8 +167,13 @@ class PyAVBackend:
     def _restart(self) -> None:
         self._container.close()
         self._container, self._stream = open_video(self.path, self.max_pixels)
-        self._in_order, self._last = _decode_all(self._container, self._stream), None
-        self._next = 0
+        self._last, self._next = None, 0
+        if self.partial:
+            self._in_order = decode_sound(self._container, self._stream)
+        else:
+            frames = decode_all(self._container, self._stream)
+            shown = self.index.shown if self.index.seekable else []
+            self._in_order = filled(frames, shown, self._check_missing)
 
     def _count(self) -> np.ndarray:
         """Set `num_frames` to what decodes. Returns when these frames are shown, as in `Index`."""
@@ -171,7 +181,10 @@ class PyAVBackend:
         assert self._in_order is not None
         stamps = [(frame.pts, frame.pts) for frame in self._in_order]
         decoded = len(stamps)
-        if self._container.format.name in SEEKABLE:  # elsewhere a packet may be half a frame
+        if self.partial:
+            there = {pts for pts, _ in stamps}
+            self.left_out = [n for n, pts in enumerate(self.index.shown) if pts not in there]
+        elif self._container.format.name in SEEKABLE:  # elsewhere a packet may be half a frame
             self._check_missing(decoded, self.num_frames)
         self._last, self.num_frames, self._end = None, decoded, decoded
         return display_times(stamps, self._stream, self._container)
@@ -207,13 +220,6 @@ class PyAVBackend:
         if self._first is None:
             container, stream = open_video(self.path, self.max_pixels)
             with container:
-                frame = next(_decode_all(container, stream))
+                frame = next(decode_all(container, stream))
                 self._first = (frame.width, frame.height)
         return self._first
-
-
-def _decode_all(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    for packet in container.demux(stream):
-        if packet.size:
-            yield from stream.codec_context.decode(packet)
-    yield from stream.codec_context.decode(None)

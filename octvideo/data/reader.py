@@ -4,13 +4,14 @@ The default backend decodes with PyAV and delivers exactly the frames of a full 
 while decoding only what is asked for (`pyav_backend`). The optional ones are in `reader_backends`.
 """
 
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,12 +25,15 @@ from octvideo.data.video_index import (
 
 __all__ = ["BACKENDS", "Decoding", "VideoError", "VideoReader"]
 
+logger = logging.getLogger(__name__)
+
 BACKENDS = ("pyav", "decord", "torchcodec")
 MAX_PIXELS = 8192 * 8192  # twice an 8K picture; 201 MB as RGB
 MAX_MISSING = 0.1
 PART_BYTES = 32 * 2**20  # decoded frames that are converted at once
 
 Convert = Callable[[np.ndarray], torch.Tensor]
+T = TypeVar("T")
 Part = tuple[list[int], np.ndarray]
 
 
@@ -77,8 +81,10 @@ class VideoReader:
         min_frames: a file with fewer frames is a `VideoError`.
         max_missing: the fraction of the announced frames that may turn out not to exist. Up to it
             the last frame that does is repeated, with one warning per reader; beyond it a frame
-            that does not exist is a `VideoError`. PyAV only; damaged data is always an error.
+            that does not exist is a `VideoError`. PyAV only. Damage that FFmpeg sees is an error.
         in_order: read without seeks, for calls that go through all frames part by part. PyAV only.
+        allow_partial: take what there is of a damaged file. Opening decodes all of it, and what is
+            damaged, missing, or refers to such frames is left out and not counted. PyAV only.
         square_pixels: resize frames whose pixels are not square, as players do. Otherwise frames
             have the pixels that are stored.
 
@@ -87,6 +93,8 @@ class VideoReader:
         fps: average frames per second, also where the rate varies: by the frames' time stamps,
             unless they agree with the rate that the file declares.
         timing: when the frames are shown where the rate varies, and `fps`.
+        left_out: with allow_partial, the frames of the index that are left out: their numbers in
+            the whole file.
 
     Raises:
         VideoError: names the file, whatever the decoder or the system complained about.
@@ -104,6 +112,7 @@ class VideoReader:
         max_missing: float = MAX_MISSING,
         in_order: bool = False,
         square_pixels: bool = False,
+        allow_partial: bool = False,
     ) -> None:
         check_backend(backend)
         self.path = os.fspath(path)
@@ -113,7 +122,7 @@ class VideoReader:
         with named_errors(self.path):
             if backend == "pyav":
                 self._backend = PyAVBackend(
-                    self.path, max_pixels, max_missing, in_order, square_pixels
+                    self.path, max_pixels, max_missing, in_order, square_pixels, allow_partial
                 )
             else:
                 from octvideo.data import reader_backends
@@ -124,6 +133,7 @@ class VideoReader:
         self.num_frames = self._backend.num_frames
         self.fps = self._backend.timing.fps
         self.timing = self._backend.timing
+        self.left_out: list[int] = getattr(self._backend, "left_out", [])
         if self.num_frames < max(min_frames, 1):
             self.close()
             raise VideoError(
@@ -254,6 +264,36 @@ class Decoding:
 
     backend: str = "pyav"
     square_pixels: bool = False
+    allow_partial: bool = False
+
+    def use(self, path: str, function: Callable[[VideoReader], T]) -> T:
+        """`function` of a reader of the file.
+
+        With allow_partial, that of a damaged file reads what there is of it, and a warning says
+        what is left out. A sound file is never decoded as a whole for it.
+        """
+        try:
+            with VideoReader(path, **{**asdict(self), "allow_partial": False}) as reader:
+                return function(reader)
+        except VideoError as error:
+            if not self.allow_partial:
+                raise
+            with VideoReader(path, **asdict(replace(self, backend="pyav"))) as reader:
+                used = f"the {reader.num_frames} frames that decode are used"
+                without = f", without {_ranges(reader.left_out)}" if reader.left_out else ""
+                logger.warning("%s: %s; %s%s", path, error.reason, used, without)
+                return function(reader)
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Ascending numbers in words: 3, 5-9, 12."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs)
 
 
 def _joined(convert: Convert, parts: Iterator[Part], count: int) -> torch.Tensor:

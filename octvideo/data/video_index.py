@@ -147,18 +147,21 @@ class Index:
     times: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
-def open_indexed(path: str, max_pixels: int) -> tuple[InputContainer, VideoStream, Index]:
+def open_indexed(
+    path: str, max_pixels: int, allow_damage: bool = False
+) -> tuple[InputContainer, VideoStream, Index]:
     """`open_video` and `build_index`.
 
     Raises:
         VideoError: the container is damaged. FFmpeg would pass over it, and frames would be lost.
+            (Unless allow_damage.)
     """
     with ffmpeg_errors() as errors:
         container, stream = open_video(path, max_pixels)
         try:
             index = build_index(container, stream)
             for _, component, message in errors:
-                if component == container.format.name:
+                if component == container.format.name and not allow_damage:
                     raise VideoError(path, f"the container is damaged: {message.strip()}")
         except BaseException:
             container.close()

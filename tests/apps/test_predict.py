@@ -79,6 +79,34 @@ def test_fast_is_the_centre_view_written_out(small):
         assert got[f"class {label}"] == pytest.approx(score, rel=1e-4)
 
 
+def test_what_decodes_of_a_damaged_video(small, tmp_path, caplog, capsys):
+    """With allow_partial it is an answer, and a warning of what is left out."""
+    with av.open(small.videos[0]) as container:
+        packet = [p for p in container.demux(video=0) if p.size and p.is_keyframe][-1]
+        damage = slice(packet.pos + 100, packet.pos + packet.size)
+    with open(small.videos[0], "rb") as file:
+        data = bytearray(file.read())
+    data[damage] = bytes(damage.stop - damage.start)
+    path = tmp_path / "damaged.mp4"
+    path.write_bytes(data)
+
+    with pytest.raises(VideoError, match=r"damaged\.mp4"):
+        octvideo.predict(path, small.model)
+    assert not caplog.records
+    best = octvideo.predict(path, small.model, topk=8, allow_partial=True)
+    assert sum(score for _, score in best) == pytest.approx(1, abs=1e-4)
+    features = octvideo.extract_features(path, small.model, allow_partial=True)
+    assert np.isfinite(features).all()
+    assert len(caplog.records) == 2
+    assert "damaged.mp4" in caplog.text
+    assert "without" in caplog.text
+
+    predict, options = load_tool("predict"), ["--cfg", small.cfg, "--checkpoint", small.checkpoint]
+    assert predict.main([*map(str, options), str(path)]) == 1
+    assert predict.main([*map(str, options), "--allow-partial", str(path)]) == 0
+    assert str(path) in capsys.readouterr().out
+
+
 @pytest.fixture
 def lost(small, tmp_path):
     """A checkpoint whose weights are nan, as a training run that diverged would have left it."""

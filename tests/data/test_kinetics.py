@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from octvideo.config.notation import RandAugmentSpec
-from octvideo.data import VideoReader, kinetics, reader, view
+from octvideo.data import VideoReader, reader, view
 from octvideo.data.augment import Augmentation, RandAugment, RandomErasing
 from octvideo.data.kinetics import (
     CentreClips,
@@ -227,7 +227,7 @@ def test_copies_of_a_clip_come_from_one_reading(folder, monkeypatch):
             opened.append(path)
             super().__init__(path, **options)
 
-    monkeypatch.setattr(kinetics, "VideoReader", Counting)
+    monkeypatch.setattr(reader, "VideoReader", Counting)
     three = Augmentation(copies=3)
     clips = TrainClips(videos(folder, [0, 2, 3]), SAMPLING, TRANSFORM, augmentation=three)
     items = [clips[0, index] for index in (0, 1)]
@@ -325,7 +325,7 @@ def test_a_video_is_opened_once_and_its_frames_are_asked_for_once(folder, monkey
             calls.append("close")
             super().close()
 
-    monkeypatch.setattr(kinetics, "VideoReader", Counting)
+    monkeypatch.setattr(reader, "VideoReader", Counting)
     item = TestViews(videos(folder, [0]), SAMPLING, num_clips=10, num_crops=3, crop_size=32)[0]
     assert len(item["clips"]) * len(item["crops"]) == 30
     assert calls == ["open", "read", "close"]

@@ -274,7 +274,7 @@ def test_opening_decodes_nothing(
     def never(*args: object) -> None:
         raise AssertionError("decodes at opening")
 
-    monkeypatch.setattr("octvideo.data.pyav_backend._decode_all", never)
+    monkeypatch.setattr("octvideo.data.pyav_backend.decode_all", never)
     monkeypatch.setattr(PyAVBackend, "_decode_run", never)
     with VideoReader(path) as reader:
         assert reader.num_frames == 60
