@@ -82,13 +82,21 @@ def plan_of_tree(root: Path, names: Sequence[str] | None = None, layout: str = "
     names = sorted(found) if names is None else list(names)
     label_of = _labels(names, found, str(root))
     plan = Plan(root, names)
+    inner: set[str] = set()  # splits that folders inside of classes read like
     for split, part in parts.items():
         for path in videos[split]:
             inside = Path(path).relative_to(part).parts
+            inner.update(filter(None, map(split_of, inside[1:2] if len(inside) > 2 else ())))
             if len(inside) > 1:
                 plan.videos.append(Video(path, label_of[inside[0]], split))
             else:
                 plan.bad.append((path, "is not in the folder of a class"))
+    if len(inner) > 1:
+        logger.warning(
+            "%s: the classes hold folders that read like splits (%s), which do not count: all of "
+            "their videos are in %s. Expected %s/train/CLASS/*.mp4",
+            *(root, ", ".join(sorted(inner)), ", ".join(parts), root),
+        )
     if plan.bad:
         text = "%d videos, such as %s, lie in no class folder and are left out; the classes are %s"
         logger.warning(text, len(plan.bad), plan.bad[0][0], first_few(sorted(found)))
@@ -370,7 +378,7 @@ def _warn_of_thin_classes(names: Sequence[str], counts: Counter[int]) -> None:
     if not counts:
         return
     if len(names) == 1:
-        logger.warning("There is one class, %s: is the folder above it meant?", names[0])
+        logger.warning("There is one class, %s: does --tree name the right folder?", names[0])
     empty = [name for label, name in enumerate(names) if not counts[label]]
     if empty:
         text = "%d of %d classes %s no training videos: %s"

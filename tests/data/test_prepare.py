@@ -171,6 +171,17 @@ def test_a_folder_that_is_a_class_itself_is_said(tmp_path, caplog):
     assert "the classes are more" in caplog.text
 
 
+def test_splits_inside_of_classes_are_said(tmp_path, caplog):
+    for name in ("a", "b"):
+        touch(tmp_path / name / "train" / "1.mp4")
+        touch(tmp_path / name / "actors" / "2.mp4")
+    assert plan_of_tree(tmp_path).names == ["a", "b"]
+    assert not caplog.text
+    touch(tmp_path / "b" / "Val" / "3.mp4")
+    assert len(plan_of_tree(tmp_path).videos) == 5
+    assert "read like splits (train, val)" in caplog.text
+
+
 def test_classes_of_a_single_video_are_said(tmp_path, caplog):
     for index in range(3):
         clip(tmp_path / "v" / f"video{index}" / "a.mp4", frames=1)
