@@ -172,7 +172,7 @@ def replaced(content: Any, field: str, value: Any) -> Any:
     name, _, rest = field.partition("/")
     key = int(name) if name.isdecimal() else name
     changed = list(content) if isinstance(content, list) else dict(content)
-    changed[key] = replaced(content[key], rest, value) if rest else value
+    changed[key] = replaced(changed[key], rest, value) if rest else value
     return changed
 
 
@@ -213,3 +213,21 @@ def test_buffers_that_are_not_as_their_parameters_are_refused(sound, tmp_path):
     taken = record.optimizer["state"][2]["momentum_buffer"]
     assert torch.equal(taken, buffer)
     assert taken.untyped_storage().nbytes() == 4 * buffer.numel()
+
+
+def test_a_damaged_state_of_adam_is_refused():
+    model = network()
+    optimizer = build_optimizer(model, load_cfg(None, _options("adamw")))
+    train(model, optimizer, 1)
+    state = saved_state(optimizer)
+    taken = optimizer_state(FILE, state, optimizer)["state"]
+    assert all(torch.equal(taken[2][name], state["state"][2][name]) for name in state["state"][2])
+    for name, values in {
+        "step": [math.nan, -1.0, None, "1", torch.ones(2), torch.tensor(math.inf)],
+        "exp_avg": [None, torch.zeros(1), torch.zeros(1).expand(3, 2, 3, 3, 3)],
+        "exp_avg_sq": [None, torch.zeros(3, 2, 3, 3, 2)],
+        "momentum_buffer": [torch.zeros(3, 2, 3, 3, 3)],  # of SGD
+    }.items():
+        for value in values:
+            with pytest.raises(CheckpointError, match=str(FILE)):
+                optimizer_state(FILE, replaced(state, f"state/2/{name}", value), optimizer)
