@@ -88,12 +88,14 @@ def without_prefix(
         names = {name: new.replace(text, "", 1) for name, new in names.items()}
     names = {name: _WRAPPER.sub("", new) for name, new in names.items()}
     prefix = _prefix_of(list(names.values()), path)
+    parts = prefix.split(".")[:-1]
+    parents = ["".join(f"{part}." for part in parts[:n]) for n in range(len(parts))]
     taken, left_out = {}, []
     for name, new in names.items():
         if new.startswith(prefix):
             taken[name] = new.removeprefix(prefix)
-        elif new.startswith(_LAST_LAYER):
-            taken[name] = new
+        elif outside := next((new[len(p) :] for p in parents if _is_head(new, p)), ""):
+            taken[name] = outside
         else:
             left_out.append(name)
     if len(set(taken.values())) < len(taken):
@@ -115,6 +117,11 @@ def without_prefix(
             shown,
         )
     return {new: state[name] for name, new in taken.items()}
+
+
+def _is_head(name: str, parent: str) -> bool:
+    """Whether it is of a last layer beside the rest of the network: "backbone.s1", "head"."""
+    return name.startswith(tuple(f"{parent}{layer}" for layer in _LAST_LAYER))
 
 
 def _prefix_of(names: Sequence[str], path: Path) -> str:

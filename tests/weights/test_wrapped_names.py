@@ -106,12 +106,15 @@ def test_the_average_where_it_is_asked_for(source, tmp_path):
 
 def test_what_is_not_the_network_is_left_out_with_a_warning(source, tmp_path, caplog):
     """A module of Lightning: the network, its loss, its metrics; the last layer stays."""
-    state = source.state_dict()
-    state = {k if k.startswith("head.") else f"model.{k}": v for k, v in state.items()}
-    torch.save({"state_dict": {**state, "loss.weight": torch.ones(5)}}, tmp_path / "m.ckpt")
-    with caplog.at_level("WARNING", "octvideo"):
-        assert_holds(tmp_path / "m.ckpt", source)
-    assert "loss.weight" in caplog.text
+    for outer in ("", "module."):
+        state = source.state_dict()
+        state = {k if k.startswith("head.") else f"model.{k}": v for k, v in state.items()}
+        state = prefixed(outer, {**state, "loss.weight": torch.ones(5)})
+        torch.save({"state_dict": state}, tmp_path / "m.ckpt")
+        caplog.clear()
+        with caplog.at_level("WARNING", "octvideo"):
+            assert_holds(tmp_path / "m.ckpt", source)
+        assert f"{outer}loss.weight" in caplog.text
 
 
 def test_several_networks(source, tmp_path):
