@@ -51,8 +51,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--sha256", help="SHA-256 that the source must have, or its beginning")
     parser.add_argument(
-        "--clear-names", nargs="+", default=[], metavar="TEXT",
-        help="texts to remove from the names in the file; usual prefixes are recognised",
+        "--clear-names", action="append", default=[], metavar="TEXT",
+        help="a text to remove from the names in the file, may be repeated; usual prefixes are "
+        "recognised",
     )  # fmt: skip
     parser.add_argument("--cfg", metavar="FILE", help="YAML file of a model that it must fit")
     parser.add_argument("--inflate", action="store_true", help="of a 2D network; needs --cfg")

@@ -165,6 +165,7 @@ def _checked(settings: ViewSettings) -> ViewSettings:
         "TEST.NUM_ENSEMBLE_VIEWS": (settings.num_clips, 1000),
         "DATA.NUM_FRAMES": (settings.num_frames, 1024),
         "DATA.TEST_CROP_SIZE": (settings.crop_size, 4096),
+        "DATA.TRAIN_JITTER_SCALES": (settings.short_side or settings.crop_size, 4096),
     }
     for key, (value, limit) in sizes.items():
         if not 0 < value <= limit:
