@@ -110,10 +110,11 @@ def cfg_of_checkpoint(text: str | None, opts: Sequence[Any] = ()) -> CfgNode | N
     if not settings or reader.problems:
         return None
     cfg = get_cfg()
-    _apply(cfg, settings)
-    settings = _parse_opts(opts, reader.problems)
-    if problems := reader.problems + _apply(cfg, settings).problems:
-        raise ConfigError(problems)
+    # In one go: what keys mean depends on which others are given, in the file or as an option.
+    problems = _apply(cfg, [*settings, *_parse_opts(opts, reader.problems)]).problems
+    of_options = [problem for problem in problems if problem.startswith(f"{COMMAND_LINE}:")]
+    if reader.problems or of_options:
+        raise ConfigError(reader.problems + of_options)
     cfg.freeze()
     return cfg
 

@@ -11,7 +11,14 @@ import torch
 import yaml
 
 from octvideo.apps.views import ViewSettings
-from octvideo.config import ConfigError, cfg_of_checkpoint, clip_counts_of_test, get_cfg, load_cfg
+from octvideo.config import (
+    ConfigError,
+    cfg_of_checkpoint,
+    clip_counts_of_test,
+    dump,
+    get_cfg,
+    load_cfg,
+)
 from octvideo.config.defaults import leaf_values
 from octvideo.models import build_model
 from support import ROOT
@@ -167,3 +174,24 @@ def test_the_configuration_in_a_checkpoint_is_read_alike() -> None:
     )
     model = cfg_of_checkpoint(without_pool).MODEL
     assert (model.ARCH, model.MODEL_NAME) == ("slow_c2d", "ResNet")
+
+
+TRAINED = [
+    *("ImageNet/OCT_RESNET50_A0.125", "Synthetic/RESNET26", "Kinetics/SLOWFAST_4x16_R50"),
+    *("Kinetics/C2D_NOPOOL_8x8_R50", "Kinetics/OCT_I3D_8x8"),
+]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("opts", [[], ["RNG_SEED", 3]])
+def test_the_configuration_in_a_checkpoint_is_that_of_its_run(name: str, opts: list[Any]) -> None:
+    path = ROOT / f"configs/{name}.yaml"
+    assert cfg_of_checkpoint(dump(load_cfg(path)), opts) == load_cfg(path, opts)
+
+
+def test_mistakes_in_options_beside_a_checkpoint() -> None:
+    text = "MODEL: {ARCH: i3d, NUM_CLASSES: many, DEPTH: 3}"  # of another project, left out
+    assert cfg_of_checkpoint(text).MODEL.ARCH == "i3d"
+    with pytest.raises(ConfigError, match=r"command line: MODEL\.NUM_CLASSES") as error:
+        cfg_of_checkpoint(text, ["MODEL.NUM_CLASSES", "few"])
+    assert len(error.value.problems) == 1
