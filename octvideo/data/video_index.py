@@ -171,6 +171,7 @@ def open_indexed(
 
 def build_index(container: InputContainer, stream: VideoStream) -> Index:
     """Read through all packets (the file's position is at its end afterwards)."""
+    announced = _announced_by_header(container, stream)
     demuxed = (p for p in container.demux(stream) if p.size)
     packets = [(p.pts, p.is_keyframe, p.is_discard, p.dts) for p in demuxed]
     # Discarded packets, outside the edit list, are decoded because others refer to them.
@@ -193,7 +194,7 @@ def build_index(container: InputContainer, stream: VideoStream) -> Index:
         shown=shown,
         place=place,
         keys=keys,
-        announced=_announced(container, stream) - (len(packets) - count),
+        announced=(announced or _announced(container, stream)) - (len(packets) - count),
         exact=exact,
         seekable=exact and container.format.name in SEEKABLE,
         times=display_times(stamps, stream, container),
@@ -204,6 +205,17 @@ def _announced(container: InputContainer, stream: VideoStream) -> int:
     """Entries of the container's own index. Elsewhere FFmpeg makes one, of headers too (FLV)."""
     has_index = container.format.name in {*SEEKABLE, "avi"}
     return len(stream.index_entries) if has_index else 0
+
+
+def _announced_by_header(container: InputContainer, stream: VideoStream) -> int:
+    """Frames by the header of an AVI whose index is not there: it is at the end of the file.
+
+    0 for all others, and for a header that a recorder left unfinished. Before packets are read.
+    """
+    has_index = 2 * len(stream.index_entries) > stream.frames
+    if container.format.name != "avi" or has_index or stream.frames >= 2**31 - 1:
+        return 0
+    return stream.frames
 
 
 @dataclass

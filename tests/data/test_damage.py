@@ -192,6 +192,18 @@ def test_allow_partial_leaves_out_what_is_damaged(
     assert f"without {reader.left_out[0]}" in caplog.text
 
 
+def test_truncated_avi(sound: Callable[[str], Path], tmp_path: Path) -> None:
+    """Cut between two frames, it is sound but for its header, which counts all of them."""
+    with av.open(str(sound("mpeg4"))) as container:
+        positions = [p.pos for p in container.demux(video=0) if p.size]
+    path = tmp_path / "cut.avi"
+    path.write_bytes(sound("mpeg4").read_bytes()[: positions[30]])
+    with pytest.raises(VideoError, match=f"only 30 of {FRAMES} announced"):
+        VideoReader(path)
+    with VideoReader(path, allow_partial=True) as reader:
+        assert numbers(reader.get_frames(range(reader.num_frames))) == list(range(30))
+
+
 def test_nothing_to_take(tmp_path: Path) -> None:
     for name in ("missing.mp4", "empty.mp4"):
         path = tmp_path / name
