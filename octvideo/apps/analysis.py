@@ -21,6 +21,7 @@ from octvideo.utils.files import whole_file
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 GROUPS = ("high", "low")
+_DECADES = 8  # that the colours span at most
 
 
 def energy_spectrum(x: Tensor) -> np.ndarray:
@@ -144,6 +145,45 @@ def _edges(spec: Any, is_image: bool, count: int, size: int) -> Iterator[Tensor]
         yield torch.from_numpy(plane).expand(shape)
 
 
+def frequency_edges(count: int, pixel: int) -> tuple[float, float]:
+    """Where the first bin of a centred spectrum starts and the last one ends.
+
+    In cycles per pixel of the high map; every bin has its frequency in its middle.
+    """
+    bins = np.fft.fftshift(np.fft.fftfreq(count, pixel))
+    half = 0.5 / count / pixel
+    return bins[0] - half, bins[-1] + half
+
+
+def draw_spectra(figure: Any, spectra: dict[str, np.ndarray], layer: str) -> Any:
+    """Draws the spectrum of each group, in one colour scale, and both by distance from 0."""
+    names: Sequence[str] = [name for name in GROUPS if name in spectra]
+    figure.set_size_inches(4 * len(names) + 5, 4)
+    *maps, curve = figure.subplots(1, len(names) + 1)
+    logs = [np.log10(spectra[name] + 1e-12) for name in names]
+    top = max(log.max() for log in logs)
+    bottom = max(min(log.min() for log in logs), top - _DECADES)
+    for axes, name, log in zip(maps, names, logs, strict=True):
+        pixel = 1 if name == "high" else 2
+        (height, width), scale = log.shape, {"vmin": bottom, "vmax": top}
+        extent = (*frequency_edges(width, pixel), *frequency_edges(height, pixel))
+        image = axes.imshow(log, extent=extent, origin="lower", interpolation="nearest", **scale)
+        axes.set(
+            title=f"{layer}, {name}",
+            xlabel="horizontal cycles per pixel",
+            ylabel="vertical cycles per pixel",
+            xlim=(-0.55, 0.55),
+            ylim=(-0.55, 0.55),
+        )
+        curve.semilogy(spectra[f"{name}_frequency"], spectra[f"{name}_energy"], label=name)
+    figure.colorbar(image, ax=maps, label="log10 of the mean energy")
+    curve.set(
+        title="by distance from 0", xlabel="cycles per pixel of the high map", ylabel="mean energy"
+    )
+    curve.legend()
+    return figure
+
+
 def write_spectra(spectra: dict[str, np.ndarray], layer: str, out: Path) -> list[Path]:
     """Writes out.npz always and, where matplotlib is installed, out.png; returns what it wrote."""
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -154,19 +194,9 @@ def write_spectra(spectra: dict[str, np.ndarray], layer: str, out: Path) -> list
         from matplotlib.figure import Figure
     except ImportError:
         return paths
-    names: Sequence[str] = [name for name in GROUPS if name in spectra]
-    figure = Figure(figsize=(4 * len(names) + 5, 4), layout="constrained")
-    *maps, curve = figure.subplots(1, len(names) + 1)
-    logs = [np.log10(spectra[name] + 1e-12) for name in names]
-    for axes, name, log in zip(maps, names, logs, strict=True):
-        edge = 0.5 if name == "high" else 0.25
-        image = axes.imshow(log, extent=(-edge, edge, edge, -edge))
-        axes.set_title(f"{layer}, {name}: log10 energy")
-        figure.colorbar(image, ax=axes)
-        curve.semilogy(spectra[f"{name}_frequency"], spectra[f"{name}_energy"], label=name)
-    curve.set_xlabel("cycles per pixel of the high map")
-    curve.set_ylabel("mean energy")
-    curve.legend()
+    figure = Figure(layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # inches
+    draw_spectra(figure, spectra, layer)
     paths.append(out.with_name(f"{out.name}.png"))
     with whole_file(paths[1]) as part, open(part, "wb") as file:
         figure.savefig(file, format="png", dpi=120)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from octvideo.apps.analysis import energy_spectrum, layer_spectra, radial_profile
+from octvideo.apps.analysis import draw_spectra, energy_spectrum, layer_spectra, radial_profile
 from octvideo.utils.errors import UserError
 from support import ROOT
 
@@ -62,6 +62,37 @@ def test_groups_of_a_layer_are_on_one_axis() -> None:
         peak = spectra[f"{name}_energy"].argmax()
         assert spectra[f"{name}_frequency"][peak] == pytest.approx(cycles / 16)
     assert spectra["high"].sum() == pytest.approx((1 + 4) / 2 * 16**2 / 2)  # the mean of both
+
+
+def test_the_figure_has_every_frequency_in_its_place() -> None:
+    """Matplotlib itself is asked for the value at the frequencies of two oblique waves."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.backend_bases import MouseEvent
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    spectra = {"high": energy_spectrum(wave(16, (5, 2))), "low": energy_spectrum(wave(9, (2, -3)))}
+    for name, pixel in (("high", 1), ("low", 2)):
+        frequency, energy = radial_profile(spectra[name], pixel)
+        spectra |= {f"{name}_frequency": frequency, f"{name}_energy": energy}
+    figure = Figure()
+    canvas = FigureCanvasAgg(figure)
+    draw_spectra(figure, spectra, "s3")
+    canvas.draw()
+    high, low, curve, *_ = figure.axes
+    for axes, size, pixel, (y, x) in ((high, 16, 1, (5, 2)), (low, 9, 2, (2, -3))):
+        [image] = axes.images
+        step = 1 / size / pixel
+        for u in np.arange(-4, 5):
+            for v in np.arange(-4, 5) if size == 9 else np.arange(-7, 8):
+                point = axes.transData.transform((u * step, v * step))
+                value = image.get_cursor_data(MouseEvent("motion_notify_event", canvas, *point))
+                assert (value > 0) == ((u, v) in ((x, y), (-x, -y))), (u, v)
+        assert axes.get_xlabel()
+        assert axes.get_ylabel()
+        assert axes.get_ylim()[0] < axes.get_ylim()[1]
+    assert high.images[0].get_clim() == low.images[0].get_clim()
+    assert curve.get_xlabel()
 
 
 def test_errors() -> None:
