@@ -7,6 +7,9 @@ cannot express it or does not need it.
 
 import torch
 
+# torch.compile and torch.export are told apart from torch 2.7 on.
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
+
 
 def is_recorded() -> bool:
     """Whether ``torch.jit.trace``, an ONNX exporter or a ``torch.func`` transform is at work.
@@ -14,7 +17,7 @@ def is_recorded() -> bool:
     torch.compile is not among them: it takes the same operations as eager mode.
     """
     if torch.compiler.is_compiling():
-        return torch.compiler.is_exporting()
+        return _is_exporting()
     # torch has no public question for its function transforms.
     return torch.jit.is_tracing() or torch._C._functorch.peek_interpreter_stack() is not None
 

@@ -56,7 +56,9 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def frames(x: Tensor) -> Tensor:
-    """(N, C, T, H, W) -> (N * T, C, H, W), in channels-last memory."""
+    """(N, C, T, H, W) -> (N * T, C, H, W), in channels-last memory; a recorded video stays one."""
+    if is_recorded():
+        return x
     return channels_last(x).permute(0, 2, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)
 
 
@@ -67,6 +69,8 @@ def rows(x: Tensor) -> Tensor:
 
 def video(x: Tensor, batch: int) -> Tensor:
     """The inverse of `frames`: (N * T, C, H, W) -> (N, C, T, H, W)."""
+    if is_recorded():
+        return x
     return x.permute(0, 2, 3, 1).unflatten(0, (batch, -1)).permute(0, 4, 1, 2, 3)
 
 
@@ -142,6 +146,20 @@ def avg_pool3d(x: Tensor, kernel: tuple[int, int, int]) -> Tensor:
         return F.avg_pool3d(x, kernel, 1)
     y = per_channel(lambda y: F.avg_pool2d(y, kernel[1:], 1), x)
     return F.avg_pool2d(rows(y), (kernel[0], 1), 1).unflatten(3, y.shape[3:])
+
+
+def grown(x: Tensor, window: tuple[int, ...], value: float) -> Tensor:
+    """x (N, C, T, H, W) with ``value`` behind it where it is smaller than the window (T, H, W).
+
+    For recorded networks: how much is added is part of the record, which is then right for inputs
+    of every size, where min(size, window) as a kernel would be that of the recorded input.
+    """
+    missing: list[Any] = [0] * 6
+    for axis, size in enumerate(window):
+        n: Any = x.shape[2 + axis]
+        if int(n) < size:
+            missing[5 - 2 * axis] = (size - n).clamp(min=0) if isinstance(n, Tensor) else size - n
+    return F.pad(x, missing, value=value) if any(int(n) for n in missing) else x
 
 
 def padded(x: Tensor, conv: Any) -> tuple[Tensor, tuple[int, ...]]:

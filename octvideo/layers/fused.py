@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octvideo.layers import fold
+from octvideo.layers.eager import is_recorded
 from octvideo.layers.octave import OctConv2d, OctConv3d
 from octvideo.layers.value import Value, join_groups, per_frequency, pool, upsample
 
@@ -118,6 +119,8 @@ def _add_upsampled(x: Tensor | None, low: Tensor, size: torch.Size) -> Tensor:
     """x + upsample(low, size), in x where there is one."""
     if x is None:
         return upsample(low, size)
+    if is_recorded():  # an exporter may lose what is added to a view in place
+        return x + upsample(low, size)
     if size[0] % 2 or size[1] % 2:
         return x.add_(upsample(low, size))
     h, w = low.shape[2:]  # each pixel of low is added to 2x2 of x
@@ -161,7 +164,9 @@ class _Step(nn.Module):
         self._packed: tuple[Any, Tensor | None] = (None, None)
 
     def forward(self, x: Tensor, num_frames: int, y: Tensor | None = None) -> Tensor:
-        """(N * T, C_in, H, W) -> (N * T', C_out, H', W')."""
+        """(N * T, C_in, H, W) -> (N * T', C_out, H', W'); a recorded video stays one."""
+        if x.ndim == 5:
+            return self._finish(self._conv3d(x), y)
         if self.view == "images":
             return self._run(x, y)
         batch = x.shape[0] // num_frames
@@ -198,6 +203,17 @@ class _Step(nn.Module):
         # The weight's type is that of the step, as it is for the operations of oneDNN.
         with torch.autocast(x.device.type, enabled=False):
             return conv(x, self.weight, self.bias, *options)
+
+    def _conv3d(self, x: Tensor) -> Tensor:
+        """As ``_conv``, of a video, whatever the view that the weight is for."""
+        axis = {"images": 0, "rows": 2, "videos": None}[self.view]
+        weight, padding = self.weight, [*self.padding]
+        stride, dilation = [*self.stride], [*self.dilation]
+        if axis is not None:  # the one that the view has no kernel in
+            weight = weight.unsqueeze(2 + axis)
+            for values, value in ((padding, 0), (stride, 1), (dilation, 1)):
+                values.insert(axis, value)
+        return F.conv3d(x, weight, self.bias, stride, padding, dilation, self.groups)
 
     def _finish(self, z: Tensor, y: Tensor | None) -> Tensor:
         y = z if y is None else y.add_(z)

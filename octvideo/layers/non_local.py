@@ -5,10 +5,13 @@ For octave values, the reading of the "Drop an Octave" paper that fits its Table
 frequency asks and the low one, which has the size of a pooled map already, answers.
 """
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octvideo.layers import fold
+from octvideo.layers.eager import is_recorded
 from octvideo.layers.norm import OctBatchNorm3d
 from octvideo.layers.value import Channels, Value, check_value
 
@@ -53,7 +56,8 @@ class NonLocal3d(nn.Module):
         self.channels = Channels(channels) if isinstance(channels, int) else Channels(*channels)
         self.is_cross = self.channels.low > 0 and octave_mode == "cross"
         self.instantiation = instantiation
-        self.pool_size = (pool_size[0], 1, 1) if self.is_cross else tuple(pool_size)
+        t, h, w = pool_size
+        self.pool_size = (t, 1, 1) if self.is_cross else (t, h, w)
         self.groups = groups
 
         outer = self.channels.high
@@ -81,11 +85,8 @@ class NonLocal3d(nn.Module):
 
     def _attend(self, x: Tensor, source: Tensor) -> Tensor:
         """(N, C, T, H, W) and (N, C', T, H', W') -> (N, inner, T, H, W)."""
-        if max(self.pool_size) > 1:  # a map smaller than the window is pooled whole
-            t, h, w = (
-                min(n, size) for n, size in zip(source.shape[2:], self.pool_size, strict=True)
-            )
-            source = fold.max_pool3d(source, (t, h, w))
+        if max(self.pool_size) > 1:
+            source = self._pool(source)
         theta, phi, g = (
             conv(value).flatten(2)
             for conv, value in (
@@ -101,6 +102,13 @@ class NonLocal3d(nn.Module):
             scale = phi.shape[2] ** -0.5  # on both, as the sum over K may overflow fp16
             y = ((g * scale) @ (phi * scale).transpose(1, 2)) @ theta
         return y.unflatten(2, x.shape[2:])
+
+    def _pool(self, x: Tensor) -> Tensor:
+        """A map smaller than the window is pooled whole."""
+        if is_recorded():
+            return fold.max_pool3d(fold.grown(x, self.pool_size, -math.inf), self.pool_size)
+        t, h, w = (min(n, size) for n, size in zip(x.shape[2:], self.pool_size, strict=True))
+        return fold.max_pool3d(x, (t, h, w))
 
     def _fold(self, x: Tensor) -> Tensor:
         """(N, C, T, H, W) -> (N * groups, C, T / groups, H, W)."""

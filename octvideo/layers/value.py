@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from octvideo.layers import fold
+from octvideo.layers.eager import is_recorded
 
 Value = Tensor | tuple[Tensor, Tensor]
 
@@ -70,9 +71,10 @@ def per_frequency(fn: Callable[..., Tensor], *values: Value) -> Value:
 
 def pool(x: Tensor) -> Tensor:
     """Average over 2x2 pixels: (..., H, W) -> (..., ceil(H/2), ceil(W/2))."""
-    return fold.per_channel(
-        lambda y: F.avg_pool2d(y, 2, ceil_mode=True, count_include_pad=False), x
-    )
+    options = {"ceil_mode": True, "count_include_pad": False}
+    if x.ndim == 5 and is_recorded():  # reshaping would tie the record to the size of x
+        return F.avg_pool3d(x, (1, 2, 2), **options)
+    return fold.per_channel(lambda y: F.avg_pool2d(y, 2, **options), x)
 
 
 def pool_high(x: Value) -> Tensor:
@@ -85,6 +87,8 @@ def upsample(x: Tensor, size: torch.Size) -> Tensor:
 
     From ceil(n/2) to n pixels this equals repeating every pixel twice and cropping to n.
     """
+    if is_recorded():  # perhaps for other sizes
+        return F.interpolate(x, (*x.shape[2:-2], *size))
     if x.shape[-2:] == size:
         return x
     return fold.per_channel(lambda y: F.interpolate(y, size), x)
@@ -93,6 +97,8 @@ def upsample(x: Tensor, size: torch.Size) -> Tensor:
 def add_upsampled(x: Tensor, low: Tensor) -> Tensor:
     """x + upsample(low), in the memory of the upsampled map."""
     size = x.shape[-2:]
+    if is_recorded():  # perhaps for other sizes, and without operations in place
+        return x + upsample(low, size)
     if low.shape[-2:] == size:
         return x + low
     return fold.per_channel(lambda low, x: F.interpolate(low, size).add_(x), low, x)

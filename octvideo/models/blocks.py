@@ -27,6 +27,7 @@ from octvideo.layers import (
     per_frequency,
     pool_high,
 )
+from octvideo.layers.eager import is_recorded
 from octvideo.models.recompute import run_and_recompute
 
 
@@ -257,8 +258,20 @@ class Head(nn.Module):
     @staticmethod
     def _pool(x: Tensor, window: tuple[int, int, int]) -> Tensor:
         """A map smaller than the window is averaged whole; in float32, as CPUs have no other."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        if is_recorded():
+            return _pool_any_size(x, window)
         t, h, w = (min(n, size) for n, size in zip(window, x.shape[2:], strict=True))
-        return fold.avg_pool3d(x.to(torch.promote_types(x.dtype, torch.float32)), (t, h, w))
+        return fold.avg_pool3d(x, (t, h, w))
+
+
+def _pool_any_size(x: Tensor, window: tuple[int, int, int]) -> Tensor:
+    """The same in operations that a recorded network can be run with at every size."""
+    y = fold.avg_pool3d(fold.grown(x, window, 0.0), window)
+    for n, size in zip(x.shape[2:], window, strict=True):
+        if int(n) < size:
+            y = y * (size / (n.clamp(max=size) if isinstance(n, Tensor) else n))
+    return y
 
 
 @torch.no_grad()

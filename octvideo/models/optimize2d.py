@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octvideo.layers import Value, convert, per_frequency, pool_high
+from octvideo.layers.eager import is_recorded
 from octvideo.layers.fused import FusedConv, folded
 from octvideo.models import densenet, mobilenet, resnet2d
 
 
 def dense(x: Tensor) -> Tensor:
-    """x in channels-last memory."""
-    return x.contiguous(memory_format=torch.channels_last)
+    """x in channels-last memory, of which a recorded network knows nothing."""
+    return x if is_recorded() else x.contiguous(memory_format=torch.channels_last)
 
 
 def _relu(x: Value) -> Value:

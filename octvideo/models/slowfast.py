@@ -136,7 +136,8 @@ class SlowFast(VideoResNet):
         """The fast clips (N, 3, T, H, W), or both: [slow (N, 3, T / frame_ratio, H, W), fast]."""
         ratio = self.spec.frame_ratio
         if isinstance(x, Tensor):
-            indices = self._slow_indices.get(x.shape[2], range(x.shape[2] // ratio))
+            frames = int(x.shape[2])  # while a network is traced, a tensor
+            indices = self._slow_indices.get(frames, range(frames // ratio))
             x = [select_frames(x, indices), x]
         if len(x) != 2:
             raise ValueError(f"SlowFast takes the fast clip or [slow, fast], got {len(x)} clips")
