@@ -72,7 +72,8 @@ def per_frequency(fn: Callable[..., Tensor], *values: Value) -> Value:
 def pool(x: Tensor) -> Tensor:
     """Average over 2x2 pixels: (..., H, W) -> (..., ceil(H/2), ceil(W/2))."""
     options = {"ceil_mode": True, "count_include_pad": False}
-    if x.ndim == 5 and is_recorded():  # reshaping would tie the record to the size of x
+    if x.ndim == 5 and torch.onnx.is_in_onnx_export() and min(map(int, x.shape[-2:])) > 1:
+        # Reshaping ties an ONNX record to the size of x; but torch refuses windows beyond the map.
         return F.avg_pool3d(x, (1, 2, 2), **options)
     return fold.per_channel(lambda y: F.avg_pool2d(y, 2, **options), x)
 

@@ -22,7 +22,10 @@ NETWORKS = {
         *("c2d_r50", 0.25),
         {**NARROW, "num_frames": 4, "non_local": NonLocalPlacement(((), (0,), (0,), (0,)))},
     ),
-    "oct_slowfast": ("slowfast_4x16_r50", 0.25, {**NARROW, "num_frames": 16}),
+    "oct_slowfast": (
+        *("slowfast_4x16_r50", 0.25),
+        {**NARROW, "width_per_group": 32, "num_frames": 16},
+    ),
     "oct_resnet": ("resnet26_v2", 0.25, {"width": 8, "head_activation": "none"}),
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)
