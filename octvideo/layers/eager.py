@@ -6,6 +6,8 @@ cannot express it or does not need it.
 """
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 # torch.compile and torch.export are told apart from torch 2.7 on.
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
@@ -25,3 +27,13 @@ def is_recorded() -> bool:
 def is_eager() -> bool:
     """Whether neither a compiler nor any of those is at work."""
     return not torch.compiler.is_compiling() and not is_recorded()
+
+
+def relu_(x: Tensor) -> Tensor:
+    """ReLU in place, which exporters may lose in one half of an octave value: there, it is not."""
+    return F.relu(x) if is_recorded() else F.relu_(x)
+
+
+def relu6_(x: Tensor) -> Tensor:
+    """ReLU6, in place as `relu_`."""
+    return F.hardtanh(x, 0, 6) if is_recorded() else F.hardtanh_(x, 0, 6)

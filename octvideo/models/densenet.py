@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octvideo.layers import Channels, OctBatchNorm2d, OctConv2d, Value, per_frequency, pool
+from octvideo.layers.eager import relu_
 from octvideo.layers.max_pool import max_pool2d
 from octvideo.layers.octave_ablation import ablate
 from octvideo.models.image import ImageHead, ImageNetwork, ImageSpec, images_of, init_image_weights
@@ -98,7 +99,7 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, C, H/4, W/4)."""
         x = max_pool2d(self.bn(self.conv(x)), (3, 3), (2, 2), (1, 1))
-        return F.relu_(x)  # after the pool it does the same to a quarter of the values
+        return relu_(x)  # after the pool it does the same to a quarter of the values
 
 
 class DenseLayer(nn.Module):
@@ -144,7 +145,7 @@ class _ReLU(nn.Module):
     """ReLU of each frequency, in place: the input is a batch norm's output."""
 
     def forward(self, x: Value) -> Value:
-        return per_frequency(F.relu_, x)
+        return per_frequency(relu_, x)
 
 
 def _norm(spec: DenseNetSpec, channels: Channels) -> OctBatchNorm2d:

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octvideo.layers import Channels, OctBatchNorm2d, OctConv2d, Value, per_frequency
+from octvideo.layers.eager import relu6_, relu_
 from octvideo.layers.octave_ablation import ablate
 from octvideo.models.image import ImageHead, ImageNetwork, ImageSpec, images_of, init_image_weights
 
@@ -95,11 +95,7 @@ class MobileNet(ImageNetwork):
         return self.tail(y)
 
 
-def _relu6(x: Tensor) -> Tensor:
-    return F.hardtanh_(x, 0, 6)
-
-
-RELUS: dict[int, Activation] = {1: F.relu_, 2: _relu6}  # in place, of a batch norm's output
+RELUS: dict[int, Activation] = {1: relu_, 2: relu6_}  # in place, of a batch norm's output
 Blocks = dict[int, "OrderedDict[str, nn.Module]"]
 
 

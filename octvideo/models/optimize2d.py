@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octvideo.layers import Value, convert, per_frequency, pool_high
-from octvideo.layers.eager import is_recorded
+from octvideo.layers.eager import is_recorded, relu_
 from octvideo.layers.fused import FusedConv, folded
 from octvideo.models import densenet, mobilenet, resnet2d
 
@@ -18,7 +18,7 @@ def dense(x: Tensor) -> Tensor:
 
 
 def _relu(x: Value) -> Value:
-    return per_frequency(F.relu_, x)
+    return per_frequency(relu_, x)
 
 
 class FusedStem2d(nn.Module):

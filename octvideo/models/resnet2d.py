@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octvideo.layers import (
@@ -35,6 +34,7 @@ from octvideo.layers import (
     per_frequency,
     pool_high,
 )
+from octvideo.layers.eager import relu_
 from octvideo.layers.glore import GloRe2d
 from octvideo.layers.max_pool import max_pool2d
 from octvideo.layers.octave_ablation import ablate
@@ -311,7 +311,7 @@ class PreActBlock(nn.Module):
 
 def _relu(x: Value) -> Value:
     """ReLU in place: the input is always a batch norm's output or a sum."""
-    return per_frequency(F.relu_, x)
+    return per_frequency(relu_, x)
 
 
 def _stem(spec: ResNet2dSpec) -> nn.Module:
@@ -329,7 +329,7 @@ class Stem2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, C, H/4, W/4)."""
         x = max_pool2d(self.bn(self.conv(x)), (3, 3), (2, 2), (1, 1))
-        return F.relu_(x)  # after the pool it does the same to a quarter of the values
+        return relu_(x)  # after the pool it does the same to a quarter of the values
 
 
 class DeepStem(nn.Module):
@@ -355,5 +355,5 @@ class DeepStem(nn.Module):
         """(N, 3, H, W) -> (N, C, H/4, W/4)."""
         for letter in "abc":
             norm = self.get_submodule(f"{letter}_bn")
-            x = F.relu_(norm(self.get_submodule(letter)(x)))
+            x = relu_(norm(self.get_submodule(letter)(x)))
         return self.pool(x)
