@@ -68,21 +68,25 @@ def extract_all(
     missing = [video for video in videos if _saved_features(targets[video]) is None]
     if len(missing) < len(videos):
         logger.info("%d of %d videos are done already", len(videos) - len(missing), len(videos))
-    bad = []
+    bad: list[tuple[str, str]] = []
+
+    def leave_out(video: str, reason: str) -> None:
+        bad.append((video, reason))
+        with tqdm.external_write_mode():  # above the progress bar
+            say(f"{printable(video)}: {printable(reason)}")
+
     watch = Watch(num_workers, timeout)
     items = _items(missing, settings, fast, watch, num_workers)
     for item in tqdm(items, total=len(missing), unit="video", disable=None):
         video = missing[item["index"]]
         if item["bad"]:
-            bad.append((video, item["bad"][0][1]))
-            _tell(video, bad[-1][1])
+            leave_out(video, item["bad"][0][1])
             continue
         features = features_of(item, model, settings, batch_size)
         try:
             check_finite(features, "features", video)
         except NonFiniteError as error:
-            bad.append((video, str(error).partition(": ")[2]))
-            _tell(video, bad[-1][1])
+            leave_out(video, str(error).removeprefix(f"{video}: "))
             continue
         features = features if per_view else features.mean(axis=0)
         try:
@@ -91,15 +95,10 @@ def extract_all(
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise
-            bad.append((video, f"{error.strerror}: {targets[video]}"))
+            leave_out(video, f"{error.strerror}: {targets[video]}")
     if single:
         _join([(video, targets[video]) for video in videos], out)
     return bad
-
-
-def _tell(video: str, reason: str) -> None:
-    with tqdm.external_write_mode():  # above the progress bar
-        say(f"{printable(video)}: {printable(reason)}")
 
 
 def feature_path(video: str, folder: Path) -> Path:

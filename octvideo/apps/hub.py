@@ -191,7 +191,7 @@ def load(source: str | os.PathLike[str], cfg: str | Path | None = None) -> nn.Mo
     found = checkpoints_of(source)
     if not found:
         return load_zoo(os.fspath(source)).eval()
-    beside = Path(source) / "config.yaml"
+    beside = Path(source).expanduser() / "config.yaml"
     failures: list[CheckpointError] = []
     for path in found:
         try:
@@ -202,7 +202,7 @@ def load(source: str | os.PathLike[str], cfg: str | Path | None = None) -> nn.Mo
             return load_trained(beside, path).eval()
         except CheckpointError as error:
             if path != found[-1]:
-                logger.warning("%s: the checkpoint before it is taken", error)
+                logger.warning("%s. Trying the next checkpoint of the run", error)
             failures.append(error)
     raise failures[0]
 
@@ -213,7 +213,7 @@ def checkpoints_of(source: str | os.PathLike[str]) -> list[Path]:
     Raises:
         UserError: there is no such file, or the folder holds no checkpoints.
     """
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_dir():
         folders = [folder for folder in (path / "checkpoints", path) if folder.is_dir()]
         for folder in folders:

@@ -116,7 +116,7 @@ def features_of(
 ) -> np.ndarray:
     """What the last layer sees for each view of an item: float32 (views, C)."""
     model = in_evaluation(optimized(model, settings.precision))
-    return run_views(Features(model).eval(), item, settings, batch_size)
+    return run_views(Features(model), item, settings, batch_size)
 
 
 def load_views(video: Video, settings: ViewSettings, fast: bool = False) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 import octvideo
+from octvideo.apps import features
 from octvideo.apps.features import extract_all, feature_path
 from octvideo.apps.hub import load_trained
 from octvideo.apps.views import ViewSettings
@@ -100,6 +103,18 @@ def test_names_as_long_as_a_system_allows(small, model, tmp_path):
     assert not extract_all(videos, model, settings, tmp_path / "f.npz", fast=True)
     with np.load(tmp_path / "f.npz") as saved:
         assert saved["paths"].tolist() == videos
+
+
+def test_features_that_are_not_finite(small, model, tmp_path, monkeypatch):
+    source = Path(small.videos[0])
+    odd = tmp_path / "take 1: cooking.mp4"
+    shutil.copy(source, odd)
+    monkeypatch.setattr(features, "features_of", lambda *_: np.full((1, 4), np.nan, np.float32))
+    settings = ViewSettings.of_model(model)
+    [(video, reason)] = extract_all([str(odd)], model, settings, tmp_path / "out", fast=True)
+    assert video == str(odd)
+    assert reason.startswith("the model's features are nan or inf")
+    assert not list(tmp_path.rglob("*.npz"))
 
 
 @pytest.mark.slow  # waits for the time limit, twice

@@ -53,6 +53,12 @@ def test_the_newest_or_the_best_of_a_run(run_folder):
     assert biggest(octvideo.load(folder)) == 4
 
 
+def test_a_run_in_the_home_folder(run_folder, monkeypatch):
+    folder, _ = run_folder
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert biggest(octvideo.load(f"~/{folder.name}")) == 2
+
+
 def test_a_damaged_newest_checkpoint(run_folder, caplog):
     folder, _ = run_folder
     newest = folder / "checkpoints/checkpoint_epoch_00002.pyth"

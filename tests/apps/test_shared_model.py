@@ -159,3 +159,12 @@ def test_a_network_of_another_project(small):
     torch.testing.assert_close(model.norm.running_mean, torch.zeros(3))  # nothing was learned
     scores = [score for _, score in octvideo.predict(video, model, settings=QUICK, topk=3)]
     assert sum(scores) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_model_is_never_told_its_mode(small):
+    model = hooked_network().eval()
+    calls = []
+    model.train = lambda mode=True: calls.append(mode)
+    octvideo.extract_features(small.videos[0], model, settings=QUICK, fast=True)
+    octvideo.predict(small.videos[0], model, settings=QUICK, fast=True)
+    assert calls == []
