@@ -152,7 +152,7 @@ def names_beside(path: str | Path, separator: str = " ") -> list[str] | None:
 
 
 def warn_of_labels(labels: np.ndarray, num_classes: int, where: object, training: bool) -> None:
-    """Says loudly where the labels of a list are unlikely ones.
+    """Warns where the labels of a list are unlikely ones.
 
     A warning and no error: a subset of Kinetics keeps the labels of the whole, of which it need
     not have the first, and a network with outputs to spare learns the rest as well.
@@ -165,7 +165,7 @@ def warn_of_labels(labels: np.ndarray, num_classes: int, where: object, training
             *(where, len(found), len(found)),
         )
     elif training and len(found) < num_classes:
-        absent = [str(label) for label in range(num_classes) if label not in set(found.tolist())]
+        absent = [str(label) for label in np.setdiff1d(np.arange(num_classes), found)]
         cure = ""
         if len(found) == found[-1] + 1:
             cure = f"; MODEL.NUM_CLASSES {len(found)} would fit the list"

@@ -94,7 +94,7 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Vide
 
     A batch has AUG.NUM_SAMPLE clips for each of its videos. `loader.sampler` is an `EpochSampler`.
     """
-    videos = read_split(cfg, "train")
+    videos = read_split(cfg, "train", report=True)
     batch_size = batch_per_process(cfg)
     sampler = EpochSampler(len(videos), batch_size, cfg.RNG_SEED, rank, world_size)
     if not sampler.num_batches:
@@ -171,7 +171,7 @@ def build_val_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoL
 
     DATA.VAL_VIEW says which clip and crop of a video it is.
     """
-    videos = read_split(cfg, "val")
+    videos = read_split(cfg, "val", report=True)
     mine = range(rank, len(videos), world_size)
     if has_pictures(cfg):
         clips: Any = _centre_pictures(cfg, videos)
@@ -201,7 +201,7 @@ def build_test_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Video
 
     Pictures have one view, the centre crop: they come in batches, as for validation.
     """
-    videos = read_split(cfg, "test")
+    videos = read_split(cfg, "test", report=True)
     mine = range(rank, len(videos), world_size)
     if has_pictures(cfg, "test"):
         size, pictures = batch_per_process(cfg, "test"), _centre_pictures(cfg, videos)
@@ -285,8 +285,14 @@ _WITHOUT = {
 }
 
 
-def read_split(cfg: CfgNode, split: str) -> VideoList:
-    """The videos (pictures) of ``train``, ``val`` or ``test``; UserError where there are none."""
+def read_split(cfg: CfgNode, split: str, report: bool = False) -> VideoList:
+    """The videos (images) of ``train``, ``val`` or ``test``.
+
+    report: log how many there are, and warn, in the main process, of labels that look wrong.
+
+    Raises:
+        UserError: there is no list, or there are no videos in it; names the file and the line.
+    """
     if has_pictures(cfg, split):
         return list_pictures(cfg.DATA.PATH_TO_DATA_DIR, split, cfg.MODEL.NUM_CLASSES)
     path = _list_path(cfg, split)
@@ -303,16 +309,23 @@ def read_split(cfg: CfgNode, split: str) -> VideoList:
         videos = read_list(path, separator, prefix, num_classes, unlabelled)
     except OSError as error:
         raise UserError(f"the list {path} can not be read: {error.strerror}") from error
+    if report:
+        _report(videos, path, cfg.MODEL.NUM_CLASSES, split)
+    return videos
+
+
+def _report(videos: VideoList, path: Path, num_classes: int, split: str) -> None:
+    if not is_main():
+        return
     if (videos.labels == UNLABELLED).all():
         logger.warning(
-            "%s has no labels: predictions.csv says what each video is taken for, and there is no "
-            "accuracy",
+            "%s has no labels: predictions.csv has the predicted class of each video, and there is "
+            "no accuracy",
             path,
         )
-    elif is_main():
+    else:
         warn_of_labels(videos.labels, num_classes, path, split == "train")
     logger.info("%s: %d videos", path, len(videos))
-    return videos
 
 
 def _watch(cfg: CfgNode) -> Watch:
