@@ -44,10 +44,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="kinetics400, kinetics600 or a text or JSON file: the labels",
     )
-    parser.add_argument("--val", type=float, default=0.0, help="part of train that becomes val")
-    parser.add_argument("--test", type=float, default=0.0, help="part that becomes test")
-    parser.add_argument("--seed", type=int, default=0, help="of --val and --test")
-    parser.add_argument("--reencode", type=Path, metavar="FOLDER", help="for files of small size")
+    parser.add_argument("--val", type=float, default=0.0, help="fraction of train to hold out")
+    parser.add_argument("--test", type=float, default=0.0, help="likewise, for test.csv")
+    parser.add_argument("--seed", type=int, default=0, help="of the random choice")
+    parser.add_argument("--reencode", type=Path, metavar="FOLDER", help="where small copies go")
     parser.add_argument("--short-side", type=int, default=256, help="of them, in pixels")
     parser.add_argument("--gop", type=int, default=12, help="frames between two keyframes")
     parser.add_argument("--crf", type=int, default=18, help="quality: smaller is better, larger")

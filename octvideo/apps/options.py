@@ -29,7 +29,11 @@ def model_options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--cfg", metavar="FILE", help="configuration; default: that in --checkpoint"
     )
-    parser.add_argument("--checkpoint", metavar="FILE", help="weights, in place of --model")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="weights, in place of --model; of the folder of a training run, the best checkpoint",
+    )
     parser.add_argument("--fast", action="store_true", help="one view instead of all")
     parser.add_argument(
         "--allow-partial", action="store_true", help="use the frames that decode of a damaged video"
@@ -53,8 +57,10 @@ def load_model(args: argparse.Namespace) -> "nn.Module":
     # Imported when the options are known to be sound, and not for --help.
     import torch
 
-    from octvideo.apps.hub import load_trained, load_zoo
+    from octvideo.apps.hub import checkpoints_of, load_trained, load_zoo
 
+    if args.checkpoint and Path(args.checkpoint).is_dir():
+        args.checkpoint = str(checkpoints_of(args.checkpoint)[0])
     model = (
         load_zoo(args.model) if args.model else load_trained(args.cfg, args.checkpoint, args.opts)
     )

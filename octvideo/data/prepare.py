@@ -197,15 +197,24 @@ def _labels(names: Sequence[str], found: Iterable[str], where: str) -> dict[str,
 
 
 def draw_splits(videos: Sequence[Video], val: float, test: float, seed: int = 0) -> list[Video]:
-    """Moves fractions of the training videos of each class to "val" and to "test", by lot.
+    """Moves random fractions of the training videos of each class to "val" and to "test".
 
-    Depends on the seed and the order of the videos, nothing else.
+    A split that has videos of its own keeps to them, and a warning says so. The draw depends on the
+    seed and the order of the videos, nothing else.
 
     Raises:
         UserError: fractions that are negative, or leave nothing to train on.
     """
     if val < 0 or test < 0 or val + test >= 1:
         raise UserError(f"fractions must be positive and sum to less than 1, got {val} and {test}")
+    given = Counter(video.split for video in videos)
+    for split, share in (("val", val), ("test", test)):
+        if share and given[split]:
+            text = (
+                "There are %d %s videos already: --%s %g is ignored, none is moved there from train"
+            )
+            logger.warning(text, given[split], split, split, share)
+    val, test = (0.0 if given["val"] else val), (0.0 if given["test"] else test)
     by_class: dict[int, list[int]] = {}
     for index, video in enumerate(videos):
         if video.split == "train":
@@ -358,7 +367,11 @@ def _write_lists(
             f"{listed[video.path]} {video.label}\n" for video in good if video.split == split
         )
     if not lines["test"]:
-        logger.info("There are no test videos: test.csv lists those of val.csv")
+        if lines["val"]:
+            logger.warning(
+                "There are no test videos: test.csv is a copy of val.csv, so the test of the "
+                "checkpoint that validated best is too optimistic. --test holds videos out"
+            )
         lines["test"] = lines["val"]
     for split in SPLITS:
         write_whole(out / f"{split}.csv", lines[split])

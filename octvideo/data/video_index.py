@@ -93,8 +93,10 @@ def open_container(path: str) -> InputContainer:
         }
         try:
             return av.open("fd:", options=options, metadata_errors="ignore")
-        except av.ArgumentError as error:
-            reason = "is in none of the video formats that are read, or its header is damaged"
+        except (av.ArgumentError, av.InvalidDataError) as error:  # one or the other, by content
+            reason = "is in no video format that is read, or its header is damaged or missing"
+            if os.fstat(number).st_size == 0:
+                reason = "the file is empty"
             raise VideoError(path, reason) from error
 
 

@@ -36,6 +36,7 @@ class TrainLog:
         self.optimizer_step = optimizer_step
         self.clocks = {name: Clock(device) for name in state.meters}
         self.curves = Curves(cfg, state.steps_done, state.epoch)
+        self.is_advised = False  # to read files faster
         # An epoch of fewer steps than LOG_PERIOD gets four lines all the same.
         few, period = math.ceil(state.steps_per_epoch / 4), cfg.LOG_PERIOD
         self.period = period if state.steps_per_epoch >= period else few
@@ -107,7 +108,8 @@ class TrainLog:
             scale = f"; loss scale now {stats['loss_scale']:g}" if "loss_scale" in stats else ""
             text = "Epoch %d: %d steps skipped, as gradients were not finite%s"
             logger.info(text, epoch, skipped, scale)
-        if waits := loader_bound(stats):
+        if (waits := loader_bound(stats)) and not self.is_advised:
+            self.is_advised = True  # once a run: each epoch's share is in its line and json_stats
             advice = "make the files smaller (tools/prepare_dataset.py --reencode for videos)"
             if num_workers < usable_cores():
                 more = f"raise DATA_LOADER.NUM_WORKERS ({num_workers} processes read)"

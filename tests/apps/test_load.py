@@ -1,5 +1,6 @@
 """A training run, a checkpoint or a published model, in one call of a script."""
 
+import json
 import os
 import pickle
 import subprocess
@@ -11,6 +12,7 @@ import torch
 import octvideo
 from octvideo.apps.hub import load_trained
 from octvideo.config import dump, load_cfg
+from support import load_tool
 
 NAMES = [f"name {i}" for i in range(8)]
 
@@ -81,6 +83,20 @@ def test_predict_takes_what_load_takes(small, run_folder):
     assert octvideo.predict(video, folder, fast=True)[0][0] == "name 5"
     add("checkpoint_best.pyth", 6)
     assert octvideo.predict(video, folder, fast=True)[0][0] == "name 6"
+
+
+def test_the_tools_take_the_folder_of_a_run(small, run_folder, tmp_path, capsys):
+    folder, add = run_folder
+    add("checkpoint_best.pyth", 5)
+    predict, extract = load_tool("predict"), load_tool("extract_features")
+    options = ["--fast", str(small.videos[0]), "--checkpoint"]
+    assert predict.main(["--json", *options, str(folder)]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"][0][0] == "name 5"
+    features = ["--workers", "0", "--out", str(tmp_path / "f.npz"), *options]
+    assert extract.main([*features, str(folder)]) == 0
+    assert predict.main([*options, str(tmp_path / "none")]) == 2
+    (tmp_path / "bare").mkdir()
+    assert predict.main([*options, str(tmp_path / "bare")]) == 2
 
 
 def test_weights_without_a_configuration(small, run_folder):

@@ -91,6 +91,19 @@ def test_no_other_file_is_opened(
     assert server.visits == []
 
 
+def test_what_is_no_video_is_said_in_words(tmp_path: Path, backend: str) -> None:
+    """FFmpeg's own words are "Invalid data found when processing input", whatever it is."""
+    contents = {"empty.mp4": b"", "list.mp4": PLAYLISTS[next(iter(PLAYLISTS))].encode(), "t": b"hi"}
+    reasons = []
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(VideoError) as caught:
+            VideoReader(tmp_path / name, backend)
+        reasons.append(caught.value.reason)
+    assert reasons[0] == "the file is empty"
+    assert all("format" in reason for reason in reasons[1:])
+
+
 @pytest.mark.parametrize("name", ["a%03d.png", "a.m3u8", "a.txt", "concat:a|b", "http:a"])
 def test_names_mean_nothing(
     name: str, backend: str, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

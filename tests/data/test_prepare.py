@@ -216,6 +216,25 @@ def test_drawn_splits_are_stratified_and_repeatable():
         draw_splits(videos, 0.5, 0.5)
 
 
+def test_a_split_with_videos_of_its_own_keeps_to_them(caplog):
+    videos = [Video(f"{i}", 0, "train") for i in range(20)]
+    videos += [Video(f"v{i}", 0, "val") for i in range(3)]
+    drawn = draw_splits(videos, 0.1, 0.2)
+    assert Counter(v.split for v in drawn) == {"train": 16, "val": 3, "test": 4}
+    [warning] = caplog.records
+    assert "3 val videos" in warning.getMessage()
+    assert {v.path for v in drawn if v.split == "val"} == {"v0", "v1", "v2"}
+
+
+def test_a_test_list_that_repeats_the_validation_is_said(tmp_path, caplog):
+    for split, count in (("train", 3), ("Valid", 2)):
+        for index in range(count):
+            clip(tmp_path / "v" / split / "a" / f"{index}.mp4", frames=2)
+    counts = prepare(plan_of_tree(tmp_path / "v"), tmp_path / "out")
+    assert counts == {"train": 3, "val": 2, "test": 2, "bad": 0}
+    assert [r.levelname for r in caplog.records if "copy of val.csv" in r.message] == ["WARNING"]
+
+
 ANNOTATION = """label,youtube_id,time_start,time_end,split,is_cc
 "shot put",_ab-cdefghi,3,13,train,0
 archery,0123456789a,100,110,train,0

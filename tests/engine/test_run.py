@@ -283,7 +283,7 @@ def test_broken_videos_are_named_and_survived(tiny_opts, tiny_set, tmp_path, cap
     with open(Path(cfg.OUTPUT_DIR) / "bad_videos.csv", newline="") as file:
         [row] = csv.DictReader(file)
     assert (row["path"], row["split"], row["epoch"]) == (str(broken), "train", "1")
-    assert "Invalid data" in row["reason"]
+    assert "video format" in row["reason"]
     with pytest.raises(UserError, match=r"2 of the 10 files of test .*MAX_BAD_FRACTION"):
         run_test(with_opts(tiny_opts, *more, "DATA.MAX_BAD_FRACTION", 0.19))
 
