@@ -15,13 +15,7 @@ from fvcore.common.config import CfgNode
 
 from octvideo.config.defaults import get_cfg, leaf_values
 from octvideo.config.pyslowfast import translate
-from octvideo.config.scope import (
-    IGNORED,
-    INSTEAD,
-    REFUSED,
-    REPLACED_VALUES,
-    ignored_name,
-)
+from octvideo.config.scope import IGNORED, INSTEAD, REFUSED, REPLACED_VALUES, ignored_name
 from octvideo.config.validate import ConfigError, remarks, validate
 from octvideo.config.values import Kind, WrongTypeError, decode, show
 
@@ -148,7 +142,7 @@ class _Reader:
         self.files += 1
         if self.files > _MAX_FILES:
             if self.files == _MAX_FILES + 1:
-                text = f"{path}: is one of more than {_MAX_FILES} files that {BASE_KEY} leads to"
+                text = f"{path}: {BASE_KEY} leads to more than {_MAX_FILES} files"
                 self.problems.append(text)
             return []
         settings = list(self.parse(path, chain))
@@ -204,7 +198,7 @@ class _Reader:
         for key_node, value_node in node.value:
             key, line = f"{prefix}{key_node.value}", key_node.start_mark.line + 1
             if key in lines:
-                text = "%s:%d: %s is given again: line %d does not count, remove one of them"
+                text = "%s:%d: %s is given again: line %d is ignored, remove one of them"
                 logger.warning(text, path, line, key, lines[key])
             lines[key] = line
             if key_node is not last[key]:

@@ -23,8 +23,10 @@ def filled(
 ) -> Iterator[VideoFrame]:
     """`frames`, and for each that is missing among them, the one before it once more.
 
-    shown: the timestamps of all that there should be, [] where they say nothing. report: called
-    with how many of them are left and how many there should be.
+    Args:
+        shown: the timestamps of all frames that there should be, [] where they say nothing.
+        report: called with how many of them are there so far, and how many there should be, at each
+            gap and where the last ones are missing. What it raises ends the frames.
     """
     number, missing = 0, 0
     last: VideoFrame | None = None
@@ -37,6 +39,8 @@ def filled(
             number = place
         yield frame
         last, number = frame, number + 1
+    if number < len(shown):
+        report(number - missing, len(shown))
 
 
 def decode_sound(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:

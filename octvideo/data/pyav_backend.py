@@ -47,6 +47,8 @@ class PyAVBackend:
         self.left_out: list[int] = []
         self.max_pixels = max_pixels
         self.max_missing = max_missing
+        self._last: VideoFrame | None = None  # what `_in_order` gave last
+        self._reported = 0  # missing frames that a warning has counted
         self._container, self._stream, self.index = open_indexed(
             path, max_pixels, allow_damage=partial
         )
@@ -69,7 +71,6 @@ class PyAVBackend:
         self._seekable = self.index.seekable and not in_order and not self.partial
         self._primed = False
         self._in_order: Iterator[VideoFrame] | None = None
-        self._last: VideoFrame | None = None  # what `_in_order` gave last
         self._next = 0  # number of the frame that it gives next
         self._end: int | None = None  # number of frames that decode, once known
         times = self.index.times
@@ -191,12 +192,16 @@ class PyAVBackend:
 
     def _check_missing(self, there: int, announced: int) -> None:
         """A few frames fewer than announced are reported, more are an error."""
-        if there >= announced:
+        missing = announced - there
+        if missing <= 0:
             return
         found = f"only {there} of {announced} announced frames are there"
-        if there == 0 or announced - there > self.max_missing * announced:
+        if there == 0 or missing > self.max_missing * announced:
+            self._last = None
             raise VideoError(self.path, f"{found} (max_missing={self.max_missing})")
-        logger.warning("%s: %s", self.path, found)
+        if missing > self._reported:  # reading in order may come across a gap several times
+            logger.warning("%s: %s", self.path, found)
+            self._reported = missing
 
     def _check_sound(self, frame: VideoFrame, number: int) -> None:
         """Damage that the decoder has painted over is an error, also for what refers to it."""

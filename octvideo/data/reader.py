@@ -18,10 +18,7 @@ import torch
 
 from octvideo.data.pyav_backend import PyAVBackend
 from octvideo.data.timing import Timing
-from octvideo.data.video_index import (
-    VideoError,
-    named_errors,
-)
+from octvideo.data.video_index import VideoError, named_errors
 
 __all__ = ["BACKENDS", "Decoding", "VideoError", "VideoReader"]
 
@@ -80,8 +77,8 @@ class VideoReader:
             8K and stops what would take hundreds of megabytes a frame, or a header that lies.
         min_frames: a file with fewer frames is a `VideoError`.
         max_missing: the fraction of the announced frames that may turn out not to exist. Up to it
-            the last frame that does is repeated, with one warning per reader; beyond it a frame
-            that does not exist is a `VideoError`. PyAV only. Damage that FFmpeg sees is an error.
+            the frame before it is repeated, with a warning; beyond it a frame that does not exist
+            is a `VideoError`. PyAV only. Damage that FFmpeg sees is an error.
         in_order: read without seeks, for calls that go through all frames part by part. PyAV only.
         allow_partial: take what there is of a damaged file. Opening decodes all of it, and what is
             damaged, missing, or refers to such frames is left out and not counted. PyAV only.
@@ -174,6 +171,7 @@ class VideoReader:
 
         Raises:
             IndexError, TypeError, VideoError: as `get_frames`.
+            ValueError: there are no indices, or the reader is closed.
         """
         unique, place = self._checked(indices)
         if not unique:
@@ -267,10 +265,13 @@ class Decoding:
     allow_partial: bool = False
 
     def use(self, path: str, function: Callable[[VideoReader], T]) -> T:
-        """`function` of a reader of the file.
+        """Returns ``function(reader)`` for a reader of the file.
 
-        With allow_partial, that of a damaged file reads what there is of it, and a warning says
-        what is left out. A sound file is never decoded as a whole for it.
+        With allow_partial, a damaged file is opened a second time, with a reader of the frames that
+        decode, and a warning says what is left out. A sound file is never decoded as a whole.
+
+        Raises:
+            VideoError: as of `VideoReader` and of ``function``.
         """
         try:
             with VideoReader(path, **{**asdict(self), "allow_partial": False}) as reader:

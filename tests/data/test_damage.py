@@ -225,6 +225,8 @@ def test_a_missing_frame_moves_no_other() -> None:
     assert stamps([0, 10, 40, 50], [0, 10, 20, 30, 40, 50]) == [0, 10, 10, 10, 40, 50]
     assert stamps([10, 20], [0, 10, 20]) == [10, 10, 20]
     assert calls == [(4, 6), (2, 3)]
+    assert stamps([0, 20, 30], [0, 10, 20, 30, 40]) == [0, 0, 20, 30]
+    assert calls[2:] == [(4, 5), (3, 5)]  # those at the end are counted with those before
     assert stamps([0, 11, 20], [0, 10, 20]) == [0, 11, 20]  # of a decoder with its own clock
     assert stamps([None, 5, 5], []) == [None, 5, 5]
 
