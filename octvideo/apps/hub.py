@@ -156,10 +156,10 @@ def _set_views(
 
 
 def _checked(settings: ViewSettings) -> ViewSettings:
-    """``settings`` that came with a file: what no test asks for would only take all memory.
+    """``settings`` that came with a file, which must not be able to ask for all memory.
 
     Raises:
-        UserError: they ask for such.
+        UserError: a value is far beyond what any test uses.
     """
     sizes = {
         "TEST.NUM_ENSEMBLE_VIEWS": (settings.num_clips, 1000),
@@ -170,8 +170,8 @@ def _checked(settings: ViewSettings) -> ViewSettings:
     for key, (value, limit) in sizes.items():
         if not 0 < value <= limit:
             raise UserError(
-                f"the configuration in the checkpoint has {key} {value}; taken are 1 to {limit}. "
-                "Give a configuration of your own, as --cfg FILE"
+                f"the configuration in the checkpoint has {key} {value}, but only 1 to {limit} is "
+                "accepted from a file: give a configuration of your own (--cfg FILE)"
             )
     return settings
 

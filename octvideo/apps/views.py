@@ -23,9 +23,9 @@ class ViewSettings:
     num_frames frames, sampling_rate frames at target_fps apart, are a clip; the short side is
     resized to short_side (None: crop_size); num_clips clips and num_crops crops (1 or 3) are the
     views of a video, whose scores are joined by ensemble, "sum" (here: the mean) or "max".
-    precision: that of the network, "fp32", "bf16" or "fp16". centre_crop: the one view of a
-    picture, of an image network. allow_partial: of a damaged video, the frames that
-    decode are used.
+    precision of the network: "fp32", "bf16" or "fp16". centre_crop: the one view of an
+    image, for image networks. by_time: see `ClipSampling`. square_pixels: see `VideoReader`.
+    allow_partial: of a damaged video, the frames that decode are used.
     """
 
     num_frames: int

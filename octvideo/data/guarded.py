@@ -228,8 +228,8 @@ class VideoLoader:
     def _from_pipe(self, piped: _Piped) -> Tensor:
         if not self._is_told:
             logger.warning(
-                "%s has no room for %.0f MB of a batch: batches come through a pipe, which takes "
-                "longer; %s",
+                "%s has no room for %.0f MB of a batch: batches are sent through a pipe, which is "
+                "slower; %s",
                 *(shared_memory(), piped.array.nbytes / 2**20, MORE_SHARED_MEMORY),
             )
             self._is_told = True

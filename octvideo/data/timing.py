@@ -113,8 +113,8 @@ def _reported(path: str, found: Timing, count: int) -> Timing:
 @lru_cache(maxsize=1024)
 def _warn(path: str, fps: float) -> None:
     logger.warning(
-        "%s: %.6g frames per second. If that is not the rate at which it was filmed, clips of it "
-        "last too short: give it the right time stamps, or leave it out",
+        "%s: %.6g frames per second. If it was filmed at a lower rate, its clips are too short in "
+        "time: correct its time stamps, or remove it from the list",
         printable(path),
         fps,
     )

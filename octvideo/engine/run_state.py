@@ -267,7 +267,7 @@ class RunState:
 
     def _tell_changes(self, path: Path, record: Record, changes: str) -> None:
         if other := self.cfg.TRAIN.CHECKPOINT_FILE_PATH:
-            logger.info("The training of OUTPUT_DIR goes on; %s is not read", other)
+            logger.info("The run in OUTPUT_DIR resumes; %s is not read", other)
         if changes:
             logger.warning("Changed since %s was written: %s", path.name, changes)
         before = record.world

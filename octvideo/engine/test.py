@@ -124,9 +124,7 @@ def _class_names(cfg: CfgNode, weights: Weights) -> list[str]:
     if not of_file or len(of_file) != cfg.MODEL.NUM_CLASSES:
         return names or [str(label) for label in range(cfg.MODEL.NUM_CLASSES)]
     if names and names != of_file:
-        label = next(
-            i for i, pair in enumerate(zip(names, of_file, strict=True)) if len({*pair}) > 1
-        )
+        label = next(i for i, name in enumerate(names) if name != of_file[i])
         logger.warning(
             "Class %d is %r in the data and %r in %s: where labels are numbered in another order, "
             "the accuracy is meaningless",
@@ -276,7 +274,7 @@ def report(
         )
     if (table.labels == UNLABELLED).all():
         _log_final(cfg, counts, device)
-        text = "%d views of %d %s, %d missing: no labels, so no accuracy; predictions.csv has them"
+        text = "%d views of %d %s, %d missing: no labels, so no accuracy; see predictions.csv"
         logger.info(text, counts["num_views"], num_scored, kind, counts["num_missing"])
         return counts
     labels, best = table.labels[table.scored], scores[table.scored]

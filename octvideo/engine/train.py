@@ -312,7 +312,7 @@ class Trainer:
     def _check_scores(self, lost: int, count: int) -> None:
         """A validation of which no error can be given ends the run, unless a few may be lost."""
         text = (
-            f"validation: the scores of {lost} of {count} videos are nan or inf, so no error of it"
+            f"validation: the scores of {lost} of {count} videos are nan or inf, so it has no error"
         )
         if self.skip_lost and lost < count:
             logger.warning("Epoch %d, %s", self.state.epoch + 1, text)

@@ -77,7 +77,7 @@ def advice_on_restarts(environ: Mapping[str, str] = os.environ) -> str:
     if not (shares and several and _number(environ, "TORCHELASTIC_MAX_RESTARTS", 0) > 0):
         return ""
     return (
-        "torchrun could not take in a node in the place of a lost one: to have that, set "
+        "torchrun cannot replace a lost node: to make that possible, set "
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of torchrun on every node"
     )
 

@@ -167,7 +167,7 @@ def _tar_number(field: bytes) -> int:
         return int.from_bytes(field[1:], "big")
     text = field.partition(b"\0")[0].strip()
     if not re.fullmatch(b"[0-7]*", text):
-        raise _Damaged("is a damaged tar file: a number in it is none")
+        raise _Damaged("is a damaged tar file: a number in a header is not octal")
     return int(text or b"0", 8)
 
 

@@ -312,7 +312,7 @@ class TestBadFiles:
         path = write("TRAIN:\n  BATCH_SIZE: 8\nNUM_GPUS: 1\nTRAIN:\n  ENABLE: True\n")
         cfg = load_cfg(path)  # the second section alone, as PyYAML reads it
         assert (cfg.TRAIN.BATCH_SIZE, cfg.TRAIN.ENABLE) == (64, True)
-        assert f"{path}:4: TRAIN is given again: line 1 does not count" in caplog.text
+        assert f"{path}:4: TRAIN is given again: line 1 is ignored" in caplog.text
         assert not load_cfg(write("TRAIN: {ENABLE: True, ENABLE: False}")).TRAIN.ENABLE
         assert "TRAIN.ENABLE is given again" in caplog.text
 
