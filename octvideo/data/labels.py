@@ -43,7 +43,7 @@ def class_names(source: str | Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a text file in UTF-8: {error}") from error
     if text.lstrip()[:1] not in ("[", "{") and path.suffix.lower() != ".json":
-        return _of_lines(text.splitlines(), path)
+        return _of_lines(text.split("\n"), path)  # a name may hold U+2028
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:

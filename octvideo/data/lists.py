@@ -6,6 +6,7 @@ and a JSON file work too, and so do the variants that spreadsheets and other pro
 
 import logging
 import os
+import re
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ UNLABELLED = -1
 _ENDINGS = (".csv", ".txt", ".tsv", ".json")  # of a list, in the order of search
 _MAX_PATH_BYTES = 4096  # what Linux opens at most: a longer one has lost a line break
 _MAX_DIGITS = 9  # of a label
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 _PROBED = 8  # videos of a list that are looked for on the disk
 
 
@@ -145,7 +147,8 @@ def names_beside(path: str | Path, separator: str = " ") -> list[str] | None:
     rows = ListFile(train if train.is_file() else path, separator).rows()
     words: set[str] = set()
     for row in rows:
-        if row.label is None or is_number(row.label) or is_video_name(row.label):
+        # "1.0" and "-1" are numbers that went wrong, in pandas for example, and no class names.
+        if row.label is None or _NUMBER.fullmatch(row.label) or is_video_name(row.label):
             return None
         words.add(row.label)
     return sorted(words) or None

@@ -88,6 +88,8 @@ def test_names_with_numbers_and_commas(tmp_path):
     assert class_names(path) == ["passing, in game", "3 point shot", "mp4 9"]
     path.write_text("class 1\nclass 2\n")
     assert class_names(path) == ["class 1", "class 2"]
+    path.write_text("dancing\u2028tango\nwalking\n")  # only a line break ends a line
+    assert class_names(path) == ["dancing\u2028tango", "walking"]
 
 
 @pytest.mark.parametrize("text", ["1 a\n2 b", "0 a\n0 b", "a 0\nb 2", "a\na", ""])

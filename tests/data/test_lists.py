@@ -181,6 +181,17 @@ def test_labels_in_words(tmp_path):
         read_split(cfg, "val")
 
 
+@pytest.mark.parametrize("text", ["path,label\n{}.mp4,{}\n", "{}.mp4,{}\n", "{}.mp4 {}\n"])
+@pytest.mark.parametrize("label", ["1.0", "-1", "+2", "1e0", ".5", "3."])
+def test_numbers_are_no_words(tmp_path, text, label):
+    """pandas writes 1.0 where a column has an empty field: as a class name it would become 0."""
+    (tmp_path / "train.csv").write_text(text.format("a", label))
+    with pytest.raises(UserError, match="the label must be an integer from 0"):
+        read_list(tmp_path / "train.csv")
+    (tmp_path / "class_names.json").write_text(json.dumps(["walking", label]))
+    assert read_list(tmp_path / "train.csv").labels.tolist() == [1]  # said to be a name
+
+
 def test_a_json_list_stands_for_csv(tmp_path):
     (tmp_path / "train.json").write_text('{"a.mp4": 0, "b.mp4": 1}')
     assert read_split(config(tmp_path, 2), "train").labels.tolist() == [0, 1]
