@@ -113,8 +113,12 @@ class RunState:
         self.epoch, self.step, self.samples = self.epoch + 1, 0, 0
 
     def record_errors(self, top1: float, top5: float) -> bool:
-        """Takes the errors of a validation (percent); whether its top-1 error is the lowest."""
-        is_best = self.best_epoch is None or top1 < self.min_errors["min_top1_err"]
+        """Takes the errors of a validation (percent); whether its top-1 error is the lowest.
+
+        Of equal errors the last counts, as few videos give the same error in many epochs, and the
+        first of these has often learned nothing yet.
+        """
+        is_best = self.best_epoch is None or top1 <= self.min_errors["min_top1_err"]
         if is_best:
             self.best_epoch = self.epoch + 1
         for key, error in (("min_top1_err", top1), ("min_top5_err", top5)):

@@ -47,7 +47,7 @@ from octvideo.engine.results import ScoreTable, write_predictions
 from octvideo.engine.start import start_run, write_config
 from octvideo.models import build_model, optimize_for_inference
 from octvideo.utils.dist import is_main, on_all, on_main, rank, world_size
-from octvideo.utils.errors import UserError
+from octvideo.utils.errors import NonFiniteError, UserError
 from octvideo.utils.log import is_terminal, log_json_stats, memory_stats
 from octvideo.weights import Weights, load_into, read_weights
 
@@ -84,7 +84,10 @@ def run_test(cfg: CfgNode, trained: Path | None = None) -> dict[str, Any]:
         write_config(cfg, "config_test.yaml")
     model.to(device).eval()
     if cfg.MODEL.FOLD_CONV3D:
-        model = optimize_for_inference(model, DTYPES.get(cfg.TEST.PRECISION))
+        try:
+            model = optimize_for_inference(model, DTYPES.get(cfg.TEST.PRECISION))
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{tested}: {error}") from error
     if cfg.TEST.COMPILE:
         compile_model(model)
     loader = build_test_loader(cfg, rank(), world_size())

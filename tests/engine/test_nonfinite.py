@@ -208,6 +208,8 @@ def test_weights_that_are_nan_are_not_tested(tiny_opts):
     cfg = load_cfg(CFG, [*tiny_opts, "TRAIN.ENABLE", "False"])
     assert launch(lambda: [cfg]) == 2
     assert "test_final" not in (Path(cfg.OUTPUT_DIR) / "json_stats.log").read_text()
+    told = (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text().splitlines()
+    assert any(path.name in line and "stem" in line for line in told if "ERROR" in line)
 
 
 @pytest.mark.parametrize(
