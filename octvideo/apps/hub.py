@@ -25,6 +25,7 @@ from octvideo.models import create_model as create_bare_model
 from octvideo.models.build import IMAGE_MODELS
 from octvideo.utils.errors import UserError
 from octvideo.weights import CheckpointError, check_fit, load_into, read_weights
+from octvideo.weights.download import is_address
 from octvideo.weights.load import HEAD, Weights
 from octvideo.weights.zoo import ZooEntry, list_pretrained, zoo_entries, zoo_entry
 
@@ -180,14 +181,16 @@ def load(source: str | os.PathLike[str], cfg: str | Path | None = None) -> nn.Mo
     """Loads a trained model, in evaluation mode and on the CPU, with all that `predict` needs.
 
     Args:
-        source: the folder of a training run (its OUTPUT_DIR), a checkpoint file, or a name of
-            ``list_pretrained()``. Of a run, the checkpoint with the best validation error is
-            loaded, or the newest one where there was no validation.
+        source: the folder of a training run (its OUTPUT_DIR), a checkpoint file, the address of one
+            (http, https), or a name of ``list_pretrained()``. Of a run, the checkpoint with the
+            best validation error is loaded, or the newest one where there was no validation.
         cfg: a configuration file, for a checkpoint that holds none.
 
     Raises:
         UserError: there is no such run, file or name, or its weights cannot be loaded.
     """
+    if is_address(source):
+        return load_trained(cfg, source).eval()
     found = checkpoints_of(source)
     if not found:
         return load_zoo(os.fspath(source)).eval()
@@ -208,11 +211,13 @@ def load(source: str | os.PathLike[str], cfg: str | Path | None = None) -> nn.Mo
 
 
 def checkpoints_of(source: str | os.PathLike[str]) -> list[Path]:
-    """The checkpoint files that `load` tries, in its order; none for a name of the zoo.
+    """The local files that `load` tries, in its order; none for an address or a name of the zoo.
 
     Raises:
         UserError: there is no such file, or the folder holds no checkpoints.
     """
+    if is_address(source):
+        return []
     path = Path(source).expanduser()
     if path.is_dir():
         folders = [folder for folder in (path / "checkpoints", path) if folder.is_dir()]

@@ -55,6 +55,17 @@ def test_the_newest_or_the_best_of_a_run(run_folder):
     assert biggest(octvideo.load(folder)) == 4
 
 
+def test_an_address(small, run_folder, monkeypatch):
+    folder, _ = run_folder
+    file, asked = folder / "checkpoints/checkpoint_epoch_00001.pyth", []
+    monkeypatch.setattr("octvideo.weights.load.fetch", lambda *a: asked.append(a[0]) or file)
+    address = "https://example.org/run/checkpoint.pyth"
+    assert biggest(octvideo.load(address)) == 1
+    [best] = octvideo.predict(small.videos[0], address, fast=True, topk=1)
+    assert best[0] == "name 1"
+    assert asked == [address] * 2
+
+
 def test_a_run_in_the_home_folder(run_folder, monkeypatch):
     folder, _ = run_folder
     monkeypatch.setenv("HOME", str(folder.parent))
