@@ -194,13 +194,13 @@ class RunState:
         try:
             self._resume(weights.path, load_checkpoint(weights.path))
         except CheckpointError as reason:
-            logger.warning("It can not go on with a training, so that one begins: %s", reason)
+            logger.warning("Its training cannot be continued, so a new one starts: %s", reason)
             return False
         logger.warning(
-            "Going on with the training of %s, of %d epochs, as PySlowFast does; if a new one is "
-            "meant, set TRAIN.CHECKPOINT_EPOCH_RESET True",
+            "The training in %s continues with epoch %d, as in PySlowFast. To start a new one from "
+            "its weights, set TRAIN.CHECKPOINT_EPOCH_RESET True",
             weights.path,
-            self.epoch,
+            self.epoch + 1,
         )
         return True
 
@@ -222,6 +222,8 @@ class RunState:
 
         on_all(lambda: None if is_main() else follow())
         self.newest = path
+        if other := self.cfg.TRAIN.CHECKPOINT_FILE_PATH:
+            logger.info("The run in OUTPUT_DIR resumes; %s is not read", other)
         if not self.is_finished:
             text = "Resuming from %s: epoch %d, step %d"
             logger.info(text, path, self.epoch + 1, self.step)
@@ -270,8 +272,6 @@ class RunState:
             self.meters[name].restore(state)
 
     def _tell_changes(self, path: Path, record: Record, changes: str) -> None:
-        if other := self.cfg.TRAIN.CHECKPOINT_FILE_PATH:
-            logger.info("The run in OUTPUT_DIR resumes; %s is not read", other)
         if changes:
             logger.warning("Changed since %s was written: %s", path.name, changes)
         before = record.world

@@ -232,6 +232,7 @@ def test_a_training_of_pyslowfast_goes_on_as_there(opts, their_run, caplog):
     assert momenta
     assert all((momentum == 0.5).all() for momentum in momenta)
     assert "TRAIN.CHECKPOINT_EPOCH_RESET True" in caplog.text
+    assert "is not read" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -243,7 +244,7 @@ def test_a_new_training_from_a_file_of_pyslowfast(opts, their_run, caplog, chang
     assert (trainer.state.epoch, trainer.state.step) == (0, 0)
     assert_same(trainer.model, content["model_state"], but="head.projection")
     assert not trainer.optimizer.state
-    assert ("so that one begins" in caplog.text) == (change[0] == "MODEL.NUM_CLASSES")
+    assert ("so a new one starts" in caplog.text) == (change[0] == "MODEL.NUM_CLASSES")
 
 
 @pytest.mark.parametrize("epochs", [7, 5])
