@@ -16,7 +16,14 @@ from pathlib import Path
 
 import check_install  # noqa: F401
 
-from octvideo.apps.options import at_least, load_model, model_name, model_options
+from octvideo.apps.options import (
+    at_least,
+    load_model,
+    model_name,
+    model_options,
+    video_options,
+    videos_of,
+)
 from octvideo.utils.console import escape_warnings, printable, say
 from octvideo.utils.errors import UserError
 from octvideo.utils.memory import advice_when_out_of_memory
@@ -26,18 +33,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[model_options()],
+        parents=[model_options(), video_options()],
     )
-    parser.add_argument("videos", nargs="*", metavar="VIDEO", help="a video file, or a picture")
-    parser.add_argument(
-        "--list",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a path, or path and label, a line; a csv with a header; JSON (DATASET.md)",
-    )
-    parser.add_argument("--separator", default=" ", metavar="SEP", help="of a --list's lines")
-    parser.add_argument("--prefix", default="", metavar="FOLDER", help="of the paths in --list")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER|FILE.npz")
     parser.add_argument("--per-view", action="store_true", help="(views, C), not their mean (C,)")
     parser.add_argument(
@@ -56,16 +53,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> int:
+    videos = videos_of(args)
     model = load_model(args)
     from octvideo.apps.features import extract_all
     from octvideo.apps.views import ViewSettings
-    from octvideo.data.lists import read_list
 
-    videos = list(args.videos)
-    for file in args.list:
-        videos += read_list(file, args.separator, args.prefix, unlabelled="any").paths()
-    if not videos:
-        raise UserError("there are no videos: name them, or give a --list")
     settings = ViewSettings.of_model(model, args.sampling_rate)
     partial = args.allow_partial or settings.allow_partial
     bad = extract_all(

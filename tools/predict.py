@@ -14,7 +14,7 @@ import sys
 
 import check_install  # noqa: F401
 
-from octvideo.apps.options import at_least, load_model, model_options
+from octvideo.apps.options import at_least, load_model, model_options, video_options, videos_of
 from octvideo.utils.console import escape_warnings, printable, say
 from octvideo.utils.errors import UserError
 from octvideo.utils.memory import advice_when_out_of_memory
@@ -24,9 +24,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[model_options()],
+        parents=[model_options(), video_options()],
     )
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="a video file, or a picture")
     parser.add_argument(
         "--topk",
         type=at_least(1),
@@ -41,13 +40,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> int:
+    videos = videos_of(args)
     model = load_model(args)
     from octvideo.apps.predict import predict
     from octvideo.data import VideoError
     from octvideo.utils.errors import NonFiniteError
 
     status = 0
-    for video in args.videos:
+    for video in videos:
         try:
             best = predict(
                 video,

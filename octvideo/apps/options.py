@@ -46,6 +46,38 @@ def model_options() -> argparse.ArgumentParser:
     return parser
 
 
+def video_options() -> argparse.ArgumentParser:
+    """A parent of parsers: which videos, by name and in lists."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("videos", nargs="*", metavar="VIDEO", help="a video file, or a picture")
+    parser.add_argument(
+        "--list",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a path, or path and label, a line; a csv with a header; JSON (DATASET.md)",
+    )
+    parser.add_argument("--separator", default=" ", metavar="SEP", help="of a --list's lines")
+    parser.add_argument("--prefix", default="", metavar="FOLDER", help="of the paths in --list")
+    return parser
+
+
+def videos_of(args: argparse.Namespace) -> list[str]:
+    """The videos that the options name.
+
+    Raises:
+        UserError: there are none, or a list cannot be read.
+    """
+    from octvideo.data.lists import read_list
+
+    videos = list(args.videos)
+    for file in args.list:
+        videos += read_list(file, args.separator, args.prefix, unlabelled="any").paths()
+    if not videos:
+        raise UserError("there are no videos: name them, or give a --list")
+    return videos
+
+
 def load_model(args: argparse.Namespace) -> "nn.Module":
     """The model that the options name, on its device.
 

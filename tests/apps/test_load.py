@@ -103,6 +103,12 @@ def test_the_tools_take_the_folder_of_a_run(small, run_folder, tmp_path, capsys)
     options = ["--fast", str(small.videos[0]), "--checkpoint"]
     assert predict.main(["--json", *options, str(folder)]) == 0
     assert json.loads(capsys.readouterr().out)["scores"][0][0] == "name 5"
+    (tmp_path / "list.csv").write_text(f'path,label\n"{small.videos[0]}",x\n{small.videos[1]},y\n')
+    listed = ["--json", "--fast", "--list", str(tmp_path / "list.csv"), "--checkpoint", str(folder)]
+    assert predict.main(listed) == 0
+    told = [json.loads(line)["video"] for line in capsys.readouterr().out.splitlines()]
+    assert told == [str(small.videos[0]), str(small.videos[1])]
+    assert predict.main(["--checkpoint", str(folder)]) == 2
     features = ["--workers", "0", "--out", str(tmp_path / "f.npz"), *options]
     assert extract.main([*features, str(folder)]) == 0
     assert predict.main([*options, str(tmp_path / "none")]) == 2
