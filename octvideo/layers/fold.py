@@ -102,13 +102,33 @@ def conv3d(
     if is_in_space(weight, padding):
         x = x if stride[0] == 1 else x[:, :, :: stride[0]]
         kernel, options = weight.squeeze(2), (stride[1:], padding[1:], dilation[1:], groups)
-        return video(F.conv2d(frames(x), kernel, bias, *options), x.shape[0])
+        return video(conv2d(frames(x), kernel, bias, *options), x.shape[0])
     if is_in_time(weight, padding):
         x = x if stride[1:] == (1, 1) else x[..., :: stride[1], :: stride[2]]
         kernel = weight.squeeze(-1)
         options = ((stride[0], 1), (padding[0], 0), (dilation[0], 1), groups)
         return F.conv2d(rows(x), kernel, bias, *options).unflatten(3, x.shape[3:])
     return F.conv3d(channels_last(x), weight, bias, stride, padding, dilation, groups)
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: tuple[int, ...] = (1, 1),
+    padding: tuple[int, ...] = (0, 0),
+    dilation: tuple[int, ...] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """``F.conv2d``: (N, C, H, W) -> (N, C_out, H', W'), to rounding.
+
+    oneDNN's weight gradient of a strided 1x1 convolution of fewer than 8 channels in channels-last
+    memory writes behind its buffers (torch 2.13, AVX-512), so the stride comes first there.
+    """
+    is_pointwise = weight.shape[2:] == (1, 1) and tuple(padding) == (0, 0)
+    if is_pointwise and tuple(stride) != (1, 1) and x.shape[1] < 8:
+        x, stride = x[..., :: stride[0], :: stride[1]], (1, 1)
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
 
 def is_in_space(weight: Tensor, padding: tuple[int, ...]) -> bool:

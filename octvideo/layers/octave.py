@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.fx
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -295,7 +294,7 @@ class _OctConvNd(nn.Module):
     def _conv(
         self, x: Tensor, kernel: Tensor, bias: Tensor | None, stride: tuple[int, ...], groups: int
     ) -> Tensor:
-        conv = F.conv2d if self.ndim == 2 else fold.conv3d
+        conv = fold.conv2d if self.ndim == 2 else fold.conv3d
         x, padding = fold.padded(x, self)
         return conv(x, kernel, bias, stride, padding, self.dilation, groups)
 
