@@ -18,7 +18,7 @@ from octvideo.apps import features
 from octvideo.apps.features import extract_all, feature_path
 from octvideo.apps.hub import load_trained
 from octvideo.apps.views import ViewSettings
-from octvideo.data import kinetics
+from octvideo.data import reader
 from octvideo.utils.errors import UserError
 from support import ROOT
 
@@ -125,7 +125,7 @@ def test_a_decoder_that_hangs_or_crashes(small, model, tmp_path, monkeypatch, fa
     get = _MultiProcessingDataLoaderIter._try_get_data
     monkeypatch.setattr(get, "__defaults__", (0.5,))  # seconds between looks for dead workers
 
-    class Dangerous(kinetics.VideoReader):
+    class Dangerous(reader.VideoReader):
         def __init__(self, path, **kwargs):
             if path.endswith("hangs.mp4"):
                 re.match("(a+)+$", "a" * 60 + "b")  # years, in C: no Python signal handler runs
@@ -133,7 +133,7 @@ def test_a_decoder_that_hangs_or_crashes(small, model, tmp_path, monkeypatch, fa
                 os.kill(os.getpid(), signal.SIGSEGV)
             super().__init__(path, **kwargs)
 
-    monkeypatch.setattr(kinetics, "VideoReader", Dangerous)
+    monkeypatch.setattr(reader, "VideoReader", Dangerous)
     settings, good = ViewSettings.of_model(model), small.videos
     videos = [good[0], str(tmp_path / "hangs.mp4"), good[1], str(tmp_path / "crashes.mp4"), good[2]]
     bad = extract_all(

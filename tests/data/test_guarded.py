@@ -18,7 +18,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from octvideo.config import load_cfg
 from octvideo.data import build_test_loader, build_train_loader, build_val_loader
-from octvideo.data import kinetics as kinetics_module
+from octvideo.data import reader as reader_module
 from octvideo.data.guarded import VideoLoader, Watch
 from octvideo.data.reader import VideoError, VideoReader
 from octvideo.data.synthetic import write_video
@@ -123,9 +123,9 @@ def assert_same(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> Non
 @pytest.mark.slow  # waits for time limits
 @pytest.mark.parametrize("split", BUILDERS)
 def test_what_ends_a_worker_is_an_unreadable_video(folder, split, impatient, monkeypatch, caplog):
-    monkeypatch.setattr(kinetics_module, "VideoReader", Unreadable)
+    monkeypatch.setattr(reader_module, "VideoReader", Unreadable)
     wanted = read_all(loader_of(folder, split, 0), epochs=2)
-    monkeypatch.setattr(kinetics_module, "VideoReader", Dangerous)
+    monkeypatch.setattr(reader_module, "VideoReader", Dangerous)
     loader = loader_of(folder, split, 2)
     with caplog.at_level(logging.INFO, "octvideo"):
         got = read_all(loader, epochs=2)
@@ -147,7 +147,7 @@ def test_a_second_chance_in_every_epoch(folder, impatient, monkeypatch, tmp_path
                 os.kill(os.getpid(), signal.SIGKILL)
             super().__init__(path, *args, **kwargs)
 
-    monkeypatch.setattr(kinetics_module, "VideoReader", Killed)
+    monkeypatch.setattr(reader_module, "VideoReader", Killed)
     loader, got = loader_of(folder, "train", 2), []
     for epoch in range(2):
         loader.sampler.set_epoch(epoch)
@@ -189,7 +189,7 @@ def test_errors_of_our_own_are_not_taken_for_dead_workers(folder, monkeypatch):
         def __init__(self, path: str, *args: Any, **kwargs: Any) -> None:
             raise RuntimeError("a fault in the program")
 
-    monkeypatch.setattr(kinetics_module, "VideoReader", Faulty)
+    monkeypatch.setattr(reader_module, "VideoReader", Faulty)
     with pytest.raises(RuntimeError, match="a fault in the program"):
         list(loader_of(folder, "val", 2))
 
@@ -201,7 +201,7 @@ def test_the_limit_is_for_one_video_not_for_many(folder, monkeypatch):
             time.sleep(0.4)
             super().__init__(path, *args, **kwargs)
 
-    monkeypatch.setattr(kinetics_module, "VideoReader", Slow)
+    monkeypatch.setattr(reader_module, "VideoReader", Slow)
     batches = read_all(loader_of(folder, "train", 1), epochs=1)
     assert sum(len(batch["bad"]) for batch in batches) == 0
 
@@ -219,13 +219,13 @@ def test_the_main_process_has_no_limit(folder):
 ORPHANS = """
 import re, sys, time
 from octvideo.config import load_cfg
-from octvideo.data import build_train_loader, kinetics
-class Hanging(kinetics.VideoReader):
+from octvideo.data import build_train_loader, reader
+class Hanging(reader.VideoReader):
     def __init__(self, path, *args, **kwargs):
         if "hang" in path:
             re.match("(a+)+$", "a" * 60 + "b")
         super().__init__(path, *args, **kwargs)
-kinetics.VideoReader = Hanging
+reader.VideoReader = Hanging
 loader = build_train_loader(load_cfg(None, sys.argv[1:]))
 batches = iter(loader)
 next(batches)

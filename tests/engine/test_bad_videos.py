@@ -14,6 +14,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from octvideo.config import load_cfg
 from octvideo.data import kinetics
+from octvideo.data import reader as reader_module
 from octvideo.data.synthetic import write_video
 from octvideo.engine import run_test, run_train, train
 from octvideo.engine.bad_videos import BadVideos
@@ -335,21 +336,21 @@ def test_training_goes_on_as_if_what_crashes_were_unreadable(
     opts = [*tiny_opts, *lists(tmp_path, good[:12], good[12:16]), "DATA.MAX_BAD_FRACTION", "0.3"]
     doomed = {str(good[3]), str(good[13])}
 
-    class Crashing(kinetics.VideoReader):
+    class Crashing(reader_module.VideoReader):
         def __init__(self, path, **kwargs):
             if path in doomed:
                 os.abort()
             super().__init__(path, **kwargs)
 
-    class Broken(kinetics.VideoReader):
+    class Broken(reader_module.VideoReader):
         def __init__(self, path, **kwargs):
             if path in doomed:
-                raise kinetics.VideoError(path, "the process ended by SIGABRT")
+                raise reader_module.VideoError(path, "the process ended by SIGABRT")
             super().__init__(path, **kwargs)
 
     results = []
     for reader, workers in ((Crashing, 2), (Broken, 0)):
-        monkeypatch.setattr(kinetics, "VideoReader", reader)
+        monkeypatch.setattr(reader_module, "VideoReader", reader)
         more = ["DATA_LOADER.NUM_WORKERS", str(workers), "OUTPUT_DIR", str(tmp_path / str(workers))]
         cfg = load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", [*opts, *more])
         run_train(cfg)
