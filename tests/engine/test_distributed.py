@@ -42,7 +42,7 @@ def whole_run(rank: int, opts: list[str], folder: Path) -> dict:
     train.Trainer._to_device = lambda self, batch: _in_float64(*to_device(self, batch))
     cfg = load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", [*opts, "OUTPUT_DIR", str(folder)])
     log, write = [], train_log.log_json_stats
-    train_log.log_json_stats = lambda stats, folder: (log.append(stats), write(stats, folder))
+    train_log.log_json_stats = lambda stats, *rest: (log.append(stats), write(stats, *rest))
     path = run_train(cfg)
     return {"log": log, "path": path, "test": run_test(cfg, path)}
 
@@ -110,7 +110,7 @@ def test_two_processes_with_half_of_the_batch_are_one(tiny_opts, tmp_path, name)
 def losses_in_float32(rank: int, opts: list[str], folder: Path) -> list[float]:
     """Of every step; the files have fewer digits."""
     log = []
-    train_log.log_json_stats = lambda stats, _: log.append(stats)
+    train_log.log_json_stats = lambda stats, *_: log.append(stats)
     run_train(load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", [*opts, "OUTPUT_DIR", str(folder)]))
     return of_kind({"log": log}, "train_iter", "loss")
 
