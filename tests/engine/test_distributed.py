@@ -101,6 +101,8 @@ def test_two_processes_with_half_of_the_batch_are_one(tiny_opts, tmp_path, name)
         for key, value in state.items():
             torch.testing.assert_close(got[kind][key], value, rtol=1e-7, atol=1e-8, msg=key)
     assert two[1]["test"] == {}
+    tested = [Path(outcome["test"].pop("checkpoint")).name for outcome in (one, two[0])]
+    assert tested == [one["path"].name] * 2
     assert two[0]["test"] == pytest.approx(one["test"])
     tables = [np.load(tmp_path / f"of-{size}/scores.npz") for size in (1, 2)]
     np.testing.assert_allclose(tables[1]["scores"], tables[0]["scores"], atol=1e-6)
