@@ -272,23 +272,30 @@ def _without_middle(videos: VideoList, file: ListFile) -> VideoList:
     paths with it are no files, while those without it are, or it is a number in every line.
     """
     separator = None if file.separator == " " else file.separator
+
+    def fields(index: int) -> list[str]:
+        return [field.strip() for field in videos.listed(index).split(separator)]
+
+    def short(indices: range) -> VideoList:
+        rows = ((fields(index)[0], int(videos.labels[index])) for index in indices)
+        return VideoList.from_rows(rows, videos.prefix, videos.root)
+
+    def has_one(index: int) -> bool:
+        return len(fields(index)) == 2 and videos.labels[index] != UNLABELLED
+
+    # A few lines and the disk answer for nearly all lists. Only where they do not, all are read.
     probed = range(min(_PROBED, len(videos)))
-    if any(len(videos.listed(i).split(separator)) != 2 for i in probed) or any(
-        os.path.exists(videos.path(i)) for i in probed
-    ):
+    if not all(map(has_one, probed)) or any(os.path.exists(videos.path(i)) for i in probed):
         return videos
-    rows, numbers = [], True
+    few = short(probed)
+    is_known = any(os.path.isfile(few.path(index)) for index in probed)
+    if not is_known and not all(is_number(fields(index)[1]) for index in probed):
+        return videos
     for index in range(len(videos)):
-        fields = videos.listed(index).split(separator)
-        if len(fields) != 2 or videos.labels[index] == UNLABELLED:
+        if not has_one(index) or not (is_known or is_number(fields(index)[1])):
             return videos
-        rows.append((fields[0].strip(), int(videos.labels[index])))
-        numbers = numbers and is_number(fields[1].strip())
-    short = VideoList.from_rows(rows, videos.prefix, videos.root)
-    if numbers or any(os.path.isfile(short.path(index)) for index in probed):
-        logger.info("%s: the field between path and label is left out, as in PySlowFast", file.path)
-        return short
-    return videos
+    logger.info("%s: the field between path and label is left out, as in PySlowFast", file.path)
+    return short(range(len(videos)))
 
 
 def _warn_of_two_places(videos: VideoList, file: ListFile) -> None:

@@ -25,6 +25,7 @@ FUNCTION = re.compile(r"\boctvideo((?:\.[a-z_]\w*)+)\b")
 FILE = re.compile(r"\b((?:configs|tools|docs|tests)/[\w./-]+\.(?:yaml|py|md))\b")
 EXTRA = re.compile(r"octvideo\[(\w+)\]")
 OF_OTHERS = {"--ntasks", "--ntasks-per-node", "--kill-on-bad-exit"}  # of SLURM
+OF_OTHERS |= {"--shm-size", "--ipc"}  # of Docker
 OPTION = re.compile(r"(?<![\w-])(--[a-z][\w-]+)")
 
 

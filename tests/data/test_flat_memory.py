@@ -95,6 +95,7 @@ def test_workers_stay_as_large_as_they_are(tmp_path):
     (tmp_path / "train.csv").write_text("".join(f"{name} 0\n" for name in names))
     opts = {
         "NUM_GPUS": 0,
+        "MODEL.ARCH": "i3d",
         "DATA.PATH_TO_DATA_DIR": tmp_path,
         "DATA.NUM_FRAMES": 4,
         "DATA.SAMPLING_RATE": 2,

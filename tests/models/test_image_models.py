@@ -204,7 +204,7 @@ def test_inflated_it_sees_in_a_still_video_what_it_sees_in_the_image(alpha: floa
     with torch.no_grad():
         wanted = image.eval()(images())
         got = video(images().unsqueeze(2).expand(-1, -1, 8, -1, -1))
-    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)  # logits of about 4
 
 
 @pytest.mark.timeout(120)
