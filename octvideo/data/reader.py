@@ -60,7 +60,7 @@ def check_backend(name: str) -> None:
 class VideoReader:
     """Frames of one video file by index, upright, as a full sequential decode delivers them.
 
-    Opening reads through the packets (1-2 ms for a clip) and decodes none of them, and a call
+    Opening reads through the packets (about 2 ms for a clip) and decodes none of them, and a call
     decodes from the keyframe before a frame asked for. Two kinds of file cost more:
 
     * MP4 and Matroska are read with seeks; all others (AVI, MPEG-TS, raw streams...) without: a
