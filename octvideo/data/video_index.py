@@ -214,7 +214,9 @@ def _announced_by_header(container: InputContainer, stream: VideoStream) -> int:
 
     0 for all others, and for a header that a recorder left unfinished. Before packets are read.
     """
-    has_index = 2 * len(stream.index_entries) > stream.frames
+    entries = stream.index_entries
+    # Empty frames, which mark a gap, are counted by the header but are not in the index.
+    has_index = len(entries) > 0 and 2 * entries[len(entries) - 1].timestamp > stream.frames
     if container.format.name != "avi" or has_index or stream.frames >= 2**31 - 1:
         return 0
     return stream.frames

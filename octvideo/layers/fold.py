@@ -125,8 +125,9 @@ def conv2d(
     oneDNN's weight gradient of a strided 1x1 convolution of fewer than 8 channels in channels-last
     memory writes behind its buffers (torch 2.13, AVX-512), so the stride comes first there.
     """
-    is_pointwise = weight.shape[2:] == (1, 1) and tuple(padding) == (0, 0)
-    if is_pointwise and tuple(stride) != (1, 1) and x.shape[1] < 8:
+    is_strided = tuple(stride) != (1, 1) and tuple(padding) == (0, 0)
+    is_known = isinstance(weight, Tensor)  # torch.fx's proxies have no sizes to compare
+    if is_strided and is_known and weight.shape[2:] == (1, 1) and x.shape[1] < 8:
         x, stride = x[..., :: stride[0], :: stride[1]], (1, 1)
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
