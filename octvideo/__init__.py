@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from octvideo.apps.hub import create_model, load
-    from octvideo.apps.predict import extract_features, predict
-    from octvideo.apps.views import ViewSettings
+    from octvideo.api.create import create_model, load
+    from octvideo.api.predict import extract_features, predict
+    from octvideo.api.views import ViewSettings
     from octvideo.data import VideoError
     from octvideo.models import list_models, optimize_for_inference
     from octvideo.utils.errors import UserError
@@ -21,17 +21,28 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "UserError": "octvideo.utils.errors",
     "VideoError": "octvideo.data",
-    "ViewSettings": "octvideo.apps.views",
-    "create_model": "octvideo.apps.hub",
-    "extract_features": "octvideo.apps.predict",
+    "ViewSettings": "octvideo.api.views",
+    "create_model": "octvideo.api.create",
+    "extract_features": "octvideo.api.predict",
     "list_models": "octvideo.models",
     "list_pretrained": "octvideo.weights.zoo",
-    "load": "octvideo.apps.hub",
+    "load": "octvideo.api.create",
     "optimize_for_inference": "octvideo.models",
-    "predict": "octvideo.apps.predict",
+    "predict": "octvideo.api.predict",
 }
 
-_ROOMS = ("apps", "config", "data", "engine", "layers", "models", "utils", "weights")
+_ROOMS = (
+    "api",
+    "cli",
+    "config",
+    "data",
+    "distributed",
+    "engine",
+    "layers",
+    "models",
+    "utils",
+    "weights",
+)
 
 __all__ = [
     "UserError",

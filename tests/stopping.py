@@ -2,7 +2,7 @@
 
 import signal
 
-from octvideo.engine.interrupt import Interrupted, StopRequest
+from octvideo.distributed.preemption import Interrupted, StopRequest
 
 
 class StopAfter(StopRequest):

@@ -21,7 +21,7 @@ from documents import DOCUMENTS, Block, blocks, of_kind, words
 
 import octvideo
 from octvideo.config import load_cfg
-from octvideo.data.synthetic import make_synthetic
+from octvideo.data.synthetic.videos import make_synthetic
 from support import ROOT, load_tool
 
 DOWNLOAD, GPU, CLUSTER = "it downloads weights", "it needs a GPU", "it needs several machines"

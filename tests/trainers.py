@@ -85,11 +85,11 @@ def _train(
     import torch
 
     from octvideo.config import load_cfg
+    from octvideo.distributed import collectives
+    from octvideo.distributed.launcher_env import World
+    from octvideo.distributed.signals import exit_status
     from octvideo.engine import Interrupted, run_train
-    from octvideo.utils import dist
     from octvideo.utils.errors import UserError
-    from octvideo.utils.signals import exit_status
-    from octvideo.utils.world import World
 
     with open(meeting.with_name(f"output-{rank}.log"), "a") as output:
         os.dup2(output.fileno(), 1)
@@ -101,7 +101,7 @@ def _train(
     if world_size > 1:
         store = torch.distributed.FileStore(str(meeting), world_size)
         world = World(rank, world_size, rank, world_size)
-        dist.start(world, store, "gloo", timedelta(seconds=60))
+        collectives.start(world, store, "gloo", timedelta(seconds=60))
     try:
         run_train(load_cfg(cfg_path, opts))
     except Interrupted as interruption:

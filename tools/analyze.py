@@ -15,7 +15,7 @@ from pathlib import Path
 
 import check_install  # noqa: F401
 
-from octvideo.apps.options import at_least
+from octvideo.cli.options import at_least
 from octvideo.utils.console import say
 from octvideo.utils.errors import UserError
 from octvideo.utils.extras import install_command
@@ -45,8 +45,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def run_frequency(args: argparse.Namespace) -> None:
     if bool(args.network) == bool(args.cfg) or bool(args.cfg) != bool(args.checkpoint):
         raise UserError("give --network NAME, or --cfg FILE and --checkpoint FILE")
+    from octvideo.api.create import create_model, load_trained
     from octvideo.apps.analysis import inputs_of, layer_spectra, write_spectra
-    from octvideo.apps.hub import create_model, load_trained
 
     if args.cfg:
         model = load_trained(args.cfg, args.checkpoint)

@@ -143,7 +143,7 @@ def _add_data_commands(commands: argparse._SubParsersAction) -> None:
 def run_complexity(args: argparse.Namespace) -> None:
     cfg = load_cfg(args.cfg, args.opts)
     # Imported when the configuration is known to be sound: a mistyped key is told at once.
-    from octvideo.apps.complexity import complexity_of, format_complexity
+    from octvideo.api.complexity import complexity_of, format_complexity
 
     report = complexity_of(cfg, Path(args.cfg).stem)
     print(json.dumps(report) if args.json else format_complexity(report))
@@ -151,7 +151,7 @@ def run_complexity(args: argparse.Namespace) -> None:
 
 def run_scale(args: argparse.Namespace) -> None:
     cfg = load_cfg(args.cfg, args.opts)
-    from octvideo.apps.scale import Measured, format_scale, scale_table
+    from octvideo.api.scale import Measured, format_scale, scale_table
 
     measured = Measured(args.gpu_clips, args.core_clips, args.file_mb)
     rows = scale_table(cfg, measured, args.gpus, args.gpus_per_node)

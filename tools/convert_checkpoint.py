@@ -19,7 +19,7 @@ from pathlib import Path
 
 import check_install  # noqa: F401
 
-from octvideo.apps.identify import alpha_of, network_of
+from octvideo.api.identify import alpha_of, network_of
 from octvideo.config import dump, load_cfg
 from octvideo.engine import save_checkpoint
 from octvideo.models import build_model

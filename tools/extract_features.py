@@ -16,7 +16,7 @@ from pathlib import Path
 
 import check_install  # noqa: F401
 
-from octvideo.apps.options import (
+from octvideo.cli.options import (
     at_least,
     load_model,
     model_name,
@@ -55,8 +55,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> int:
     videos = videos_of(args)
     model = load_model(args)
-    from octvideo.apps.features import extract_all
-    from octvideo.apps.views import ViewSettings
+    from octvideo.api.features import extract_all
+    from octvideo.api.views import ViewSettings
 
     settings = ViewSettings.of_model(model, args.sampling_rate)
     partial = args.allow_partial or settings.allow_partial

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import check_install  # noqa: F401
 
-from octvideo.data.synthetic import ACTIONS, make_synthetic
-from octvideo.data.synthetic_images import CLASSES, make_synthetic_images
+from octvideo.data.synthetic.images import CLASSES, make_synthetic_images
+from octvideo.data.synthetic.videos import ACTIONS, make_synthetic
 from octvideo.utils.console import say
 
 

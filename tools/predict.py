@@ -14,7 +14,7 @@ import sys
 
 import check_install  # noqa: F401
 
-from octvideo.apps.options import at_least, load_model, model_options, video_options, videos_of
+from octvideo.cli.options import at_least, load_model, model_options, video_options, videos_of
 from octvideo.utils.console import escape_warnings, printable, say
 from octvideo.utils.errors import UserError
 from octvideo.utils.memory import advice_when_out_of_memory
@@ -42,7 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> int:
     videos = videos_of(args)
     model = load_model(args)
-    from octvideo.apps.predict import predict
+    from octvideo.api.predict import predict
     from octvideo.data import VideoError
     from octvideo.utils.errors import NonFiniteError
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import check_install  # noqa: F401
 
-from octvideo.apps.options import at_least
+from octvideo.cli.options import at_least
 from octvideo.utils.console import escape_warnings, say
 
 
@@ -69,9 +69,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
-    from octvideo.data import prepare
     from octvideo.data.labels import class_names
-    from octvideo.data.reencode import Encoding
+    from octvideo.data.prepare import dataset as prepare
+    from octvideo.data.prepare.reencode import Encoding
 
     names = class_names(args.class_names) if args.class_names else None
     if args.tree:

@@ -15,10 +15,10 @@ import check_install  # noqa: F401
 from fvcore.common.config import CfgNode
 
 from octvideo.config import load_cfg
+from octvideo.distributed.launcher_env import launched_world
+from octvideo.distributed.signals import leave_when_preempted
 from octvideo.utils.console import escape_warnings
 from octvideo.utils.errors import UserError
-from octvideo.utils.signals import leave_when_preempted
-from octvideo.utils.world import launched_world
 
 logger = logging.getLogger("octvideo")  # the log of a run; before there is one, the terminal
 

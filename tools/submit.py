@@ -21,9 +21,9 @@ from typing import Any
 import check_install  # noqa: F401
 import run_net
 
+from octvideo.distributed.signals import PREEMPTED
 from octvideo.utils.errors import UserError
 from octvideo.utils.extras import install_command
-from octvideo.utils.signals import PREEMPTED
 
 RUN_NET = Path(__file__).resolve().with_name("run_net.py")
 SIGNAL = "USR1"  # submitit's own choice, SIGUSR2, would end the processes below it

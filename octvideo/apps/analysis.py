@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from octvideo.apps.inference import twin
-from octvideo.apps.predict import load_views
-from octvideo.apps.views import ViewSettings
+from octvideo.api.inference import twin
+from octvideo.api.predict import load_views
+from octvideo.api.views import ViewSettings
 from octvideo.data import VideoError, normalize
 from octvideo.data.pictures import ENDINGS, CentreCrop, read_picture
 from octvideo.models.image import ImageSpec

@@ -26,9 +26,9 @@ from octvideo.apps.turns import Setup, in_turns
 from octvideo.config import get_cfg
 from octvideo.data import VideoReader, build_test_loader, build_train_loader, normalize
 from octvideo.data.loader import EpochSampler
-from octvideo.data.reencode import reencode
-from octvideo.data.scenes import render_clip
-from octvideo.data.synthetic import write_video
+from octvideo.data.prepare.reencode import reencode
+from octvideo.data.synthetic.scenes import render_clip
+from octvideo.data.synthetic.videos import write_video
 from octvideo.data.transforms import training_view
 from octvideo.engine.test import view_batches
 from octvideo.utils.errors import UserError

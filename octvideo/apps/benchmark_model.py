@@ -26,7 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from octvideo.engine.precision import DTYPES, autocast, channels_last, move_model
-from octvideo.layers import fold
+from octvideo.layers import conv3d_as_2d
 from octvideo.models import create_model, optimize_for_inference
 from octvideo.models.image import ImageSpec
 from octvideo.utils.complexity import count
@@ -212,7 +212,7 @@ def _step(subject: Subject) -> Callable[[], Any]:
     """One forward pass, or one training step, on a fixed batch."""
     torch.manual_seed(0)
     device, ours = torch.device(subject.device), subject.variant != "conv3d_eager"
-    fold.enabled = ours
+    conv3d_as_2d.enabled = ours
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     elif ours:

@@ -16,9 +16,9 @@ from av.video.frame import VideoFrame
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from octvideo.data.read.packet_index import open_container
 from octvideo.data.sampling import ClipSampling, crop_offsets
 from octvideo.data.transforms import TrainTransform, random_crop_params, short_side_size
-from octvideo.data.video_index import open_container
 
 MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 

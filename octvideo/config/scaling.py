@@ -4,7 +4,7 @@ import math
 
 from fvcore.common.config import CfgNode
 
-from octvideo.utils.world import launched_world
+from octvideo.distributed.launcher_env import launched_world
 
 # SGD's BASE_LR is 0.1 for 64 clips a step (PySlowFast's recipes), and for 256 pictures (Goyal et
 # al., "Accurate, Large Minibatch SGD").

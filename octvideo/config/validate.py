@@ -11,8 +11,8 @@ from octvideo.config.notation import parse_rand_augment
 from octvideo.config.pyslowfast import IMAGE_DEPTHS, WITHOUT_POOL
 from octvideo.config.scaling import batch_per_process, has_pictures, processes_per_node
 from octvideo.config.values import show
+from octvideo.distributed.launcher_env import launched_world
 from octvideo.utils.errors import UserError
-from octvideo.utils.world import launched_world
 
 
 class ConfigError(UserError):

@@ -1,6 +1,6 @@
 """Videos in: readers, sampling, transforms, data sets and loaders."""
 
-from octvideo.data.guarded import VideoLoader
+from octvideo.data.crash_safe_loader import VideoLoader
 from octvideo.data.kinetics import view
 from octvideo.data.loader import (
     build_test_loader,
@@ -11,7 +11,7 @@ from octvideo.data.loader import (
     read_split,
     usable_cores,
 )
-from octvideo.data.reader import VideoError, VideoReader
+from octvideo.data.read.video import VideoError, VideoReader
 from octvideo.data.transforms import normalize
 
 __all__ = [

@@ -14,7 +14,7 @@ import torch
 
 from octvideo.config.notation import RandAugmentSpec
 from octvideo.data import frame_ops
-from octvideo.data.reader import Convert
+from octvideo.data.read.video import Convert
 from octvideo.data.transforms import TrainTransform, training_view
 
 MAX_MAGNITUDE = 10.0

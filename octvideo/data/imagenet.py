@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from octvideo.data.folders import split_folder
-from octvideo.data.guarded import Watch
+from octvideo.data.crash_safe_loader import Watch
 from octvideo.data.kinetics import VideoList, item_of, read_or_replace
 from octvideo.data.labels import class_names_beside
 from octvideo.data.pictures import ENDINGS, CentreCrop, PictureTransform, read_picture
-from octvideo.data.video_index import VideoError
+from octvideo.data.prepare.folders import split_folder
+from octvideo.data.read.packet_index import VideoError
 from octvideo.utils.errors import UserError
 
 logger = logging.getLogger("octvideo")

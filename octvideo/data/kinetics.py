@@ -13,9 +13,9 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from octvideo.data.augment import Augmentation, augmented_views
-from octvideo.data.guarded import Watch
+from octvideo.data.crash_safe_loader import Watch
 from octvideo.data.lists import VideoList
-from octvideo.data.reader import Decoding, VideoError, VideoReader
+from octvideo.data.read.video import Decoding, VideoError, VideoReader
 from octvideo.data.sampling import ClipSampling, crop_offsets
 from octvideo.data.transforms import TrainTransform, resize_crop, short_side_size
 from octvideo.utils.memory import is_shared_memory_full

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from octvideo.data.folders import VIDEO_ENDINGS
+from octvideo.data.prepare.folders import VIDEO_ENDINGS
 from octvideo.utils.errors import UserError
 
 # What the header of a csv calls its columns; the first of these that it has counts.

@@ -15,9 +15,9 @@ from typing import Literal
 
 import numpy as np
 
-from octvideo.data.folders import first_few
 from octvideo.data.labels import class_names
 from octvideo.data.list_rows import ListFile, Row, is_number, is_video_name
+from octvideo.data.prepare.folders import first_few
 from octvideo.utils.errors import UserError
 
 logger = logging.getLogger("octvideo")

@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 from octvideo.config import batch_per_process, has_pictures, short_side_of_test
 from octvideo.config.notation import parse_rand_augment
 from octvideo.data.augment import Augmentation, RandAugment, RandomErasing
-from octvideo.data.guarded import VideoLoader, Watch
+from octvideo.data.crash_safe_loader import VideoLoader, Watch
 from octvideo.data.imagenet import (
     CentrePictures,
     TrainPictures,
@@ -33,10 +33,10 @@ from octvideo.data.kinetics import (
 from octvideo.data.labels import class_names_beside
 from octvideo.data.lists import UNLABELLED, find_list, names_beside, read_list, warn_of_labels
 from octvideo.data.pictures import CentreCrop, PCANoise, PictureTransform
-from octvideo.data.reader import Decoding, check_backend
+from octvideo.data.read.video import Decoding, check_backend
 from octvideo.data.sampling import ClipSampling
 from octvideo.data.transforms import TrainTransform
-from octvideo.utils.dist import is_main
+from octvideo.distributed.collectives import is_main
 from octvideo.utils.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from octvideo.data import frame_ops
 from octvideo.data.augment import RandAugment, RandomErasing
+from octvideo.data.read.packet_index import VideoError
 from octvideo.data.sampling import crop_offsets
 from octvideo.data.transforms import random_region, short_side_size
-from octvideo.data.video_index import VideoError
 
 # Formats of photographs: the rare ones that Pillow reads too are where its faults are found.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM")

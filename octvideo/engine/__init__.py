@@ -1,7 +1,7 @@
 """Training and testing."""
 
+from octvideo.distributed.preemption import Interrupted
 from octvideo.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from octvideo.engine.interrupt import Interrupted
 from octvideo.engine.launch import launch
 from octvideo.engine.start import check_run
 from octvideo.engine.test import run_test

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from octvideo.distributed.collectives import all_reduce
 from octvideo.layers import Value
-from octvideo.utils.dist import all_reduce
 
 
 class _Statistics:

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from octvideo.distributed.collectives import all_gather_objects, all_reduce, is_main, world_size
 from octvideo.utils.console import printable
-from octvideo.utils.dist import all_gather_objects, all_reduce, is_main, world_size
 from octvideo.utils.errors import UserError
 from octvideo.utils.files import write_whole
 

@@ -24,18 +24,18 @@ from torch.distributed import DistError, Store
 
 from octvideo.config import processes_per_node
 from octvideo.config.defaults import get_cfg, leaf_values
-from octvideo.engine.interrupt import Interrupted
-from octvideo.engine.processes import run_processes
+from octvideo.distributed import collectives
+from octvideo.distributed.launcher_env import World, advice_on_restarts, launched_world
+from octvideo.distributed.local_processes import run_processes
+from octvideo.distributed.preemption import Interrupted
+from octvideo.distributed.rendezvous import CalledOff, Sheet, WorldError, first_line, roll_call
+from octvideo.distributed.signals import exit_status, leave_undisturbed
+from octvideo.distributed.time_limit import ask, end_process_after
 from octvideo.engine.start import check_run, process_device
 from octvideo.engine.test import run_test
 from octvideo.engine.train import run_train
-from octvideo.utils import dist
 from octvideo.utils.errors import UserError
 from octvideo.utils.memory import advice_when_out_of_memory
-from octvideo.utils.patience import ask, end_process_after
-from octvideo.utils.roll_call import CalledOff, Sheet, WorldError, first_line, roll_call
-from octvideo.utils.signals import exit_status, leave_undisturbed
-from octvideo.utils.world import World, advice_on_restarts, launched_world
 
 logger = logging.getLogger("octvideo")
 
@@ -87,12 +87,12 @@ def run(cfg: CfgNode) -> None:
         advice = f"lower TEST.BATCH_SIZE, {cfg.TEST.BATCH_SIZE}"
         with advice_when_out_of_memory("the test", advice):
             run_test(cfg, trained)
-    if not (cfg.TRAIN.ENABLE or cfg.TEST.ENABLE) and dist.is_main():
+    if not (cfg.TRAIN.ENABLE or cfg.TEST.ENABLE) and collectives.is_main():
         logger.warning("TRAIN.ENABLE and TEST.ENABLE are both False: there is nothing to do")
 
 
 def _stopped(interruption: Interrupted) -> int:
-    if dist.is_main():
+    if collectives.is_main():
         text = "Stopped by %s; the same command goes on from the newest checkpoint"
         logger.warning(text, interruption)
     return exit_status(interruption.signum)
@@ -149,8 +149,8 @@ def _run_member(load: Load, world: World) -> int:
         logger.setLevel(logging.WARNING)
         for cfg in configurations:
             run(cfg)
-        dist.barrier()
-        dist.stop()
+        collectives.barrier()
+        collectives.stop()
         return 0
     except Interrupted as interruption:
         status = _stopped(interruption)
@@ -213,15 +213,15 @@ def _meet(configurations: list[CfgNode], problem: str, world: World) -> Store:
     backend = gpus[0].DIST_BACKEND if gpus else "gloo"
     late = f"rank {world.rank} ends: the processes could not be connected within {timeout:g} s"
     with end_process_after(timeout + _ANSWER, 3, late):  # torch, too, asks the store of rank 0
-        dist.start(world, store, backend, timedelta(seconds=timeout))
+        collectives.start(world, store, backend, timedelta(seconds=timeout))
     return store
 
 
 def _leave() -> None:
     """Together: a launcher ends the others when it sees one process end with an error."""
     try:
-        dist.barrier()
-        dist.stop()
+        collectives.barrier()
+        collectives.stop()
     except RuntimeError as error:
         logger.debug("while leaving: %s", error)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from octvideo.utils.dist import all_reduce
+from octvideo.distributed.collectives import all_reduce
 
 
 def top_k_correct(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> Tensor:

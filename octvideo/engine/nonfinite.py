@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from octvideo.utils.dist import all_gather_objects
+from octvideo.distributed.collectives import all_gather_objects
 
 _SHOWN = 64  # videos of a batch that a message names
 

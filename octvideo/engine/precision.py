@@ -13,7 +13,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from octvideo.config import train_precision
-from octvideo.layers import fold
+from octvideo.layers import conv3d_as_2d
 from octvideo.utils.errors import UserError
 from octvideo.utils.memory import keep_freed_memory
 
@@ -117,7 +117,7 @@ def check_device(cfg: CfgNode) -> None:
 
 def prepare_device(cfg: CfgNode, device: torch.device) -> None:
     """Sets the switches of cuDNN, TF32 and memory, and warns of versions with known faults."""
-    fold.enabled = cfg.MODEL.FOLD_CONV3D
+    conv3d_as_2d.enabled = cfg.MODEL.FOLD_CONV3D
     if device.type == "cpu":
         keep_freed_memory()
     if device.type == "cuda":

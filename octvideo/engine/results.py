@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from octvideo.data.lists import UNLABELLED
-from octvideo.utils.dist import all_gather_objects, gather_objects, world_size
+from octvideo.distributed.collectives import all_gather_objects, gather_objects, world_size
 from octvideo.utils.files import whole_file
 
 logger = logging.getLogger("octvideo")

@@ -18,6 +18,14 @@ from torch import nn
 
 from octvideo.config import dump
 from octvideo.data.loader import EpochSampler
+from octvideo.distributed.collectives import (
+    gather_objects,
+    is_main,
+    on_all,
+    on_main,
+    rank,
+    world_size,
+)
 from octvideo.engine.averaging import WeightAverage
 from octvideo.engine.checkpoint import (
     SPLIT,
@@ -38,7 +46,6 @@ from octvideo.engine.checkpoint import (
 from octvideo.engine.meters import TrainMeter
 from octvideo.engine.optim import saved_state
 from octvideo.engine.record import RankState, Record, read_record
-from octvideo.utils.dist import gather_objects, is_main, on_all, on_main, rank, world_size
 from octvideo.utils.errors import UserError
 from octvideo.weights import Weights, load_into, read_weights
 

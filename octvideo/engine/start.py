@@ -11,9 +11,9 @@ from fvcore.common.config import CfgNode
 
 from octvideo.config import check_machine, dump
 from octvideo.data import read_split
+from octvideo.distributed.collectives import local_rank, on_all, on_main, rank
 from octvideo.engine.precision import check_device, prepare_device
 from octvideo.models import build_model
-from octvideo.utils.dist import local_rank, on_all, on_main, rank
 from octvideo.utils.errors import UserError
 from octvideo.utils.files import write_whole
 from octvideo.utils.log import environment_report, setup_logging

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from octvideo.distributed.collectives import all_reduce
+from octvideo.distributed.data_parallel import distribute
 from octvideo.engine.losses import Loss
 from octvideo.engine.meters import TrainMeter, top_k_correct
 from octvideo.engine.mixup import scores_and_labels
 from octvideo.engine.nonfinite import SkippedSteps
-from octvideo.engine.parallel import distribute
 from octvideo.engine.precision import autocast
-from octvideo.utils.dist import all_reduce
 
 # In fp16: a scale of 65536 that is halved so often is gone. A network that gives no finite loss for
 # several batches in a row is gone, too (the scale has no part in a loss).

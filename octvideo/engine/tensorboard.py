@@ -7,7 +7,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from octvideo.utils.dist import is_main
+from octvideo.distributed.collectives import is_main
 
 logger = logging.getLogger("octvideo")
 

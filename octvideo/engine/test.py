@@ -25,6 +25,8 @@ from octvideo.data import (
     view,
 )
 from octvideo.data.lists import UNLABELLED
+from octvideo.distributed.collectives import is_main, on_all, on_main, rank, world_size
+from octvideo.distributed.preemption import StopRequest
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.checkpoint import (
     CheckpointError,
@@ -40,13 +42,11 @@ from octvideo.engine.confusion import (
     write_confusion_matrix,
     write_confusions,
 )
-from octvideo.engine.interrupt import StopRequest
 from octvideo.engine.meters import Clock, readable_time, top_k_correct
 from octvideo.engine.precision import DTYPES, Evaluation, compile_model
 from octvideo.engine.results import ScoreTable, write_predictions
 from octvideo.engine.start import start_run, write_config
 from octvideo.models import build_model, optimize_for_inference
-from octvideo.utils.dist import is_main, on_all, on_main, rank, world_size
 from octvideo.utils.errors import NonFiniteError, UserError
 from octvideo.utils.log import is_terminal, log_json_stats, memory_stats
 from octvideo.weights import Weights, load_into, read_weights

@@ -27,16 +27,17 @@ from octvideo.data import (
     normalization,
     normalize,
 )
+from octvideo.distributed.collectives import is_main, largest, rank, world_size
+from octvideo.distributed.data_parallel import share_buffers, share_weights
+from octvideo.distributed.preemption import Interrupted, StopRequest
+from octvideo.distributed.run_lock import only_training_in
 from octvideo.engine.averaging import WeightAverage, has_finite_statistics, update_bn_statistics
 from octvideo.engine.bad_videos import BadVideos
-from octvideo.engine.interrupt import Interrupted, StopRequest
 from octvideo.engine.losses import build_loss, loss_of_scores
 from octvideo.engine.meters import TrainMeter
 from octvideo.engine.mixup import build_mixup, mixing_generator
 from octvideo.engine.nonfinite import RecentLosses
 from octvideo.engine.optim import build_optimizer, build_schedule, set_lr
-from octvideo.engine.output_lock import only_training_in
-from octvideo.engine.parallel import share_buffers, share_weights
 from octvideo.engine.precision import (
     Evaluation,
     autocast,
@@ -51,7 +52,6 @@ from octvideo.engine.train_log import TrainLog
 from octvideo.engine.validate import validate
 from octvideo.models import build_model
 from octvideo.utils.complexity import count
-from octvideo.utils.dist import is_main, largest, rank, world_size
 from octvideo.utils.errors import UserError
 from octvideo.utils.log import is_terminal
 

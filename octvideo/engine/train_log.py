@@ -12,11 +12,11 @@ from fvcore.common.config import CfgNode
 from tqdm import tqdm
 
 from octvideo.data import usable_cores
+from octvideo.distributed.collectives import is_main
 from octvideo.engine.meters import Clock, loader_bound, readable_time
 from octvideo.engine.run_state import RunState
 from octvideo.engine.step import OptimizerStep
 from octvideo.engine.tensorboard import Curves
-from octvideo.utils.dist import is_main
 from octvideo.utils.log import is_terminal, log_json_stats, memory_stats
 
 logger = logging.getLogger("octvideo")

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from octvideo.distributed.collectives import all_reduce
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.meters import top_k_correct
 from octvideo.engine.precision import Evaluation
-from octvideo.utils.dist import all_reduce
 
 logger = logging.getLogger("octvideo")
 

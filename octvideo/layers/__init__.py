@@ -1,6 +1,6 @@
 """Layers: octave convolution and batch norm, 2D and 3D; multigrid convolution; non-local block."""
 
-from octvideo.layers import fold
+from octvideo.layers import conv3d_as_2d
 from octvideo.layers.mgconv import MGConv2d
 from octvideo.layers.non_local import NonLocal3d
 from octvideo.layers.norm import OctBatchNorm2d, OctBatchNorm3d, synchronize_batch_norm
@@ -26,8 +26,8 @@ __all__ = [
     "OctConv2d",
     "OctConv3d",
     "Value",
+    "conv3d_as_2d",
     "convert",
-    "fold",
     "merge",
     "per_frequency",
     "pool",

@@ -1,9 +1,9 @@
 """Convolutions for inference: batch norm folded in, sum and ReLU done with the convolution.
 
-They work on images or on the frames of videos (see ``octvideo.layers.fold``), in 2D. On a CPU a
-convolution, its sum and its ReLU are one operation of oneDNN, with the weight in the order that it
-likes best; these are the operations that torch.compile generates code with. Elsewhere sum and ReLU
-are done in place.
+They work on images or on the frames of videos (see ``octvideo.layers.conv3d_as_2d``), in 2D. On a
+CPU a convolution, its sum and its ReLU are one operation of oneDNN, with the weight in the order
+that it likes best; these are the operations that torch.compile generates code with. Elsewhere sum
+and ReLU are done in place.
 """
 
 import platform
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octvideo.layers import fold
+from octvideo.layers import conv3d_as_2d
 from octvideo.layers.eager import is_recorded
 from octvideo.layers.octave import OctConv2d, OctConv3d
 from octvideo.layers.value import Value, join_groups, per_frequency, pool, upsample
@@ -86,8 +86,8 @@ class FusedConv(nn.Module):
     def on_video(self, x: Value) -> Any:
         """``forward`` of videos (N, C, T, H, W)."""
         batch, _, num_frames, _, _ = (x if isinstance(x, Tensor) else x[0]).shape
-        y = self(per_frequency(fold.frames, x), num_frames)
-        return per_frequency(lambda y: fold.video(y, batch), y)
+        y = self(per_frequency(conv3d_as_2d.frames, x), num_frames)
+        return per_frequency(lambda y: conv3d_as_2d.video(y, batch), y)
 
 
 def is_fusible(conv: Any) -> bool:
@@ -149,10 +149,10 @@ class _Step(nn.Module):
     ) -> None:
         super().__init__()
         self.view = "images"
-        if weight.ndim == 5 and fold.is_in_space(weight, padding) and stride[0] == 1:
+        if weight.ndim == 5 and conv3d_as_2d.is_in_space(weight, padding) and stride[0] == 1:
             weight = weight.squeeze(2)
             stride, padding, dilation = stride[1:], padding[1:], dilation[1:]
-        elif weight.ndim == 5 and fold.is_in_time(weight, padding) and stride[1:] == (1, 1):
+        elif weight.ndim == 5 and conv3d_as_2d.is_in_time(weight, padding) and stride[1:] == (1, 1):
             self.view, weight = "rows", weight.squeeze(-1)
             stride, padding, dilation = (stride[0], 1), (padding[0], 0), (dilation[0], 1)
         elif weight.ndim == 5:
@@ -171,7 +171,7 @@ class _Step(nn.Module):
             return self._run(x, y)
         batch = x.shape[0] // num_frames
         if self.view == "videos":
-            z = fold.frames(self._conv(fold.video(x, batch)))
+            z = conv3d_as_2d.frames(self._conv(conv3d_as_2d.video(x, batch)))
             return self._finish(z, y)
         z = self._run(_rows(x, batch), None if y is None else _rows(y, batch))
         return z.permute(0, 2, 3, 1).reshape(-1, *x.shape[2:], z.shape[1]).permute(0, 3, 1, 2)

@@ -10,7 +10,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octvideo.layers import fold
+from octvideo.layers import conv3d_as_2d
 from octvideo.layers.eager import is_recorded
 from octvideo.layers.norm import OctBatchNorm3d
 from octvideo.layers.value import Channels, Value, check_value
@@ -63,10 +63,10 @@ class NonLocal3d(nn.Module):
         outer = self.channels.high
         inner = max(outer // 2, 1)
         seen = self.channels.low if self.is_cross else outer
-        self.conv_theta = fold.Conv3d(outer, inner, 1)
-        self.conv_phi = fold.Conv3d(seen, inner, 1)
-        self.conv_g = fold.Conv3d(seen, inner, 1)
-        self.conv_out = fold.Conv3d(inner, outer, 1)
+        self.conv_theta = conv3d_as_2d.Conv3d(outer, inner, 1)
+        self.conv_phi = conv3d_as_2d.Conv3d(seen, inner, 1)
+        self.conv_g = conv3d_as_2d.Conv3d(seen, inner, 1)
+        self.conv_out = conv3d_as_2d.Conv3d(inner, outer, 1)
         self.bn = OctBatchNorm3d(outer, eps=eps, momentum=momentum)
         nn.init.zeros_(self.bn.weight)
 
@@ -106,9 +106,11 @@ class NonLocal3d(nn.Module):
     def _pool(self, x: Tensor) -> Tensor:
         """A map smaller than the window is pooled whole."""
         if is_recorded():
-            return fold.max_pool3d(fold.grown(x, self.pool_size, -math.inf), self.pool_size)
+            return conv3d_as_2d.max_pool3d(
+                conv3d_as_2d.grown(x, self.pool_size, -math.inf), self.pool_size
+            )
         t, h, w = (min(n, size) for n, size in zip(x.shape[2:], self.pool_size, strict=True))
-        return fold.max_pool3d(x, (t, h, w))
+        return conv3d_as_2d.max_pool3d(x, (t, h, w))
 
     def _fold(self, x: Tensor) -> Tensor:
         """(N, C, T, H, W) -> (N * groups, C, T / groups, H, W)."""

@@ -12,7 +12,6 @@ from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo.layers.value import Channels, Value, as_channels, check_value
-from octvideo.utils.dist import world_size
 
 
 class _OctBatchNorm(_BatchNorm):
@@ -51,7 +50,7 @@ class _OctBatchNorm(_BatchNorm):
         """The shapes of the input."""
         check_value(x, self.channels, self.ndim + 2, self)
         momentum = self._count_batch()
-        if self.synchronized and self.training and world_size() > 1:
+        if self.synchronized and self.training and _num_processes() > 1:
             return self._normalize_together(x, momentum)
         value: Any = x
         low = self.channels.low  # rather than the type of x, which torch.fx does not know
@@ -126,6 +125,10 @@ def synchronize_batch_norm(model: nn.Module) -> nn.Module:
     for name, child in model.named_children():
         setattr(model, name, synchronize_batch_norm(child))
     return model
+
+
+def _num_processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def _synchronized(layer: _BatchNorm) -> _OctBatchNorm:

@@ -18,7 +18,7 @@ import torch.fx
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from octvideo.layers import fold
+from octvideo.layers import conv3d_as_2d
 from octvideo.layers.eager import is_eager
 from octvideo.layers.value import (
     Value,
@@ -179,7 +179,7 @@ class _OctConvNd(nn.Module):
             return
         kernel, dilation = self.kernel_size[-2:], self.dilation[-2:]
         sums = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
-        if [before + after for before, after in fold.padding_pairs(self)[-2:]] != sums:
+        if [before + after for before, after in conv3d_as_2d.padding_pairs(self)[-2:]] != sums:
             right = tuple(s // 2 for s in sums)
             advice = f"must be {right}" if sums == [2 * p for p in right] else "must be 'same'"
             padding = self.padding if isinstance(self.padding, str) else self.padding[-2:]
@@ -294,8 +294,8 @@ class _OctConvNd(nn.Module):
     def _conv(
         self, x: Tensor, kernel: Tensor, bias: Tensor | None, stride: tuple[int, ...], groups: int
     ) -> Tensor:
-        conv = fold.conv2d if self.ndim == 2 else fold.conv3d
-        x, padding = fold.padded(x, self)
+        conv = conv3d_as_2d.conv2d if self.ndim == 2 else conv3d_as_2d.conv3d
+        x, padding = conv3d_as_2d.padded(x, self)
         return conv(x, kernel, bias, stride, padding, self.dilation, groups)
 
     def extra_repr(self) -> str:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octvideo.layers import fold
+from octvideo.layers import conv3d_as_2d
 from octvideo.layers.octave import OctConv2d, OctConv3d
 from octvideo.layers.value import Value, check_value, pool, upsample
 
@@ -93,7 +93,7 @@ class _AblatedOctConv:
 
 def _max_pool(x: Tensor) -> Tensor:
     """(..., H, W) -> (..., ceil(H/2), ceil(W/2))."""
-    return fold.per_channel(lambda y: F.max_pool2d(y, 2, ceil_mode=True), x)
+    return conv3d_as_2d.per_channel(lambda y: F.max_pool2d(y, 2, ceil_mode=True), x)
 
 
 class AblatedOctConv2d(_AblatedOctConv, OctConv2d):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from octvideo.layers import fold
+from octvideo.layers import conv3d_as_2d
 from octvideo.layers.eager import is_recorded
 
 Value = Tensor | tuple[Tensor, Tensor]
@@ -75,7 +75,7 @@ def pool(x: Tensor) -> Tensor:
     if x.ndim == 5 and torch.onnx.is_in_onnx_export() and min(map(int, x.shape[-2:])) > 1:
         # Reshaping ties an ONNX record to the size of x; but torch refuses windows beyond the map.
         return F.avg_pool3d(x, (1, 2, 2), **options)
-    return fold.per_channel(lambda y: F.avg_pool2d(y, 2, **options), x)
+    return conv3d_as_2d.per_channel(lambda y: F.avg_pool2d(y, 2, **options), x)
 
 
 def pool_high(x: Value) -> Tensor:
@@ -92,7 +92,7 @@ def upsample(x: Tensor, size: torch.Size) -> Tensor:
         return F.interpolate(x, (*x.shape[2:-2], *size))
     if x.shape[-2:] == size:
         return x
-    return fold.per_channel(lambda y: F.interpolate(y, size), x)
+    return conv3d_as_2d.per_channel(lambda y: F.interpolate(y, size), x)
 
 
 def add_upsampled(x: Tensor, low: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def add_upsampled(x: Tensor, low: Tensor) -> Tensor:
         return x + upsample(low, size)
     if low.shape[-2:] == size:
         return x + low
-    return fold.per_channel(lambda low, x: F.interpolate(low, size).add_(x), low, x)
+    return conv3d_as_2d.per_channel(lambda low, x: F.interpolate(low, size).add_(x), low, x)
 
 
 def join_groups(x_l: Tensor, x_h: Tensor, groups: int) -> Tensor:

@@ -21,8 +21,8 @@ from octvideo.layers import (
     OctConv2d,
     OctConv3d,
     Value,
+    conv3d_as_2d,
     convert,
-    fold,
     merge,
     per_frequency,
     pool_high,
@@ -168,14 +168,14 @@ class Stem(nn.Module):
     ) -> None:
         super().__init__()
         t = temporal_kernel
-        self.conv = fold.Conv3d(
+        self.conv = conv3d_as_2d.Conv3d(
             channels_in, channels_out, (t, 7, 7), (1, 2, 2), (t // 2, 3, 3), bias=False
         )
         self.bn = OctBatchNorm3d(channels_out, eps=eps, momentum=momentum)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, T, H, W) -> (N, C, T, H/4, W/4)."""
-        x = fold.max_pool3d(self.bn(self.conv(x)), (1, 3, 3), (1, 2, 2), (0, 1, 1))
+        x = conv3d_as_2d.max_pool3d(self.bn(self.conv(x)), (1, 3, 3), (1, 2, 2), (0, 1, 1))
         return F.relu(x, inplace=True)  # after the pool it does the same to a quarter of the values
 
 
@@ -262,12 +262,12 @@ class Head(nn.Module):
         if is_recorded():
             return _pool_any_size(x, window)
         t, h, w = (min(n, size) for n, size in zip(window, x.shape[2:], strict=True))
-        return fold.avg_pool3d(x, (t, h, w))
+        return conv3d_as_2d.avg_pool3d(x, (t, h, w))
 
 
 def _pool_any_size(x: Tensor, window: tuple[int, int, int]) -> Tensor:
     """The same in operations that a recorded network can be run with at every size."""
-    y = fold.avg_pool3d(fold.grown(x, window, 0.0), window)
+    y = conv3d_as_2d.avg_pool3d(conv3d_as_2d.grown(x, window, 0.0), window)
     for n, size in zip(x.shape[2:], window, strict=True):
         if int(n) < size:
             y = y * (size / (n.clamp(max=size) if isinstance(n, Tensor) else n))

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from octvideo.layers import (
     NonLocal3d,
     Value,
+    conv3d_as_2d,
     convert,
-    fold,
     per_frequency,
     pool_high,
 )
@@ -89,7 +89,7 @@ class _FusedStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, T, H, W) -> (N, C, T, H/4, W/4)."""
         y = self.conv.on_video(x)
-        return fold.max_pool3d(y, (1, 3, 3), (1, 2, 2), (0, 1, 1)).relu_()
+        return conv3d_as_2d.max_pool3d(y, (1, 3, 3), (1, 2, 2), (0, 1, 1)).relu_()
 
 
 class _FusedBlock(nn.Module):
@@ -110,7 +110,7 @@ class _FusedBlock(nn.Module):
     def forward(self, x: Value) -> Value:
         """(N, dim_in, T, H, W) -> (N, dim_out, T, H/stride, W/stride)."""
         batch, _, num_frames, _, _ = (x if isinstance(x, Tensor) else x[0]).shape
-        x = per_frequency(fold.frames, x)
+        x = per_frequency(conv3d_as_2d.frames, x)
         first, *middle, last = self.branch2
         pooled = None
         if self.branch1 is not None and first.needs_pooled:
@@ -122,7 +122,7 @@ class _FusedBlock(nn.Module):
             shortcut = self.branch1(x, num_frames, pooled=pooled)
         else:
             shortcut = per_frequency(dense, convert(x, self.dim_out))
-        return per_frequency(lambda y: fold.video(y, batch), last(y, num_frames, shortcut))
+        return per_frequency(lambda y: conv3d_as_2d.video(y, batch), last(y, num_frames, shortcut))
 
 
 class _FusedFuse(nn.Module):

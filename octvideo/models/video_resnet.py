@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from octvideo.layers import Channels, NonLocal3d, Value, fold, per_frequency
+from octvideo.layers import Channels, NonLocal3d, Value, conv3d_as_2d, per_frequency
 from octvideo.layers.octave_ablation import ablate
 from octvideo.models.blocks import BlockSpec, Head, Pathways, ResBlock, Stem, init_weights
 from octvideo.models.spec import TEMPORAL_KERNELS, ResNetSpec
@@ -96,7 +96,7 @@ class VideoResNet(nn.Module):
 
     def _pool_time(self, xs: list[Value]) -> list[Value]:
         return [
-            per_frequency(lambda x, size=size: fold.max_pool3d(x, (size, 1, 1)), x)
+            per_frequency(lambda x, size=size: conv3d_as_2d.max_pool3d(x, (size, 1, 1)), x)
             if size > 1
             else x
             for x, size in zip(xs, self.temporal_pools, strict=True)

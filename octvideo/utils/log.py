@@ -12,8 +12,8 @@ import torch
 from tqdm import tqdm
 
 from octvideo import __version__
+from octvideo.distributed.collectives import is_main
 from octvideo.utils.console import PrintableFormatter
-from octvideo.utils.dist import is_main
 from octvideo.utils.errors import UserError
 
 LOGGER_NAME = "octvideo"

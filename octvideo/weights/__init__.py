@@ -1,6 +1,7 @@
 """Checkpoints of other projects: read safely, under our names, into our models."""
 
-from octvideo.weights.files import CheckpointError, sha256_of, verify_sha256
+from octvideo.weights.formats.files import CheckpointError, sha256_of, verify_sha256
+from octvideo.weights.formats.torch_file import check_state, read_torch
 from octvideo.weights.inflate import inflate
 from octvideo.weights.load import (
     KINDS,
@@ -13,7 +14,6 @@ from octvideo.weights.load import (
     low_channels_of,
     read_weights,
 )
-from octvideo.weights.torch_file import check_state, read_torch
 
 __all__ = [
     "KINDS",

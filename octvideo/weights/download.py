@@ -22,7 +22,7 @@ from iopath.common.file_io import file_lock
 from tqdm import tqdm
 
 from octvideo.utils.errors import UserError
-from octvideo.weights.files import CheckpointError, file_format, sha256_of, verify_sha256
+from octvideo.weights.formats.files import CheckpointError, file_format, sha256_of, verify_sha256
 
 logger = logging.getLogger("octvideo")
 

@@ -12,15 +12,15 @@ from torch import Size, Tensor, nn
 from octvideo.config import cfg_of_checkpoint
 from octvideo.layers import OctBatchNorm2d, OctBatchNorm3d
 from octvideo.weights.download import fetch, is_address
-from octvideo.weights.files import CheckpointError, DamagedFile, file_format
+from octvideo.weights.formats.files import CheckpointError, DamagedFile, file_format
+from octvideo.weights.formats.safetensors_file import read_safetensors
+from octvideo.weights.formats.torch_file import check_state, read_torch
 from octvideo.weights.inflate import as_images, has_one_frame, is_2d, is_resnet2d, resnet2d_names
 from octvideo.weights.inflate import inflate as inflate_kernels
-from octvideo.weights.mxnet_names import read_octconv
-from octvideo.weights.names import common_prefix, find_state, without_prefix
-from octvideo.weights.pyslowfast import read_caffe2
-from octvideo.weights.pytorchvideo import is_pytorchvideo, pytorchvideo_names
-from octvideo.weights.safetensors_file import read_safetensors
-from octvideo.weights.torch_file import check_state, read_torch
+from octvideo.weights.names.mxnet_names import read_octconv
+from octvideo.weights.names.prefixes import common_prefix, find_state, without_prefix
+from octvideo.weights.names.pyslowfast import read_caffe2
+from octvideo.weights.names.pytorchvideo import is_pytorchvideo, pytorchvideo_names
 from octvideo.weights.zoo import zoo_address
 
 logger = logging.getLogger("octvideo")

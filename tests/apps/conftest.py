@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from octvideo.config import load_cfg
-from octvideo.data.synthetic import make_synthetic
+from octvideo.data.synthetic.videos import make_synthetic
 from octvideo.models import build_model
 from support import ROOT, liven
 

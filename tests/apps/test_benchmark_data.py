@@ -10,8 +10,8 @@ import torch
 from octvideo.apps import benchmark_data, naive_data
 from octvideo.data import VideoReader
 from octvideo.data.sampling import ClipSampling
-from octvideo.data.scenes import render_clip
-from octvideo.data.synthetic import write_video
+from octvideo.data.synthetic.scenes import render_clip
+from octvideo.data.synthetic.videos import write_video
 from octvideo.utils.errors import UserError
 
 TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from octvideo.apps.views import ViewSettings
+from octvideo.api.views import ViewSettings
 from octvideo.config import (
     ConfigError,
     cfg_of_checkpoint,

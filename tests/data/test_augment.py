@@ -14,7 +14,7 @@ from octvideo.data.augment import (
     RandomErasing,
     augmented_views,
 )
-from octvideo.data.reader import Convert
+from octvideo.data.read.video import Convert
 from octvideo.data.transforms import TrainTransform, normalize, training_view
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from octvideo.data.synthetic import write_video
+from octvideo.data.synthetic.videos import write_video
 from support import ROOT
 
 pytestmark = [

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from octvideo.config.notation import RandAugmentSpec
-from octvideo.data import VideoReader, reader, view
+from octvideo.data import VideoReader, view
 from octvideo.data.augment import Augmentation, RandAugment, RandomErasing
 from octvideo.data.kinetics import (
     CentreClips,
@@ -20,9 +20,10 @@ from octvideo.data.kinetics import (
     collate_clips,
 )
 from octvideo.data.lists import read_list
-from octvideo.data.reader import Convert
+from octvideo.data.read import video as reader
+from octvideo.data.read.video import Convert
 from octvideo.data.sampling import ClipSampling, crop_offsets, view_start
-from octvideo.data.synthetic import write_video
+from octvideo.data.synthetic.videos import write_video
 from octvideo.data.transforms import TrainTransform
 
 SAMPLING = ClipSampling(num_frames=4, sampling_rate=4)

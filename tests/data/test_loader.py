@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 
-from octvideo.apps.views import ViewSettings
+from octvideo.api.views import ViewSettings
 from octvideo.config import get_cfg, load_cfg
 from octvideo.config.notation import RandAugmentSpec
 from octvideo.data import build_test_loader, build_train_loader, build_val_loader, normalization
 from octvideo.data.kinetics import view
 from octvideo.data.loader import EpochSampler
-from octvideo.data.reader import VideoReader
+from octvideo.data.read.video import VideoReader
 from octvideo.data.sampling import ClipSampling
-from octvideo.data.synthetic import write_video
+from octvideo.data.synthetic.videos import write_video
 from octvideo.utils.errors import UserError
 
 NUM_VIDEOS = 7

@@ -13,7 +13,7 @@ from octvideo.utils.memory import advice_when_out_of_memory
 SCRIPT = """
 import json, logging, sys
 import torch
-from octvideo.data.guarded import VideoLoader, Watch
+from octvideo.data.crash_safe_loader import VideoLoader, Watch
 from octvideo.data.kinetics import collate_clips
 
 class Videos(list):

@@ -8,7 +8,7 @@ import torch
 from jobs import CFG, RUN_NET, free_port, results, started, weights_of
 
 from octvideo.config import load_cfg
-from octvideo.data.synthetic import make_synthetic
+from octvideo.data.synthetic.videos import make_synthetic
 from support import ROOT
 
 

@@ -14,12 +14,12 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from octvideo.config import load_cfg
 from octvideo.data import kinetics
-from octvideo.data import reader as reader_module
-from octvideo.data.synthetic import write_video
+from octvideo.data.read import video as reader_module
+from octvideo.data.synthetic.videos import write_video
+from octvideo.distributed.preemption import StopRequest
 from octvideo.engine import run_test, run_train, train
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
-from octvideo.engine.interrupt import StopRequest
 from octvideo.models import build_model
 from octvideo.utils.errors import UserError
 from octvideo.utils.log import log_json_stats

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from octvideo.config import load_cfg
+from octvideo.distributed.data_parallel import distribute
+from octvideo.distributed.preemption import StopRequest
 from octvideo.engine import (
     checkpoint,
     load_checkpoint,
@@ -20,8 +22,6 @@ from octvideo.engine import (
     train_log,
 )
 from octvideo.engine.checkpoint import checkpoint_path, save_checkpoint
-from octvideo.engine.interrupt import StopRequest
-from octvideo.engine.parallel import distribute
 from octvideo.engine.precision import channels_last, move_model
 from octvideo.engine.results import ScoreTable
 from octvideo.models import build_model, create_model

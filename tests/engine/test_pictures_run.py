@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from octvideo.config import load_cfg
-from octvideo.data.synthetic_images import CLASSES, make_synthetic_images
+from octvideo.data.synthetic.images import CLASSES, make_synthetic_images
 from octvideo.engine import load_checkpoint, run_test, run_train
 from support import ROOT
 

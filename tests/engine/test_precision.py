@@ -9,10 +9,10 @@ from stopping import StopAfter
 from torch import nn
 
 from octvideo.config import dump, load_cfg
+from octvideo.distributed.preemption import Interrupted
 from octvideo.engine import load_checkpoint, run_test, run_train, save_checkpoint
 from octvideo.engine.averaging import has_finite_statistics, update_bn_statistics
 from octvideo.engine.checkpoint import list_checkpoints
-from octvideo.engine.interrupt import Interrupted
 from octvideo.engine.meters import TrainMeter
 from octvideo.engine.precision import Evaluation, autocast, compile_model, known_faults
 from octvideo.engine.start import check_run, start_run

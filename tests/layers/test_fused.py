@@ -5,7 +5,7 @@ import torch
 from eq4 import Case, all_cases, both_dims, make_input
 from torch import Tensor, nn
 
-from octvideo.layers import OctBatchNorm2d, OctBatchNorm3d, OctConv2d, fold, per_frequency
+from octvideo.layers import OctBatchNorm2d, OctBatchNorm3d, OctConv2d, conv3d_as_2d, per_frequency
 from octvideo.layers.fused import FusedConv, folded
 
 NORMS = {2: OctBatchNorm2d, 3: OctBatchNorm3d}
@@ -22,7 +22,7 @@ def norm_of(channels: tuple[int, int], ndim: int) -> nn.Module:
 def as_pictures(x: Tensor) -> Tensor:
     """Images in channels-last memory, or the frames of videos."""
     if x.ndim == 5:
-        return fold.frames(x)
+        return conv3d_as_2d.frames(x)
     return x.contiguous(memory_format=torch.channels_last)
 
 

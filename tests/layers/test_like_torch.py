@@ -10,7 +10,7 @@ from eq4 import CASES, LAYERS, Case, both_dims, make_input, parts
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from octvideo.layers import OctBatchNorm2d, OctBatchNorm3d, OctConv2d, OctConv3d, fold
+from octvideo.layers import OctBatchNorm2d, OctBatchNorm3d, OctConv2d, OctConv3d, conv3d_as_2d
 from octvideo.models import create_model
 
 PLAIN = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -58,7 +58,7 @@ def test_padding_of_plain_layers(options: dict, ndim: int) -> None:
     options = {"kernel_size": 3, **options}
     plain = PLAIN[ndim](4, 6, **options).double()
     x = torch.randn(2, 4, *(7,) * ndim, dtype=torch.double)
-    own = [LAYERS[ndim](4, 6, **options)] + [fold.Conv3d(4, 6, **options)] * (ndim == 3)
+    own = [LAYERS[ndim](4, 6, **options)] + [conv3d_as_2d.Conv3d(4, 6, **options)] * (ndim == 3)
     for layer in own:
         layer.double().load_state_dict(plain.state_dict())
         torch.testing.assert_close(layer(x), plain(x))

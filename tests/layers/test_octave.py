@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from octvideo.layers import Channels, OctConv3d, fold, merge, per_frequency
+from octvideo.layers import Channels, OctConv3d, conv3d_as_2d, merge, per_frequency
 from octvideo.layers.value import pool
 
 PLAIN = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -193,7 +193,7 @@ def test_alpha_zero_is_the_plain_layer_bit_for_bit(options: dict, ndim: int) -> 
         y.square().sum().backward()
         return [y.detach(), x_own.grad, *[p.grad.clone() for p in module.parameters()]]
 
-    with fold.disabled():
+    with conv3d_as_2d.disabled():
         for want, got in zip(results(plain), results(layer), strict=True):
             assert torch.equal(want, got)
     for want, got in zip(results(plain), results(layer), strict=True):
@@ -205,7 +205,7 @@ def test_temporal_arguments_of_the_plain_layer() -> None:
     layer = OctConv3d(4, 6, (5, 7, 7), (1, 2, 2), (2, 3, 3))
     layer.load_state_dict(plain.state_dict())
     x = torch.randn(1, 4, 4, 12, 13)
-    with fold.disabled():
+    with conv3d_as_2d.disabled():
         assert torch.equal(layer(x), plain(x))
     torch.testing.assert_close(layer(x), plain(x))
 

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import octvideo
 from octvideo import create_model, optimize_for_inference
-from octvideo.layers import NonLocal3d, fold
+from octvideo.layers import NonLocal3d, conv3d_as_2d
 from octvideo.models import ResNetSpec, VideoResNet
 from octvideo.models.spec import NL5, NonLocalPlacement, OctavePlacement
 from support import VIDEO_MODELS
@@ -139,7 +139,7 @@ def test_folding_changes_a_network_by_rounding_alone() -> None:
         model = small(name, alpha, (2, 3, 4))
         x = clip_of(model, (64, 64))
         want = logits(model, x)
-        with fold.disabled():
+        with conv3d_as_2d.disabled():
             got = logits(model, x)
         assert (got - want).abs().max() <= 1e-5 * want.abs().max()
 

@@ -13,7 +13,7 @@ import pytest
 from zoo_files import python2_pickle, python3_pickle
 
 from octvideo.weights import CheckpointError, read_weights
-from octvideo.weights.array_pickle import read_blobs
+from octvideo.weights.formats.array_pickle import read_blobs
 
 RNG = np.random.default_rng(0)
 BLOBS = {

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from octvideo.config import ConfigError, load_cfg
-from octvideo.data.synthetic import write_video
+from octvideo.data.synthetic.videos import write_video
 from octvideo.models import create_model
 from support import ROOT
 
@@ -31,8 +31,8 @@ READ = """
 import resource, sys
 from pathlib import Path
 import av, numpy, torch, safetensors.torch
-from octvideo.apps.features import _join
-from octvideo.apps.hub import create_model, load_trained
+from octvideo.api.features import _join
+from octvideo.api.create import create_model, load_trained
 from octvideo.config import load_cfg
 from octvideo.data.labels import class_names_beside
 from octvideo.data import VideoError, VideoReader

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octvideo.weights import CheckpointError
-from octvideo.weights.mxnet import read_mxnet, write_mxnet
+from octvideo.weights.formats.mxnet import read_mxnet, write_mxnet
 
 TYPES = {"f4": 0, "f8": 1, "f2": 2, "u1": 3, "i4": 4, "i1": 5, "i8": 6}
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from octvideo import create_model
 from octvideo.layers import OctBatchNorm2d, OctConv2d
 from octvideo.weights import CheckpointError, load_into, read_weights
-from octvideo.weights.mxnet import write_mxnet
-from octvideo.weights.mxnet_names import join_frequencies, octconv_names
+from octvideo.weights.formats.mxnet import write_mxnet
+from octvideo.weights.names.mxnet_names import join_frequencies, octconv_names
 
 NAMES = {
     "symbol": ("arg:L3_B01_conv1_conv-{}_weight", "{}:L3_B01_conv1_bn-{}_{}", "moving"),

@@ -15,12 +15,12 @@ from mxnet_reference import reference_logits
 from test_mxnet_resnets import NETWORKS as RESNETS
 
 from octvideo import create_model
-from octvideo.apps.hub import load_trained
-from octvideo.apps.identify import alpha_of, network_of
+from octvideo.api.create import load_trained
+from octvideo.api.identify import alpha_of, network_of
 from octvideo.utils.complexity import count
 from octvideo.weights import Weights, load_into, read_weights
-from octvideo.weights.mxnet import write_mxnet
-from octvideo.weights.mxnet_names import octconv_low_channels, octconv_state
+from octvideo.weights.formats.mxnet import write_mxnet
+from octvideo.weights.names.mxnet_names import octconv_low_channels, octconv_state
 from support import ROOT, load_tool
 
 #   the authors' network: our name, alpha

@@ -6,8 +6,8 @@ import pytest
 from zoo_files import NAMES, names
 
 from octvideo.weights.inflate import resnet2d_names
-from octvideo.weights.pyslowfast import caffe2_name
-from octvideo.weights.pytorchvideo import pytorchvideo_names
+from octvideo.weights.names.pyslowfast import caffe2_name
+from octvideo.weights.names.pytorchvideo import pytorchvideo_names
 
 CAFFE2_MODELS = ("I3D_8x8_R50", "I3D_NLN_8x8_R50", "SLOWFAST_8x8_R50")
 PTV_MODELS = (

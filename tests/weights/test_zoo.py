@@ -15,7 +15,7 @@ from mxnet_reference import reference_logits
 from resnet2d import random_resnet2d
 
 import octvideo
-from octvideo.apps import hub
+from octvideo.api import create
 from octvideo.apps.zoo_page import zoo_page
 from octvideo.config import load_cfg
 from octvideo.data.labels import class_names
@@ -24,8 +24,8 @@ from octvideo.models.build import IMAGE_MODELS
 from octvideo.utils.errors import UserError
 from octvideo.weights import zoo
 from octvideo.weights.download import cached_path
+from octvideo.weights.formats.mxnet import write_mxnet
 from octvideo.weights.inflate import resnet2d_names
-from octvideo.weights.mxnet import write_mxnet
 from octvideo.weights.zoo import ZooEntry, list_pretrained, zoo_entries, zoo_entry
 from support import ROOT
 
@@ -257,7 +257,7 @@ def test_a_path_that_is_no_file(tmp_path):
 def test_an_entry_that_is_octave(local_zoo):
     source = tiny(octave_alpha=0.25)
     local_zoo("mine", source, options={**TINY, "octave_alpha": 0.25})
-    for model in (octvideo.create_model("i3d_r50", pretrained="mine"), hub.load_zoo("mine")):
+    for model in (octvideo.create_model("i3d_r50", pretrained="mine"), create.load_zoo("mine")):
         assert model.spec.octave.alpha == 0.25
         assert same(model, source)
     vanilla = octvideo.create_model("i3d_r50", octave_alpha=0.0, pretrained="mine")
@@ -295,11 +295,11 @@ def test_networks_of_pictures(local_zoo, tmp_path):
             "slowfast_r50", pretrained=tmp_path / "resnet50.pth", width_per_group=8
         )
     with pytest.raises(UserError, match="r50_in1k_pysf is a network of pictures"):
-        hub.load_zoo("r50_in1k_pysf")
+        create.load_zoo("r50_in1k_pysf")
 
 
 def test_predict_by_name(local_zoo, tmp_path):
-    from octvideo.data.synthetic import make_synthetic
+    from octvideo.data.synthetic.videos import make_synthetic
 
     make_synthetic(tmp_path / "set", num_train=1, num_val=0, num_test=0, seconds=(1, 1))
     [video] = (tmp_path / "set").rglob("*.mp4")

@@ -1,0 +1,1 @@
+"""What ``import octvideo`` gives: models with weights, predictions, features."""

@@ -1,0 +1,165 @@
+"""Features of many videos, written one file a video, so that the work can be taken up again."""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+from tqdm import tqdm
+
+from octvideo.api.predict import check_finite, features_of, views_of
+from octvideo.api.views import ViewSettings
+from octvideo.data.crash_safe_loader import VideoLoader, Watch
+from octvideo.utils.console import printable, say
+from octvideo.utils.errors import NonFiniteError, UserError
+from octvideo.utils.files import whole_file, write_whole
+
+logger = logging.getLogger("octvideo")
+
+_SETTINGS = "features.json"
+_MAX_NAME_BYTES = 251  # a file system allows 255, with .npz
+
+
+def extract_all(
+    videos: Sequence[str],
+    model: nn.Module,
+    settings: ViewSettings,
+    out: Path,
+    *,
+    model_name: str = "",
+    fast: bool = False,
+    per_view: bool = False,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    timeout: float = 120.0,
+) -> list[tuple[str, str]]:
+    """Writes the features of every video; those that are there already are left alone.
+
+    Into a folder ``out``, ``path/of/video.mp4.npz`` each (`feature_path`), or, where ``out`` ends
+    in .npz, into that one file when all are done: features (N, C) or (N, views, C), and paths.
+    Every .npz of a video has features, float32 (C,) or (views, C), and path.
+
+    Args:
+        model_name: tells this model from others; a folder holds the features of one model.
+        num_workers: processes that decode. Without, a decoder that hangs or crashes does so here.
+        timeout: seconds that one of them may take for a video.
+
+    Returns:
+        (path, reason) of each video that could not be read, or whose features are not finite or
+        have no place (a path too long).
+
+    Raises:
+        UserError: ``out`` holds features of another model or other settings; no video is readable.
+    """
+    videos = list(dict.fromkeys(videos))
+    single = out.suffix == ".npz"
+    folder = out.with_name(f"{out.name}.parts") if single else out
+    what = {"model": model_name, "fast": fast, "per_view": per_view, **asdict(settings)}
+    _claim(folder, json.loads(json.dumps(what)))
+    targets = {video: feature_path(video, folder) for video in videos}
+    missing = [video for video in videos if _saved_features(targets[video]) is None]
+    if len(missing) < len(videos):
+        logger.info("%d of %d videos are done already", len(videos) - len(missing), len(videos))
+    bad: list[tuple[str, str]] = []
+
+    def leave_out(video: str, reason: str) -> None:
+        bad.append((video, reason))
+        with tqdm.external_write_mode():  # above the progress bar
+            say(f"{printable(video)}: {printable(reason)}")
+
+    watch = Watch(num_workers, timeout)
+    items = _items(missing, settings, fast, watch, num_workers)
+    for item in tqdm(items, total=len(missing), unit="video", disable=None):
+        video = missing[item["index"]]
+        if item["bad"]:
+            leave_out(video, item["bad"][0][1])
+            continue
+        features = features_of(item, model, settings, batch_size)
+        try:
+            check_finite(features, "features", video)
+        except NonFiniteError as error:
+            leave_out(video, str(error).removeprefix(f"{video}: "))
+            continue
+        features = features if per_view else features.mean(axis=0)
+        try:
+            with whole_file(targets[video]) as part, open(part, "wb") as file:
+                np.savez(file, features=features, path=video)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            leave_out(video, f"{error.strerror}: {targets[video]}")
+    if single:
+        _join([(video, targets[video]) for video in videos], out)
+    return bad
+
+
+def feature_path(video: str, folder: Path) -> Path:
+    """Where the features of a video go: the video's whole path below ``folder``, plus .npz.
+
+    A name too long for that ends in its SHA-256 instead.
+    """
+    inside = os.path.relpath(os.path.abspath(video), os.path.abspath(os.sep))
+    head, name = os.path.split(inside)
+    if len(os.fsencode(name)) > _MAX_NAME_BYTES:
+        digest = hashlib.sha256(os.fsencode(name)).hexdigest()
+        name = os.fsdecode(os.fsencode(name)[: _MAX_NAME_BYTES - 65]) + f"-{digest}"
+    return folder / head / f"{name}.npz"
+
+
+def _saved_features(path: Path) -> np.ndarray | None:
+    """The features of a file; None where there is none, or it is damaged and to be made again."""
+    if not os.path.exists(path):  # also a name too long for any file
+        return None
+    try:
+        with np.load(path) as saved:
+            return saved["features"]
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        logger.warning("%s is damaged (%s) and is made again", path, error)
+        return None
+
+
+def _items(
+    videos: Sequence[str], settings: ViewSettings, fast: bool, watch: Watch, num_workers: int
+) -> Iterator[dict[str, Any]]:
+    if not videos:
+        return
+    yield from VideoLoader(
+        views_of(videos, settings, fast, watch),
+        range(len(videos)),
+        num_workers,
+        batch_size=None,
+        prefetch_factor=1 if num_workers else None,
+    )
+
+
+def _claim(folder: Path, wanted: dict[str, Any]) -> None:
+    path = folder / _SETTINGS
+    if not path.exists():
+        write_whole(path, json.dumps(wanted, indent=2) + "\n")
+        return
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): choose another folder") from error
+    if differ := [key for key in wanted if found.get(key) != wanted[key]]:
+        raise UserError(
+            f"{folder} holds features made in another way: "
+            + "; ".join(f"{key} {found.get(key)!r}, now {wanted[key]!r}" for key in differ)
+            + ". Choose another folder"
+        )
+
+
+def _join(parts: Sequence[tuple[str, Path]], out: Path) -> None:
+    found = {video: saved for video, part in parts if (saved := _saved_features(part)) is not None}
+    if not found:
+        raise UserError(f"there is nothing to write to {out}: no video could be read")
+    with whole_file(out) as part, open(part, "wb") as file:
+        np.savez(file, features=np.stack(list(found.values())), paths=list(found))

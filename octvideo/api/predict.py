@@ -1,0 +1,235 @@
+"""A model on one video, an image network on one picture: the likeliest classes, or the features."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from octvideo.api.create import checkpoints_of, load
+from octvideo.api.inference import Features, in_evaluation, optimized
+from octvideo.api.views import ViewSettings
+from octvideo.data import VideoError, normalize
+from octvideo.data.crash_safe_loader import Watch
+from octvideo.data.imagenet import CentrePictures
+from octvideo.data.kinetics import CentreClips, TestViews, VideoList
+from octvideo.data.labels import class_names as read_class_names
+from octvideo.data.pictures import is_picture
+from octvideo.data.read.video import Decoding, check_backend
+from octvideo.engine.precision import Evaluation
+from octvideo.engine.test import view_batches
+from octvideo.utils.errors import NonFiniteError, UserError
+
+Video = str | os.PathLike[str]
+Model = str | os.PathLike[str] | nn.Module
+
+
+def predict(
+    video: Video,
+    model: Model,
+    *,
+    fast: bool = False,
+    topk: int = 5,
+    class_names: Sequence[str] | str | Path | None = None,
+    sampling_rate: int | None = None,
+    settings: ViewSettings | None = None,
+    batch_size: int = 8,
+    allow_partial: bool = False,
+) -> list[tuple[str, float]]:
+    """The likeliest classes of a video, best first: [(label, score), ...].
+
+    The score is the mean over the views (or maximum, where the configuration says so) of what the
+    model gives in evaluation: with softmax, a probability.
+
+    Args:
+        video: a file; of an image network, a picture or a video.
+        model: what ``load`` takes (the folder of a training run, a checkpoint, or a name of
+            ``list_pretrained()``), or a model, which is used on the device where it is.
+        fast: one view, the centre crop of the clip in the middle, instead of all (10 x 3). A
+            picture has one view anyway, that of a test on pictures.
+        class_names: in label order, "kinetics400", "kinetics600" or a file of names (text or
+            JSON). Without, those that came with the weights; where none did, labels are texts such
+            as "class 17".
+        sampling_rate: distance of a clip's frames at 30 a second; None: what the model knows.
+        settings: all settings of the views, in place of what the model knows.
+        batch_size: views in a forward pass.
+        allow_partial: of a damaged video, use the frames that decode. A warning of the logger
+            "octvideo" says which are left out.
+
+    Raises:
+        VideoError: the video can not be read; names the file.
+        UserError: no such model, unknown sampling rate, or another number of class names.
+        NonFiniteError: the scores are nan or inf; names the file.
+        ValueError: batch_size is below 1.
+    """
+    model = _model(model)
+    settings = settings or ViewSettings.of_model(model, sampling_rate)
+    settings = replace(settings, allow_partial=allow_partial or settings.allow_partial)
+    scores = _ensemble(view_scores(video, model, settings, fast, batch_size), settings)
+    check_finite(scores, "scores", video)
+    names = _names(model, class_names, len(scores))
+    best = np.argsort(-scores, kind="stable")[: max(topk, 0)]
+    return [(names[label] if names else f"class {label}", float(scores[label])) for label in best]
+
+
+def extract_features(
+    video: Video,
+    model: Model,
+    *,
+    fast: bool = False,
+    per_view: bool = False,
+    sampling_rate: int | None = None,
+    settings: ViewSettings | None = None,
+    batch_size: int = 8,
+    allow_partial: bool = False,
+) -> np.ndarray:
+    """What the last layer of a model sees, averaged over positions: float32 (C,).
+
+    The mean over the views; ``per_view``: (num_clips * num_crops, C), view index = clip *
+    num_crops + crop. Other arguments and errors as in `predict`.
+    """
+    model = _model(model)
+    settings = settings or ViewSettings.of_model(model, sampling_rate)
+    settings = replace(settings, allow_partial=allow_partial or settings.allow_partial)
+    features = features_of(load_views(video, settings, fast), model, settings, batch_size)
+    check_finite(features, "features", video)
+    return features if per_view else features.mean(axis=0)
+
+
+def view_scores(
+    video: Video, model: nn.Module, settings: ViewSettings, fast: bool = False, batch_size: int = 8
+) -> np.ndarray:
+    """What the model gives for each view: float32 (views, classes), as the table of a test."""
+    model = optimized(model, settings.precision)
+    return run_views(model, load_views(video, settings, fast), settings, batch_size)
+
+
+def features_of(
+    item: dict[str, Any], model: nn.Module, settings: ViewSettings, batch_size: int = 8
+) -> np.ndarray:
+    """What the last layer sees for each view of an item: float32 (views, C)."""
+    model = in_evaluation(optimized(model, settings.precision))
+    return run_views(Features(model), item, settings, batch_size)
+
+
+def load_views(video: Video, settings: ViewSettings, fast: bool = False) -> dict[str, Any]:
+    """The decoded views of a file, an item of TestViews, (fast) CentreClips or CentrePictures."""
+    item = views_of([video], settings, fast)[0]
+    if item["bad"]:
+        raise VideoError(*item["bad"][0])
+    return item
+
+
+def views_of(
+    videos: Sequence[Video], settings: ViewSettings, fast: bool, watch: Watch | None = None
+) -> "CentreClips | TestViews | _PicturesAndVideos":
+    """The views of several files as a data set; unreadable ones are items with ``bad``.
+
+    Of an image network, a picture has the one view of a test, and a video those of videos.
+    """
+    try:
+        check_backend(settings.backend)
+    except ImportError as error:
+        raise UserError(str(error)) from error
+    files = VideoList.from_rows((os.fspath(video), 0) for video in videos)
+    sampling, watch = settings.sampling(), watch or Watch()
+    decoding = Decoding(settings.backend, settings.square_pixels, settings.allow_partial)
+    how = (settings.crop_size, decoding, watch, settings.short_side)
+    clips: CentreClips | TestViews = CentreClips(files, sampling, *how)
+    if not fast:
+        clips = TestViews(files, sampling, settings.num_clips, settings.num_crops, *how)
+    if settings.centre_crop is None:
+        return clips
+    return _PicturesAndVideos(CentrePictures(files, settings.centre_crop, watch), clips)
+
+
+class _PicturesAndVideos(Dataset):
+    """Each file as what it is."""
+
+    def __init__(self, pictures: CentrePictures, clips: CentreClips | TestViews) -> None:
+        self.pictures, self.clips = pictures, clips
+        self.videos, self.watch = clips.videos, clips.watch
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        has_picture = is_picture(self.videos.path(index))
+        return (self.pictures if has_picture else self.clips)[index]
+
+
+@torch.inference_mode()
+def run_views(
+    model: nn.Module, item: dict[str, Any], settings: ViewSettings, batch_size: int
+) -> np.ndarray:
+    """The model's output for the views of an item: float32 (views, classes)."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    device = next(model.parameters(), torch.empty(0)).device
+    frames = item["video" if "video" in item else "frames"].to(device)
+    axis = -3 if frames.ndim == 3 else -4  # of a picture (3, s, s), or of frames
+    frames = normalize(frames, settings.mean, settings.std, settings.reverse_channels, axis)
+    if "video" in item:
+        batches: Iterator[Tensor] = iter([frames[None]])
+    else:
+        batches = view_batches(item, frames, settings.crop_size, batch_size)
+    evaluate = Evaluation(in_evaluation(model), device, settings.precision)
+    scores = [evaluate(views) for views in batches]
+    return torch.cat(scores).cpu().numpy()
+
+
+def check_finite(values: np.ndarray, what: str, video: Video) -> None:
+    """So that nan never passes for a result.
+
+    Raises:
+        NonFiniteError: some of the values are nan or inf.
+    """
+    if np.isfinite(values).all():
+        return
+    raise NonFiniteError(
+        f"{os.fspath(video)}: the model's {what} are nan or inf: use fp32 (TEST.PRECISION) if it "
+        "runs in half precision, or another checkpoint"
+    )
+
+
+def _ensemble(scores: np.ndarray, settings: ViewSettings) -> np.ndarray:
+    return scores.max(axis=0) if settings.ensemble == "max" else scores.mean(axis=0)
+
+
+def _model(model: Model) -> nn.Module:
+    if isinstance(model, nn.Module):
+        return model
+    with _LOADING:  # threads that ask for one model together load it once
+        return _loaded(os.fspath(model), tuple(map(_version, checkpoints_of(model))))
+
+
+_LOADING = Lock()
+
+
+@lru_cache(maxsize=1)
+def _loaded(source: str, _files: tuple[Any, ...]) -> nn.Module:
+    """Kept as long as its files stay as they are, as predict is often called in a loop."""
+    return load(source)
+
+
+def _version(path: Path) -> tuple[Any, ...]:
+    state = path.stat()
+    return path, state.st_ino, state.st_mtime_ns, state.st_size
+
+
+def _names(
+    model: nn.Module, given: Sequence[str] | str | Path | None, num_classes: int
+) -> Sequence[str] | None:
+    if isinstance(given, (str, Path)):
+        given = read_class_names(given)
+    names = getattr(model, "class_names", None) if given is None else given
+    if names is not None and len(names) != num_classes:
+        raise UserError(f"there are {len(names)} class names for a model of {num_classes} classes")
+    return names

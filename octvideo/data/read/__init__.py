@@ -1,0 +1,1 @@
+"""Video files: their packets, time stamps and frames."""

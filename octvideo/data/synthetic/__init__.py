@@ -1,0 +1,1 @@
+"""Datasets of drawn actions and images."""

@@ -1,0 +1,1 @@
+"""Processes: what launched them, how they meet, talk, and end."""
