@@ -17,8 +17,9 @@ from torch.utils.data import Dataset
 from octvideo.data.crash_safe_loader import Watch
 from octvideo.data.kinetics import VideoList, item_of, read_or_replace
 from octvideo.data.labels import class_names_beside
-from octvideo.data.pictures import ENDINGS, CentreCrop, PictureTransform, read_picture
+from octvideo.data.pictures import ENDINGS, PictureTransform, centre_view, read_picture
 from octvideo.data.prepare.folders import split_folder
+from octvideo.data.protocol import CentreCrop
 from octvideo.data.read.packet_index import VideoError
 from octvideo.utils.errors import UserError
 
@@ -159,4 +160,4 @@ class CentrePictures(Dataset):
                 picture = read_picture(path)
         except VideoError as error:
             return item_of(None, label, index, [(path, error.reason)])
-        return item_of(self.crop(picture), label, index, [])
+        return item_of(centre_view(picture, self.crop), label, index, [])

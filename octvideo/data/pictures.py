@@ -4,7 +4,6 @@ Resizing is Pillow's, which averages where it makes smaller. Pixels stay uint8; 
 are taken off by `normalize`, on the device of the model.
 """
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from octvideo.data import frame_ops
+from octvideo.data import frame_ops, protocol
 from octvideo.data.augment import RandAugment, RandomErasing
 from octvideo.data.read.packet_index import VideoError
 from octvideo.data.sampling import crop_offsets
@@ -151,25 +150,21 @@ _JITTER = (frame_ops.brightness, frame_ops.contrast, frame_ops.color)
 # ------------------------------------------------------------------------------------- testing
 
 
-@dataclass(frozen=True)
-class CentreCrop:
-    """The square in the middle of a picture whose short side is resized to crop_size / ratio.
-
-    ratio 0.875 is the usual one (256 for 224); 1.0 resizes to crop_size itself.
-    """
-
-    crop_size: int = 224
-    ratio: float = 0.875
-    interpolation: str = "bilinear"
+class CentreCrop(protocol.CentreCrop):
+    """The record of the view, as a function of an image."""
 
     def __call__(self, picture: Image.Image) -> torch.Tensor:
         """RGB picture -> uint8 (3, s, s)."""
-        s, (width, height) = self.crop_size, picture.size
-        # The small number: 224 / 0.7 is 320.00000000000006.
-        size = short_side_size(height, width, math.ceil(s / self.ratio - 1e-6))
-        [(top, left)] = crop_offsets(*size, s, num_crops=1)
-        y, x = height / size[0], width / size[1]
-        # Only the crop is computed; Pillow looks beyond the box where a pixel needs it.
-        box = (left * x, top * y, min((left + s) * x, width), min((top + s) * y, height))
-        crop = picture.resize((s, s), INTERPOLATIONS[self.interpolation], box)
-        return torch.from_numpy(np.array(crop)).permute(2, 0, 1)
+        return centre_view(picture, self)
+
+
+def centre_view(picture: Image.Image, crop: protocol.CentreCrop) -> torch.Tensor:
+    """RGB picture -> uint8 (3, s, s)."""
+    s, (width, height) = crop.crop_size, picture.size
+    size = short_side_size(height, width, crop.short_side)
+    [(top, left)] = crop_offsets(*size, s, num_crops=1)
+    y, x = height / size[0], width / size[1]
+    # Only the crop is computed; Pillow looks beyond the box where a pixel needs it.
+    box = (left * x, top * y, min((left + s) * x, width), min((top + s) * y, height))
+    view = picture.resize((s, s), INTERPOLATIONS[crop.interpolation], box)
+    return torch.from_numpy(np.array(view)).permute(2, 0, 1)

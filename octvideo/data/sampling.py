@@ -67,15 +67,12 @@ class ClipSampling:
         ]
         return np.stack([clock.indices(start, span, self.num_frames) for start in starts])
 
-    def _clock(self, length: int, fps: float, seconds: np.ndarray | None) -> "_Clock":
-        if seconds is None or not self.by_time:
-            return _Clock(length, fps)
-        fps = 1 / float(np.quantile(np.diff(seconds), 0.1))
-        return _Clock(float(seconds[-1]) * fps + 1, fps, seconds * fps)
+    def _clock(self, length: int, fps: float, seconds: np.ndarray | None) -> "Clock":
+        return Clock.of(length, fps, seconds if self.by_time else None)
 
 
 @dataclass(frozen=True)
-class _Clock:
+class Clock:
     """The frames of a video on an even clock.
 
     length: of the video, in ticks of the clock, `fps` a second. places: float64, when each frame is
@@ -85,6 +82,14 @@ class _Clock:
     length: float
     fps: float
     places: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, length: int, fps: float, seconds: np.ndarray | None = None) -> "Clock":
+        """Returns the clock of a video; seconds: when each frame is shown, if the rate varies."""
+        if seconds is None:
+            return cls(length, fps)
+        fps = 1 / float(np.quantile(np.diff(seconds), 0.1))
+        return cls(float(seconds[-1]) * fps + 1, fps, seconds * fps)
 
     def indices(self, start: float, span: float, num_frames: int) -> np.ndarray:
         if self.places is None:
