@@ -14,7 +14,10 @@ EXTRAS = {
     "onnx": ["onnx>=1.16", "onnxscript>=0.2", "onnxruntime>=1.18"],
     "openvino": ["openvino>=2024.4"],
     "plot": ["matplotlib>=3.6"],
-    "dev": ["pytest>=8", "pytest-timeout>=2.2", "hypothesis>=6.90", "ruff>=0.6", "mypy>=1.10"],
+    "dev": [
+        *("pytest>=8", "pytest-timeout>=2.2", "pytest-xdist>=3.6", "hypothesis>=6.90"),
+        *("ruff>=0.6", "mypy>=1.10"),
+    ],
 }
 
 setup(

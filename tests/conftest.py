@@ -13,6 +13,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from support import SHARED
+from support.small_model import small as small
 
 
 @pytest.fixture(scope="session")

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from documents import DOCUMENTS, Block, blocks, of_kind, words
 
 import octvideo
 from octvideo.config import load_cfg
 from octvideo.data.synthetic.videos import make_synthetic
 from support import ROOT, load_tool
+from support.documents import DOCUMENTS, Block, blocks, of_kind, words
 
 DOWNLOAD, GPU, CLUSTER = "it downloads weights", "it needs a GPU", "it needs several machines"
 CHOICE, TIME = "FILE, PICTURES and the like are the reader's", "it measures for minutes"

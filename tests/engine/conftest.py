@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from jobs import CFG, RUN_NET, free_port, results, started, weights_of
 
 from octvideo.config import load_cfg
 from octvideo.data.synthetic.videos import make_synthetic
 from support import ROOT
+from support.jobs import CFG, RUN_NET, free_port, results, started, weights_of
 
 
 @pytest.fixture(scope="session")

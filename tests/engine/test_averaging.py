@@ -4,7 +4,7 @@ from torch import nn
 
 from octvideo.engine.averaging import WeightAverage, update_bn_statistics
 from octvideo.layers import Channels, OctBatchNorm2d, OctConv2d, pool, synchronize_batch_norm
-from processes import run_processes
+from support.processes import run_processes
 
 
 def test_statistics_are_those_of_all_batches_together():

@@ -23,8 +23,8 @@ from octvideo.engine.checkpoint import list_checkpoints, load_checkpoint, save_c
 from octvideo.models import build_model
 from octvideo.utils.errors import UserError
 from octvideo.utils.log import log_json_stats
-from processes import run_processes
 from support import ROOT
+from support.processes import run_processes
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -25,8 +25,8 @@ from octvideo.engine.checkpoint import checkpoint_path, save_checkpoint
 from octvideo.engine.precision import channels_last, move_model
 from octvideo.engine.results import ScoreTable
 from octvideo.models import build_model, create_model
-from processes import run_processes
 from support import ROOT, liven
+from support.processes import run_processes
 
 EXACT = ["MODEL.DROPOUT_RATE", 0, "BN.NORM_TYPE", "sync_batchnorm", "LOG_PERIOD", 1]
 EXACT += ["TRAIN.BATCH_SIZE", 8, "SOLVER.MAX_EPOCH", 4, "TEST.SAVE_RESULTS_PATH", "scores.npz"]

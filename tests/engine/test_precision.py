@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from stopping import StopAfter
 from torch import nn
 
 from octvideo.config import dump, load_cfg
@@ -21,6 +20,7 @@ from octvideo.engine.train import Trainer
 from octvideo.models import create_model
 from octvideo.utils.errors import UserError
 from support import ROOT
+from support.stopping import StopAfter
 
 CFG = ROOT / "configs/Synthetic/OCT_I3D.yaml"
 CPU = torch.device("cpu")

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stopping import StopAfter
 
 from octvideo.config import load_cfg
 from octvideo.engine import Interrupted, load_checkpoint, run_test, run_train
@@ -17,6 +16,7 @@ from octvideo.engine.test import find_checkpoint
 from octvideo.engine.train import Trainer
 from octvideo.models import build_model
 from support import ROOT
+from support.stopping import StopAfter
 
 CFG = ROOT / "configs/Synthetic/OCT_I3D.yaml"
 EVERYTHING = {

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from stopping import StopAfter
-from trainers import Trainers, die_in_a_save
 
 from octvideo.config import load_cfg
 from octvideo.engine import CheckpointError, Interrupted, load_checkpoint, run_state, run_train
@@ -26,6 +24,8 @@ from octvideo.engine.checkpoint import (
 from octvideo.engine.start import start_run
 from octvideo.engine.train import Trainer
 from support import ROOT
+from support.stopping import StopAfter
+from support.trainers import Trainers, die_in_a_save
 
 CFG = ROOT / "configs/Synthetic/OCT_I3D.yaml"
 EVERYTHING = {

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from stopping import StopAfter
 
 from octvideo.config import load_cfg
 from octvideo.data import VideoReader
@@ -32,6 +31,7 @@ from octvideo.engine.train import Trainer
 from octvideo.models import build_model
 from octvideo.utils.errors import UserError
 from support import ROOT
+from support.stopping import StopAfter
 
 COMMAND = [sys.executable, str(ROOT / "tools/run_net.py"), "--cfg"]
 CFG = str(ROOT / "configs/Synthetic/OCT_I3D.yaml")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs import CFG, ENVIRON, RUN_NET, assert_same_weights, wait_for_steps, weights_of
 
 from support import ROOT, SHARED
+from support.jobs import CFG, ENVIRON, RUN_NET, assert_same_weights, wait_for_steps, weights_of
 
 SCRIPTS = SHARED / "slurm"
 

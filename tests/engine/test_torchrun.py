@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from jobs import (
+
+from support.jobs import (
     CFG,
     RUN_NET,
     TORCHRUN,

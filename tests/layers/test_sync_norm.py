@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from octvideo.layers import OctBatchNorm2d, OctBatchNorm3d, per_frequency, synchronize_batch_norm
 from octvideo.models import create_model
-from processes import run_processes
+from support.processes import run_processes
 
 HIGH, LOW = 5, 3
 SIZES = (3, 1, 2)  # clips of each process

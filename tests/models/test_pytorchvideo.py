@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from peer import import_pytorchvideo
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo import create_model
+from support.peer import import_pytorchvideo
 
 CLASSES = 10
 K1, K3 = (1, 1, 1), (3, 1, 1)

@@ -1,4 +1,4 @@
-"""A small trained-looking model, its configuration and checkpoint, and two videos."""
+"""A small model with lively weights, its configuration and checkpoint, and some videos."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Paths and small helpers that several tests share."""
+"""Helpers that tests of several rooms share: paths, a model and tools here; the rest by subject."""
 
 import importlib.util
 import sys
@@ -9,7 +9,7 @@ import torch
 
 from octvideo.models.build import IMAGE_MODELS, list_models
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"  # reference data and clips; absent in an ordinary checkout
 VIDEO_MODELS = [name for name in list_models() if name not in IMAGE_MODELS]
 
