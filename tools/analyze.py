@@ -46,7 +46,7 @@ def run_frequency(args: argparse.Namespace) -> None:
     if bool(args.network) == bool(args.cfg) or bool(args.cfg) != bool(args.checkpoint):
         raise UserError("give --network NAME, or --cfg FILE and --checkpoint FILE")
     from octvideo.api.create import create_model, load_trained
-    from octvideo.apps.analysis import inputs_of, layer_spectra, write_spectra
+    from studies.frequency import inputs_of, layer_spectra, write_spectra
 
     if args.cfg:
         model = load_trained(args.cfg, args.checkpoint)

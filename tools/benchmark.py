@@ -106,7 +106,7 @@ def _add_model_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def run_models(args: argparse.Namespace) -> None:
-    from octvideo.apps.benchmark_model import benchmark_models, format_model_rows
+    from octvideo.api.benchmark import benchmark_models, format_model_rows
 
     rows = benchmark_models(
         args.models,
@@ -159,28 +159,28 @@ def run_scale(args: argparse.Namespace) -> None:
 
 
 def run_table6(args: argparse.Namespace) -> None:
-    from octvideo.apps.table6 import format_table6, table6
+    from studies.table6 import format_table6, table6
 
     rows = table6()
     print(json.dumps(rows) if args.json else format_table6(rows))
 
 
 def run_tables(args: argparse.Namespace) -> None:
-    from octvideo.apps.paper_tables import format_paper_tables, paper_tables
+    from studies.paper_tables import format_paper_tables, paper_tables
 
     rows = paper_tables(args.table, args.rounds if args.time else None)
     print(json.dumps(rows) if args.json else format_paper_tables(rows))
 
 
 def run_loader(args: argparse.Namespace) -> None:
-    from octvideo.apps.benchmark_data import benchmark_loader, format_data_rows
+    from studies.benchmark_data import benchmark_loader, format_data_rows
 
     rows = benchmark_loader(args.video, args.clips, args.rounds, args.workers)
     print(json.dumps(rows) if args.json else format_data_rows(rows))
 
 
 def run_test(args: argparse.Namespace) -> None:
-    from octvideo.apps.benchmark_data import benchmark_test, format_data_rows
+    from studies.benchmark_data import benchmark_test, format_data_rows
 
     rows = benchmark_test(args.video, args.rounds)
     print(json.dumps(rows) if args.json else format_data_rows(rows))

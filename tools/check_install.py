@@ -8,7 +8,7 @@ from pathlib import Path
 from shlex import quote
 from types import TracebackType
 
-_NEEDED = ("octvideo", "torch", "numpy", "av", "PIL", "fvcore", "iopath", "tqdm", "yaml")
+_NEEDED = ("torch", "numpy", "av", "PIL", "fvcore", "iopath", "tqdm", "yaml")
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -29,6 +29,7 @@ def _end_quietly(
 if Path(getattr(sys.modules["__main__"], "__file__", None) or "").parent.name == "tools":
     sys.excepthook = _end_quietly  # and not where a test has imported the tool
 
+sys.path.insert(0, str(_ROOT))  # octvideo of this clone, and its studies
 if missing := [name for name in _NEEDED if find_spec(name) is None]:
     there = (_ROOT / ".venv").is_dir()
     install = f"cd {quote(str(_ROOT))} && python3 -m venv .venv && source .venv/bin/activate"

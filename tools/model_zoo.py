@@ -7,7 +7,7 @@ from pathlib import Path
 
 import check_install  # noqa: F401
 
-from octvideo.apps.zoo_page import zoo_page
+from studies.zoo_page import zoo_page
 
 PAGE = Path(__file__).resolve().parents[1] / "MODEL_ZOO.md"
 

@@ -11,8 +11,8 @@ from torch import nn
 
 import octvideo
 from octvideo.api.views import ViewSettings
-from octvideo.apps.analysis import layer_spectra
 from octvideo.data.pictures import CentreCrop
+from studies.frequency import layer_spectra
 from support import liven
 
 QUICK = ViewSettings(num_frames=4, sampling_rate=8, crop_size=32, num_clips=1)

@@ -16,7 +16,6 @@ from resnet2d import random_resnet2d
 
 import octvideo
 from octvideo.api import create
-from octvideo.apps.zoo_page import zoo_page
 from octvideo.config import load_cfg
 from octvideo.data.labels import class_names
 from octvideo.models import build_model
@@ -27,6 +26,7 @@ from octvideo.weights.download import cached_path
 from octvideo.weights.formats.mxnet import write_mxnet
 from octvideo.weights.inflate import resnet2d_names
 from octvideo.weights.zoo import ZooEntry, list_pretrained, zoo_entries, zoo_entry
+from studies.zoo_page import zoo_page
 from support import ROOT
 
 every_entry = pytest.mark.parametrize("entry", zoo_entries(), ids=lambda entry: entry.name)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from octvideo import create_model
-from octvideo.apps import benchmark_model
-from octvideo.apps.benchmark_model import Subject, benchmark_models, format_model_rows
+from octvideo.api import benchmark
+from octvideo.api.benchmark import Subject, benchmark_models, format_model_rows
 from octvideo.utils.complexity import count
 from octvideo.utils.errors import UserError
 from support import ROOT
@@ -62,7 +62,7 @@ def test_errors(options: dict, message: str, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.timeout(60)
 def test_a_step_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("octvideo.apps.benchmark_model._work", _fail)
+    monkeypatch.setattr("octvideo.api.benchmark._work", _fail)
     with pytest.raises(UserError, match="ValueError: no such loss"):
         benchmark_models(["resnet26_v2"], [], ["ours"], 1, training=True, size=32)
 
@@ -74,11 +74,11 @@ def _fail(pipe: object, subject: Subject) -> None:
         raise ValueError("no such loss")
 
     torch.nn.functional.cross_entropy = loss
-    benchmark_model._work(pipe, subject)
+    benchmark._work(pipe, subject)
 
 
 def test_a_process_that_is_killed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("octvideo.apps.benchmark_model._work", _die)
+    monkeypatch.setattr("octvideo.api.benchmark._work", _die)
     with pytest.raises(UserError, match=r"ended with status 3: was there memory enough\?"):
         benchmark_models(["i3d_r18"], [], rounds=1, size=32)
 

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from octvideo.apps.benchmark_model import benchmark_models
-from octvideo.apps.table6 import format_table6, table6
+from octvideo.api.benchmark import benchmark_models
 from octvideo.layers import OctConv2d
 from octvideo.models import create_model
 from octvideo.utils.complexity import count
+from studies.table6 import format_table6, table6
 
 Row = dict[str, Any]
 TITLES = {

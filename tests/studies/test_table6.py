@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from octvideo.apps.table6 import format_table6
+from studies.table6 import format_table6
 from support import ROOT
 
 ALL, THREE = (2, 3, 4, 5), (2, 3, 4)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from octvideo.apps import paper_tables
-from octvideo.apps.table6 import table6
+from studies import paper_tables
+from studies.table6 import table6
 from support import ROOT
 
 # Section 5 of the specification: (model, alpha, size) -> (G multiply-adds, the paper's)

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from octvideo.apps.analysis import draw_spectra, energy_spectrum, layer_spectra, radial_profile
 from octvideo.utils.errors import UserError
+from studies.frequency import draw_spectra, energy_spectrum, layer_spectra, radial_profile
 from support import ROOT
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from octvideo.apps import benchmark_data, naive_data
 from octvideo.data import VideoReader
 from octvideo.data.sampling import ClipSampling
 from octvideo.data.synthetic.scenes import render_clip
 from octvideo.data.synthetic.videos import write_video
 from octvideo.utils.errors import UserError
+from studies import benchmark_data, naive_data
 
 TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
 

@@ -21,8 +21,6 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from octvideo.apps import naive_data
-from octvideo.apps.turns import Setup, in_turns
 from octvideo.config import get_cfg
 from octvideo.data import VideoReader, build_test_loader, build_train_loader, normalize
 from octvideo.data.loader import EpochSampler
@@ -33,6 +31,8 @@ from octvideo.data.transforms import training_view
 from octvideo.engine.test import view_batches
 from octvideo.utils.errors import UserError
 from octvideo.utils.memory import keep_freed_memory
+from studies import naive_data
+from studies.turns import Setup, in_turns
 
 Row = dict[str, Any]
 _TURN = 16  # transforms of one variant before it is the turn of the next
