@@ -6,22 +6,26 @@ _HEAD = """# Model zoo
 
 <!-- Written by tools/model_zoo.py from octvideo/weights/zoo.py: edit that table, not this file. -->
 
-    import octvideo
-    octvideo.list_pretrained()
-    model = octvideo.create_model("i3d_r50", pretrained="i3d_8x8_r50_k400_pysf")
-    octvideo.predict("clip.mp4", model)  # [(label, score), ...]
+```python
+import octvideo
 
-The same weights start an octave network, `create_model("i3d_r50", octave_alpha=0.1, pretrained=
-...)`, which has to be trained before it is of use (a warning says so), and a training for other
-classes, `num_classes=12`: then the last layer is new.
+octvideo.list_pretrained()
+model = octvideo.load("i3d_8x8_r50_k400_pysf")
+octvideo.predict("clip.mp4", model)  # [(label, score), ...]
+```
 
-A file is downloaded at its first use, to `$OCTVIDEO_CACHE`, else `$FVCORE_CACHE`, else
-`~/.cache/octvideo`, where each address has a folder of its own. A download that was cut resumes
-where it stopped, and a file that turns out to be damaged is removed. On a machine without a
-network, put the file there by hand; the error message names the place.
+`TRAIN.CHECKPOINT_FILE_PATH`, `TEST.CHECKPOINT_FILE_PATH` and `create_model(pretrained=...)` also
+take a name from this page, the address of a file, or a file.
 
-`TRAIN.CHECKPOINT_FILE_PATH`, `TEST.CHECKPOINT_FILE_PATH` and `pretrained` take a name from this
-page, the address of a file, or a file.
+* **Other classes:** `create_model("i3d_r50", num_classes=12, pretrained=...)` starts with a new
+  last layer.
+* **An octave network:** `create_model("i3d_r50", octave_alpha=0.1, pretrained=...)` starts from
+  the same weights, but gives meaningless predictions until it is fine-tuned; a warning says so.
+
+A file is downloaded when it is first used, to `$OCTVIDEO_CACHE` or, if that is not set,
+`$FVCORE_CACHE` or `~/.cache/octvideo`. Each address has a folder of its own there. An interrupted
+download resumes where it stopped, and a damaged file is removed. On a machine without network
+access, put the file there by hand; the error message names the place.
 """
 
 
@@ -55,8 +59,8 @@ def zoo_page() -> str:
             ],
         ),
         _authors_networks([entry for entry in entries if entry.is_image_network]),
-        "\nWhere the SHA-256 is not known, a download is checked by its length and by loading it "
-        "strictly, and\nits own SHA-256 is logged.\n",
+        "\nIf the SHA-256 is not known, a download is checked by its length and by loading it "
+        "strictly,\nand its SHA-256 is logged.\n",
         "## Configurations without weights\n",
         _table(
             [
@@ -76,10 +80,10 @@ def zoo_page() -> str:
                 if not e.address
             ],
         ),
-        "\n## What the words mean\n",
+        "\n## Terms\n",
         *(f"* {word}: {meaning}." for word, meaning in {**ORIGINS, **STATUSES}.items()),
-        "\nA clip of `8x8` has 8 frames, every 8th at 30 frames per second; views are the clips x "
-        "crops of\na video.\n",
+        "\nA clip of `8x8` has 8 frames, every 8th at 30 frames per second. Views are clips x "
+        "crops of a video.\n",
     ]
     return "\n".join(parts)
 
@@ -87,20 +91,25 @@ def zoo_page() -> str:
 _AUTHORS = """
 ### The image networks of the paper's authors
 
-The checkpoints of facebookresearch/OctConv (MIT licence), trained on ImageNet-1k with MXNet. They
-are read as they are published, without MXNet, and give the logits that MXNet gives:
+These are the checkpoints of facebookresearch/OctConv (MIT licence), trained on ImageNet-1k with
+MXNet. octvideo reads them as they are published, without MXNet, and gives the same logits as
+MXNet:
 
-    model = octvideo.create_model("resnet50_v2", pretrained="oct_resnet50_v2_a0.125_in1k_mxnet")
-    model.eval()(images)  # (N, 3, 224, 224), normalised -> probabilities (N, 1000)
-    model.view_settings.mean, model.view_settings.std  # how to normalise pictures in [0, 1]
+```python
+model = octvideo.create_model("resnet50_v2", pretrained="oct_resnet50_v2_a0.125_in1k_mxnet")
+model.eval()(images)  # (N, 3, 224, 224), normalised -> probabilities (N, 1000)
+model.view_settings.mean, model.view_settings.std  # how to normalise images in [0, 1]
+```
 
-The same network by its configuration, tested on ImageNet:
+To test the same network on ImageNet:
 
-    python tools/run_net.py --cfg configs/ImageNet/OCT_RESNET50_A0.125.yaml --opts \\
-        DATA.PATH_TO_DATA_DIR imagenet  TRAIN.ENABLE False  NUM_GPUS 1 \\
-        TEST.CHECKPOINT_FILE_PATH oct_resnet50_v2_a0.125_in1k_mxnet
+```bash
+python tools/run_net.py --cfg configs/ImageNet/OCT_RESNET50_A0.125.yaml --opts \\
+    DATA.PATH_TO_DATA_DIR imagenet  TRAIN.ENABLE False  NUM_GPUS 1 \\
+    TEST.CHECKPOINT_FILE_PATH oct_resnet50_v2_a0.125_in1k_mxnet
+```
 
-Scores are the authors', percent, of one centre crop of 224 from a short side of 256.
+Accuracies are the authors', in percent, from one centre crop of 224 from a short side of 256.
 """
 
 
@@ -119,7 +128,7 @@ def _authors_networks(entries: list[ZooEntry]) -> str:
 def _numbers(entry: ZooEntry) -> list[str]:
     """Clip, views, top-1, top-5 and origin."""
     if entry.inflate:
-        return ["1 picture", "", "", "", ""]
+        return ["1 image", "", "", "", ""]
     return [
         f"{entry.num_frames}x{entry.sampling_rate}",
         f"{entry.num_clips}x{entry.num_crops}",

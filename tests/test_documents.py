@@ -25,7 +25,7 @@ from support import ROOT, load_tool
 from support.documents import DOCUMENTS, Block, blocks, of_kind, words
 
 DOWNLOAD, GPU, CLUSTER = "it downloads weights", "it needs a GPU", "it needs several machines"
-CHOICE, TIME = "FILE, PICTURES and the like are the reader's", "it measures for minutes"
+CHOICE, TIME = "FILE, IMAGES and the like are the reader's", "it measures for minutes"
 ELSEWHERE = "it changes the environment that the tests run in; CI does it"
 ONLY_PARSED = {
     "make ": ELSEWHERE,
@@ -40,6 +40,7 @@ ONLY_PARSED = {
     "python tools/run_net.py --cfg configs/ImageNet/": GPU,
     "python tools/convert_checkpoint.py": DOWNLOAD,
     "python tools/extract_features.py --model": DOWNLOAD,
+    "python -m pytest": "the tests are running",
     "python tools/benchmark.py tables": TIME,
     "python tools/benchmark.py model": TIME,
     "python tools/benchmark.py train": TIME,
@@ -55,7 +56,9 @@ TEXTS = (
     "Epoch 5:",
     "@inproceedings",
     "DATA.PATH_TO_DATA_DIR/",
-    "videos/ ",
+    "videos/",
+    "y_H = ",  # Eq. 4
+    "utils <- {config",
     "imagenet/train/",
 )
 # Values for the words that a document leaves to the reader.
@@ -134,6 +137,27 @@ def _extras() -> set[str]:
     return set(re.findall(r'^\s+"(\w+)": \[', text, flags=re.M))
 
 
+# ---------------------------------------------------------------- links
+
+
+def _anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings}
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(\s*([^)\s]+)\s*\)", text):
+        path, _, anchor = link.partition("#")
+        if ":" in path:
+            continue  # an address
+        target = page.parent / path if path else page
+        assert target.is_file(), link
+        assert not anchor or anchor in _anchors(target), link
+
+
 # ---------------------------------------------------------------- Python
 
 
@@ -162,8 +186,8 @@ def test_names_and_arguments_exist(block: Block) -> None:
                 assert name.startswith("./") or name in octvideo.list_pretrained()
 
 
-def test_the_snippet_of_the_readme_runs() -> None:
-    [block] = [b for b in blocks(ROOT / "README.md") if "OctConv3d" in b.text]
+def test_the_snippet_of_an_octave_layer_runs() -> None:
+    [block] = [b for b in blocks(ROOT / "GETTING_STARTED.md") if "OctConv3d(" in b.text]
     names = {
         "x_h": torch.zeros(2, 48, 4, 8, 8),
         "x_l": torch.zeros(2, 16, 4, 4, 4),

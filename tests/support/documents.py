@@ -7,7 +7,7 @@ from pathlib import Path
 
 from support import ROOT
 
-NAMES = ("README", "GETTING_STARTED", "DATASET", "MODEL_ZOO", "INSTALL")
+NAMES = ("README", "GETTING_STARTED", "DATASET", "MODEL_ZOO", "INSTALL", "CONTRIBUTING")
 DOCUMENTS = [ROOT / f"{name}.md" for name in NAMES] + sorted((ROOT / "docs").glob("*.md"))
 
 # First words of a line of a shell.
@@ -41,7 +41,7 @@ class Block:
 
 
 def blocks(file: Path) -> list[Block]:
-    """All blocks of a document, in its order; an empty line ends one."""
+    """All blocks of a document, in its order; without a fence, an empty line ends one."""
     found: list[Block] = []
     part: list[str] = []
     is_fenced = False
@@ -50,7 +50,7 @@ def blocks(file: Path) -> list[Block]:
             is_fenced = not is_fenced
             inside = False
         else:
-            inside = bool(line.strip()) and (is_fenced or line.startswith("    "))
+            inside = is_fenced or (bool(line.strip()) and line.startswith("    "))
         if inside:
             part.append(line)
         elif part:
@@ -60,7 +60,7 @@ def blocks(file: Path) -> list[Block]:
 
 
 def _block(file: Path, line: int, lines: list[str]) -> Block:
-    indent = min(len(x) - len(x.lstrip()) for x in lines)
+    indent = min(len(x) - len(x.lstrip()) for x in lines if x.strip())
     return Block(file, line, "\n".join(x[indent:] for x in lines))
 
 
