@@ -28,7 +28,7 @@ from octvideo.utils.errors import UserError
 from octvideo.weights import (
     KINDS,
     Weights,
-    inflate,
+    inflate_kernels,
     load_into,
     read_weights,
     sha256_of,
@@ -84,7 +84,9 @@ def convert(args: argparse.Namespace) -> None:
         report = load_into(model, weights, finetune=True, inflate=args.inflate)
         say(f"model   {args.cfg}  {report}")
         if args.inflate:
-            state = inflate(state, {key: value.shape for key, value in model.state_dict().items()})
+            state = inflate_kernels(
+                state, {key: value.shape for key, value in model.state_dict().items()}
+            )
     content = {
         "model_state": {key: value.clone() for key, value in state.items()},
         "epoch": -1 if weights.epoch is None else weights.epoch,

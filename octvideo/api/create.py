@@ -24,9 +24,9 @@ from octvideo.models import build_model
 from octvideo.models import create_model as create_bare_model
 from octvideo.models.build import IMAGE_MODELS
 from octvideo.utils.errors import UserError
-from octvideo.weights import CheckpointError, check_fit, load_into, read_weights
+from octvideo.weights import CheckpointError, Weights, check_fit, load_into, read_weights
 from octvideo.weights.download import is_address
-from octvideo.weights.load import HEAD, Weights
+from octvideo.weights.load import HEAD
 from octvideo.weights.zoo import ZooEntry, list_pretrained, zoo_entries, zoo_entry
 
 __all__ = ["create_model", "list_pretrained", "load", "load_trained", "load_zoo"]

@@ -1,4 +1,4 @@
-"""What a model costs: multiply-adds, parameters and activations, without running it."""
+"""Counts multiply-adds, parameters and activations of a model without running it."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -17,11 +17,13 @@ COUNTED_OPERATORS = (aten.convolution, aten.addmm, aten.mm)
 
 @dataclass
 class Cost:
-    """Counts of a model or of one of its sections, for one forward pass.
+    """The cost of one forward pass of a model, or of one section of it.
 
-    ``macs``: multiply-adds of convolutions and linear layers, 1 FLOP = 1 multiply-add, the
-    convention of the paper's Table 6. ``params``: learned numbers. ``activations``: output
-    elements of the same layers; of an octave convolution, those of y_h and y_l.
+    Attributes:
+        macs: multiply-adds of convolutions and linear layers; 1 FLOP = 1 multiply-add, as in the
+            paper's Table 6.
+        params: learned numbers.
+        activations: output elements of the same layers; an octave convolution has y_h and y_l.
     """
 
     macs: int = 0
@@ -41,10 +43,10 @@ def count(model: nn.Module, input_shape: Sequence[int] = (1, 3, 8, 224, 224)) ->
 
     It runs on the meta device: no arithmetic, no memory for activations, seconds at most. A
     model built under ``with torch.device("meta")`` needs no memory for its weights either. The
-    model given is not changed.
+    given model does not change.
 
     Raises:
-        ValueError: the model can not take an input of this shape.
+        ValueError: the model cannot take an input of this shape.
     """
     model = copy.deepcopy(model).to("meta").eval()
     flops = FlopCounterMode(display=False)
@@ -53,7 +55,7 @@ def count(model: nn.Module, input_shape: Sequence[int] = (1, 3, 8, 224, 224)) ->
             model(torch.empty(tuple(input_shape), device="meta"))
     except RuntimeError as error:
         raise ValueError(
-            f"{type(model).__name__} can not take an input of shape {tuple(input_shape)}: {error}"
+            f"{type(model).__name__} cannot take an input of shape {tuple(input_shape)}: {error}"
         ) from error
 
     def cost(name: str, module: nn.Module) -> Cost:
@@ -71,15 +73,16 @@ def count(model: nn.Module, input_shape: Sequence[int] = (1, 3, 8, 224, 224)) ->
 
 @contextmanager
 def _counting_outputs(model: nn.Module) -> Iterator[dict[nn.Module, int]]:
-    """Output elements of every layer with a kernel, while the context lasts."""
+    """Counts the output elements of every layer with a kernel while the context lasts."""
     outputs: dict[nn.Module, int] = {}
 
     def add(layer: nn.Module, _inputs: Any, output: Tensor | tuple[Tensor, ...]) -> None:
         parts = (output,) if isinstance(output, Tensor) else output
         outputs[layer] = outputs.get(layer, 0) + sum(part.numel() for part in parts)
 
-    layers = [m for m in model.modules() if getattr(m, "weight", None) is not None]
-    hooks = [m.register_forward_hook(add) for m in layers if m.weight.ndim > 1]
+    weights = ((layer, getattr(layer, "weight", None)) for layer in model.modules())
+    kernels = [layer for layer, weight in weights if isinstance(weight, Tensor) and weight.ndim > 1]
+    hooks = [layer.register_forward_hook(add) for layer in kernels]
     try:
         yield outputs
     finally:

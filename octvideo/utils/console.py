@@ -1,4 +1,4 @@
-"""What reaches a terminal or a log: names of files may hold anything but a slash and a NUL."""
+"""Makes text safe for terminals and logs: file names may hold anything but a slash and a NUL."""
 
 import logging
 import re
@@ -12,15 +12,16 @@ _UNSAFE_IN_TEXT = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b
 
 
 def printable(name: object) -> str:
-    r"""A name, or another text of one line, with escapes for what could steer a terminal.
+    r"""Returns a one-line text with everything escaped that could control a terminal.
 
-    Line breaks too, so that a name cannot look like two lines: ``a\nb`` becomes ``a\\nb``.
+    Line breaks are escaped too, so that a name cannot look like two lines: ``a\nb`` becomes
+    ``a\\nb``.
     """
     return _UNSAFE.sub(_escaped, str(name))
 
 
 def printable_text(text: str) -> str:
-    """As `printable`, but line breaks and tabs stay: a message of several lines."""
+    """Does the same for a message of several lines: line breaks and tabs stay."""
     return _UNSAFE_IN_TEXT.sub(_escaped, text)
 
 
@@ -32,7 +33,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Prints a text in what the encoding of the stream (standard output) has; the rest escaped."""
+    """Prints a text; what the encoding of the stream (standard output) lacks is escaped."""
     stream = sys.stdout if file is None else file
     encoding = getattr(stream, "encoding", None) or "utf-8"
     line = printable_text(text).encode(encoding, "backslashreplace").decode(encoding)
@@ -40,13 +41,13 @@ def say(text: str, file: TextIO | None = None) -> None:
 
 
 class PrintableFormatter(logging.Formatter):
-    """Log lines in which no name of a file can steer a terminal."""
+    """Formats log lines so that no file name in them can control a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable_text(super().format(record))
 
 
 def escape_warnings() -> None:
-    """For a tool without a log: what the library warns of goes to standard error like `say`."""
+    """Escapes the library's warnings on standard error, for a tool that has no log."""
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(PrintableFormatter())

@@ -1,14 +1,14 @@
-"""What to type where an optional package is missing."""
+"""Says how to install an optional package that is missing."""
 
 import re
 from importlib.metadata import PackageNotFoundError, requires
 
 
 def install_command(extra: str) -> str:
-    """``pip install "decord==0.6.0"`` for the extra "decord", as it works wherever octvideo is.
+    """Returns ``pip install "decord==0.6.0"`` for the extra "decord".
 
-    The name "octvideo[decord]" would ask a package index for octvideo itself, which may not have
-    it. Where octvideo is used without being installed, the command is that of a clone.
+    "octvideo[decord]" would ask a package index for octvideo itself, which may not have it. Where
+    octvideo is used without being installed, the command installs from the clone.
     """
     try:
         needed = requires("octvideo") or []

@@ -1,4 +1,4 @@
-"""Memory of this process."""
+"""Sets, measures and explains the memory of this process."""
 
 import ctypes
 import errno
@@ -20,14 +20,14 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-    """Lets glibc keep the memory that is freed, for what is allocated next.
+    """Lets glibc keep freed memory for the next allocations.
 
-    By default it gives large blocks back to the system, so that each forward pass on a CPU pays
-    for the page faults of all its activations again: up to a tenth of its time. The process then
-    stays as large as it has been at its largest.
+    By default it gives large blocks back to the system, so each forward pass on a CPU pays for the
+    page faults of all its activations again: up to a tenth of its time. With this setting the
+    process stays as large as it has ever been.
 
     Returns:
-        Whether it could be done: not with another C library.
+        Whether it took effect; other C libraries do not have the setting.
     """
     libc = _glibc()
     # Everything from the heap, which is not cut back and grows in steps of 64 MB.
@@ -36,14 +36,14 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> None:
-    """Gives what is free at this moment back to the system, where that is possible."""
+    """Gives the memory that is free now back to the system, where the C library can."""
     if libc := _glibc():
         libc.malloc_trim(0)
 
 
 @contextmanager
 def advice_when_out_of_memory(where: str, advice: str) -> Iterator[None]:
-    """Within it, too little memory (of a GPU or of the machine) is a UserError with advice."""
+    """Turns running out of memory (of a GPU or of the machine) into a UserError with advice."""
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
@@ -65,13 +65,13 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def is_shared_memory_full(error: Exception) -> bool:
-    """Whether a block for other processes could not be had, or the system ended one for it."""
+    """Returns whether shared memory could not be allocated, or a process died for lack of it."""
     words = "unable to (allocate|resize|mmap).*shared memory|killed by signal: Bus error"
     return isinstance(error, RuntimeError) and re.search(words, str(error)) is not None
 
 
 def shared_memory() -> str:
-    """What it is called in messages: name and size."""
+    """Returns shared memory's name and size, for messages."""
     try:
         found = os.statvfs("/dev/shm")
     except (OSError, AttributeError):  # not on Linux
@@ -80,7 +80,7 @@ def shared_memory() -> str:
 
 
 def process_memory() -> dict[str, float]:
-    """Megabytes of this process: VmRSS, what it has now, VmHWM, the most it had, and others.
+    """Returns this process's sizes in MB: VmRSS (now), VmHWM (its largest), and others.
 
     Raises:
         OSError: not on Linux.

@@ -1,4 +1,4 @@
-"""Work on many items in processes that may hang or die: what they worked on is named."""
+"""Works on many items in processes that may hang or die, and names the item that did it."""
 
 import math
 import multiprocessing
@@ -7,38 +7,45 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from multiprocessing.context import ForkServerContext, SpawnContext
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+Context = ForkServerContext | SpawnContext
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What stands in the place of a result, and why there is none."""
+    """Takes the place of a result, and says why there is none."""
 
     reason: str
 
 
 def how_it_ended(exitcode: int | None) -> str:
-    """Of a process, in words: by which signal, or with which status."""
+    """Says by which signal, or with which status, a process ended."""
     if exitcode is not None and exitcode < 0:
         return f"the process ended by {signal.Signals(-exitcode).name}"
     return f"the process ended with status {exitcode}"
 
 
 def run_guarded(
-    function: Callable[[Any], Any],
-    items: Sequence[Any],
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
     num_workers: int,
     timeout: float,
     preload: Iterable[str] = (),
-) -> Iterator[tuple[int, Any]]:
-    """Yields (index, result) of every item, in the order in which they are done.
+) -> Iterator[tuple[int, Result | Failure]]:
+    """Yields (index, result) of every item, in the order in which they finish.
 
-    An item that takes longer than ``timeout`` seconds, or on which its process dies, gives a
-    `Failure`; a new process goes on with the next item.
+    An item that takes longer than ``timeout`` seconds, or kills its process, gives a `Failure`; a
+    new process continues with the next item.
 
     Args:
-        function: of one item, importable by its module; items and results are pickled.
-        preload: modules that the processes start with, so that a new one is there at once.
+        function: takes one item; importable by its module. Items and results are pickled.
+        preload: modules that the processes start with, so that a new one is ready at once.
 
     Raises:
         RuntimeError: a process died before it could take an item.
@@ -76,13 +83,13 @@ def run_guarded(
 
 
 class _Ended(Failure):
-    """The process has ended, or has to be."""
+    """The process has ended, or must be ended."""
 
 
-class _Worker:
-    """A process, and what it works on: None while it starts."""
+class _Worker(Generic[Item, Result]):
+    """A process, and the index of its item: None while the process starts."""
 
-    def __init__(self, context: Any, function: Callable[[Any], Any]) -> None:
+    def __init__(self, context: Context, function: Callable[[Item], Result]) -> None:
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, function), daemon=True)
         self.process.start()
@@ -90,13 +97,14 @@ class _Worker:
         self.index: int | None = None
         self.deadline = math.inf
 
-    def give(self, index: int, item: Any, timeout: float) -> None:
+    def give(self, index: int, item: Item, timeout: float) -> None:
         self.index, self.deadline = index, time.monotonic() + timeout
         self.pipe.send(item)
 
-    def receive(self) -> Any:
+    def receive(self) -> Result | Failure:
         try:
-            return self.pipe.recv()
+            received: Result = self.pipe.recv()
+            return received
         except (EOFError, OSError):
             self.process.join(10)
             return _Ended(how_it_ended(self.process.exitcode))
@@ -107,9 +115,9 @@ class _Worker:
         self.pipe.close()
 
 
-def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
+def _serve(pipe: Connection, function: Callable[[Item], Result]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to deal with
-    result = None  # the first message says that the process is ready
+    result: Result | None = None  # the first message says that the process is ready
     while True:
         try:
             pipe.send(result)
@@ -119,7 +127,7 @@ def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
         result = function(item)
 
 
-def _context(preload: Iterable[str]) -> Any:
+def _context(preload: Iterable[str]) -> Context:
     # A fork server: quick new processes without the threads and locks of this one.
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")

@@ -2,18 +2,9 @@
 
 from octvideo.weights.formats.files import CheckpointError, sha256_of, verify_sha256
 from octvideo.weights.formats.torch_file import check_state, read_torch
-from octvideo.weights.inflate import inflate
-from octvideo.weights.load import (
-    KINDS,
-    Mismatch,
-    Report,
-    Weights,
-    check_fit,
-    compare,
-    load_into,
-    low_channels_of,
-    read_weights,
-)
+from octvideo.weights.kernels import inflate_kernels
+from octvideo.weights.load import Mismatch, Report, check_fit, compare, load_into, low_channels_of
+from octvideo.weights.read import KINDS, Weights, read_weights
 
 __all__ = [
     "KINDS",
@@ -24,7 +15,7 @@ __all__ = [
     "check_fit",
     "check_state",
     "compare",
-    "inflate",
+    "inflate_kernels",
     "load_into",
     "low_channels_of",
     "read_torch",

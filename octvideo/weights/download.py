@@ -1,7 +1,7 @@
-"""Files from the network: fetched once, resumed after a cut, checked before use.
+"""Downloads files once, resumes after a cut connection, and checks them before use.
 
-A download keeps what has arrived when a connection is cut and asks for the rest. A file comes to
-its place in the cache only when it is whole and is a checkpoint.
+A download keeps what has arrived when a connection is cut and asks for the rest. A file moves to
+its place in the cache only when it is complete and is a checkpoint.
 """
 
 import errno
@@ -36,11 +36,11 @@ _SCHEMES = {"http": 80, "https": 443, "ftp": 21}  # and their usual ports
 
 
 class DownloadError(UserError):
-    """A file that cannot be had; the message says which one to put where."""
+    """A file cannot be downloaded; the message says which file to put where."""
 
 
 def cache_folder() -> Path:
-    """$OCTVIDEO_CACHE, else $FVCORE_CACHE, else ~/.cache/octvideo."""
+    """Returns $OCTVIDEO_CACHE, else $FVCORE_CACHE, else ~/.cache/octvideo."""
     for name in ("OCTVIDEO_CACHE", "FVCORE_CACHE"):
         if folder := os.environ.get(name):
             return Path(folder).expanduser()
@@ -48,13 +48,13 @@ def cache_folder() -> Path:
 
 
 def cached_path(address: str, folder: Path | None = None) -> Path:
-    """Where the file of an address is kept, whether it is there or not: host/hash/name.
+    """Returns where the file of an address is cached, whether it exists or not: host/hash/name.
 
-    The hash is of the whole address, so that no two addresses share a file, whatever their host
-    and query.
+    The hash covers the whole address, so no two addresses share a file, whatever their host and
+    query.
 
     Raises:
-        DownloadError: no file can be had from such an address.
+        DownloadError: the address is not one that files can be downloaded from.
     """
     address = _normalized(address)
     url = urlsplit(address)
@@ -68,7 +68,7 @@ def _file_name(text: str) -> str:
 
 
 def _normalized(address: str) -> str:
-    """One spelling of an address, in the characters that a request may have."""
+    """Returns the one spelling of an address, in characters that a request may contain."""
     try:
         url = urlsplit(address.strip())
         host, port = (url.hostname or "").encode("idna").decode(), url.port
@@ -88,25 +88,26 @@ def _normalized(address: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """With a % escape for what may not be in an address; escapes that are there stay."""
+    """Escapes what may not be in an address with %; existing escapes stay."""
     return re.sub("%(?![0-9a-fA-F]{2})", "%25", quote(text, safe="/%:@!$&'()*+,;=~?"))
 
 
 def is_address(path: Path | str) -> TypeGuard[str]:
-    """Whether it names a file on the web."""
+    """Returns whether a path is the address of a file on the web."""
     return isinstance(path, str) and "://" in path
 
 
 def fetch(address: str, sha256: str | None = None, folder: Path | None = None) -> Path:
-    """The local file of an address (http, https, ftp, or a path), downloaded unless it is cached.
+    """Returns the local file of an address (http, https, ftp, or a path), downloading it if needed.
 
-    sha256: of the whole file, or its first digits. None: not known; then a download must at least
-    begin as a checkpoint does, and its SHA-256 is logged.
+    Args:
+        sha256: of the whole file, or its first digits. None: unknown; then a download must at least
+            begin as a checkpoint does, and its SHA-256 is logged.
 
     Raises:
-        DownloadError: there is no such file, no network, no end to cut connections, or something
-            else is served in its place.
-        CheckpointError: the file is not the one that is meant.
+        DownloadError: the file does not exist, the network fails, connections keep being cut, or
+            the server sends something else.
+        CheckpointError: the file does not have this SHA-256.
         UserError: the cache cannot be written.
     """
     if not is_address(address):
@@ -170,7 +171,7 @@ def _download(address: str, target: Path, sha256: str | None) -> None:
 
 
 def _check_content(address: str, part: Path) -> None:
-    """With status 200, too, a server may send a page: of a log-in, or of an error."""
+    """Rejects what is not a checkpoint: a server may send a log-in page with status 200."""
     try:
         file_format(part)
     except CheckpointError as error:
@@ -184,7 +185,7 @@ def _check_content(address: str, part: Path) -> None:
 
 
 def _receive(address: str, part: Path) -> None:
-    """One connection: adds to ``part`` until it is whole, or raises."""
+    """Opens one connection and adds to ``part`` until it is complete; raises if it is cut."""
     have, validator = _size(part), _validator(part)
     headers = {"User-Agent": "octvideo", "Accept-Encoding": "identity"}
     if have and validator.is_file():  # the rest, if the file is still the same
@@ -207,17 +208,17 @@ def _receive(address: str, part: Path) -> None:
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             part.unlink()
             raise ConnectionError("another part came than was asked for, from the start again")
-        total = None if expected is None else have + expected
+        size = None if expected is None else have + expected
         tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
         if tag and not tag.startswith("W/") and tag.isascii() and tag.isprintable():
             validator.write_text(tag)
         else:
             validator.unlink(missing_ok=True)
-        _copy(response, part, have, total)
+        _copy(response, part, have, size)
 
 
 def _content_length(headers: Message) -> int | None:
-    """None: not known. Proxies send the header twice, or its value: "5, 5"."""
+    """Returns the length, None if unknown. Proxies send the header twice, or its value: "5, 5"."""
     values = {v.strip() for text in headers.get_all("Content-Length", []) for v in text.split(",")}
     if len(values) > 1:
         raise ConnectionError(f"the server announces several lengths: {', '.join(sorted(values))}")
@@ -243,7 +244,7 @@ def _size(path: Path) -> int:
 
 
 def _validator(part: Path) -> Path:
-    """What tells whether the file behind the address is still the one that ``part`` is of."""
+    """Returns the file whose tag shows whether the address still serves the same content."""
     return part.with_name(f"{part.name}.tag")
 
 

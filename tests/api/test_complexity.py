@@ -89,7 +89,7 @@ def test_the_model_is_left_as_it_is() -> None:
 
 
 def test_an_input_that_does_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"Linear can not take an input of shape \(1, 5\)"):
+    with pytest.raises(ValueError, match=r"Linear cannot take an input of shape \(1, 5\)"):
         count(torch.nn.Linear(4, 2), (1, 5))
 
 

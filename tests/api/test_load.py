@@ -58,7 +58,7 @@ def test_the_newest_or_the_best_of_a_run(run_folder):
 def test_an_address(small, run_folder, monkeypatch):
     folder, _ = run_folder
     file, asked = folder / "checkpoints/checkpoint_epoch_00001.pyth", []
-    monkeypatch.setattr("octvideo.weights.load.fetch", lambda *a: asked.append(a[0]) or file)
+    monkeypatch.setattr("octvideo.weights.read.fetch", lambda *a: asked.append(a[0]) or file)
     address = "https://example.org/run/checkpoint.pyth"
     assert biggest(octvideo.load(address)) == 1
     [best] = octvideo.predict(small.videos[0], address, fast=True, topk=1)

@@ -19,7 +19,7 @@ from octvideo.models import (
 )
 from octvideo.models.build import IMAGE_MODELS
 from octvideo.utils.errors import UserError
-from octvideo.weights.inflate import inflate
+from octvideo.weights import inflate_kernels
 
 SLOW = ("resnet101", "resnet152", "resnet200", "resnext101")  # only larger
 every_model = pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_inflated_it_sees_in_a_still_video_what_it_sees_in_the_image(alpha: floa
     octave = {"octave_alpha": alpha, "octave_stages": (2, 3, 4), "pool_stride": True}
     video = create_model("c2d_r50", 5, **octave, **sizes).eval()
     shapes = {key: value.shape for key, value in video.state_dict().items()}
-    video.load_state_dict(inflate(image.state_dict(), shapes))
+    video.load_state_dict(inflate_kernels(image.state_dict(), shapes))
     with torch.no_grad():
         wanted = image.eval()(images())
         got = video(images().unsqueeze(2).expand(-1, -1, 8, -1, -1))

@@ -21,7 +21,7 @@ def _stand_in() -> dict[str, ModuleType]:
 
 
 def import_pytorchvideo(name: str) -> ModuleType:
-    """The module ``pytorchvideo.{name}``; skips the test where it can not be imported.
+    """The module ``pytorchvideo.{name}``; skips the test where it cannot be imported.
 
     torchvision may be absent, or not load beside this build of torch: then a stand-in takes its
     place while the import lasts.
@@ -36,7 +36,7 @@ def import_pytorchvideo(name: str) -> ModuleType:
         return importlib.import_module(f"pytorchvideo.{name}")
     except ImportError as error:
         pytest.skip(
-            f"PyTorchVideo can not be imported ({error}): pip install --no-deps pytorchvideo==0.1.5"
+            f"PyTorchVideo cannot be imported ({error}): pip install --no-deps pytorchvideo==0.1.5"
         )
     finally:
         for module in added:

@@ -6,7 +6,7 @@ from resnet2d import random_resnet2d
 from torch import nn
 from zoo_files import caffe2_blobs, python2_pickle, tiny
 
-from octvideo.weights import CheckpointError, Weights, inflate, load_into, read_weights
+from octvideo.weights import CheckpointError, Weights, inflate_kernels, load_into, read_weights
 
 ENTRIES = 320
 
@@ -64,7 +64,7 @@ def test_kernels(frames):
     kernel = torch.randn(2, 3, 7, 7)
     state = {"a": kernel, "b": kernel, "c": torch.ones(4)}
     shapes = {"a": torch.Size([2, 3, frames, 7, 7]), "c": torch.Size([4])}
-    made = inflate(state, shapes)
+    made = inflate_kernels(state, shapes)
     assert made["a"].shape == shapes["a"]
     torch.testing.assert_close(made["a"].sum(2), kernel)
     for t in range(frames):
@@ -82,10 +82,10 @@ def flat_state(network) -> dict[str, torch.Tensor]:
 
 
 def read_state(network) -> dict[str, torch.Tensor]:
-    from octvideo.weights.inflate import resnet2d_names
+    from octvideo.weights.names.torchvision import torchvision_names
 
     state = network.state_dict()
-    ours = resnet2d_names(state)
+    ours = torchvision_names(state)
     return {ours[key]: value for key, value in state.items()}
 
 

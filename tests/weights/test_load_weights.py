@@ -200,7 +200,7 @@ def test_missing_and_unexpected(i3d_file):
 
 @pytest.mark.parametrize("mode", ["cross", "high"])
 def test_non_local_blocks_of_octave_networks(shared, tmp_path, mode):
-    """Their shapes are their own: a training makes them good, a test can not."""
+    """Their shapes are their own: a training makes them good, a test cannot."""
     source = tiny("i3d_nln", seed=1)
     weights = read_weights(save(tmp_path / "nln.pyth", source.state_dict()))
     model = tiny("i3d_nln", seed=2, octave_alpha=0.25, nonlocal_mode=mode)
@@ -327,7 +327,7 @@ def test_every_flipped_bit_of_a_weight_is_found(tmp_path):
     start = data.index(weight.numpy().tobytes())
     for place in range(start, start + 2000, 111):
         path.write_bytes(data[:place] + bytes([data[place] ^ 8]) + data[place + 1 :])
-        with pytest.raises(CheckpointError, match=r"m\.pyth can not be read.*damaged: Bad CRC-32"):
+        with pytest.raises(CheckpointError, match=r"m\.pyth cannot be read.*damaged: Bad CRC-32"):
             read_weights(path)
 
 
@@ -440,5 +440,5 @@ def test_sha256(tmp_path):
         verify_sha256(path, "0" * 64)
     with pytest.raises(ValueError, match="at least 8"):
         verify_sha256(path, "")
-    with pytest.raises(CheckpointError, match="can not be read"):
+    with pytest.raises(CheckpointError, match="cannot be read"):
         verify_sha256(tmp_path / "absent", digest)

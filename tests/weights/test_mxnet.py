@@ -301,7 +301,7 @@ def test_flipped_bytes(tmp_path_factory, version, flips):
 def test_other_files(tmp_path):
     path = tmp_path / "model.pth"
     torch.save({"a": torch.zeros(1)}, path)
-    with pytest.raises(CheckpointError, match="no file of MXNet but of the format torch"):
+    with pytest.raises(CheckpointError, match="not an MXNet file but of the format torch"):
         read_mxnet(path)
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         read_mxnet(tmp_path / "missing.params")

@@ -11,7 +11,7 @@ from octvideo import create_model
 from octvideo.layers import OctBatchNorm2d, OctConv2d
 from octvideo.weights import CheckpointError, load_into, read_weights
 from octvideo.weights.formats.mxnet import write_mxnet
-from octvideo.weights.names.mxnet_names import join_frequencies, octconv_names
+from octvideo.weights.names.mxnet import join_frequencies, octconv_names
 
 NAMES = {
     "symbol": ("arg:L3_B01_conv1_conv-{}_weight", "{}:L3_B01_conv1_bn-{}_{}", "moving"),
@@ -98,7 +98,7 @@ PLAIN, HIGH = torch.zeros(4, 4, 1, 1), torch.zeros(3, 3, 1, 1)
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"arg:data": PLAIN}, "arg:data is no name of a parameter"),
+        ({"arg:data": PLAIN}, "arg:data is not the name of an MXNet parameter"),
         (
             {"x-h2h_weight": HIGH, "x-l2l_weight": HIGH},
             "between the frequencies of x.weight are missing",

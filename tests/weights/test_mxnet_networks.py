@@ -20,7 +20,7 @@ from octvideo.api.identify import alpha_of, network_of
 from octvideo.utils.complexity import count
 from octvideo.weights import Weights, load_into, read_weights
 from octvideo.weights.formats.mxnet import write_mxnet
-from octvideo.weights.names.mxnet_names import octconv_low_channels, octconv_state
+from octvideo.weights.names.mxnet import octconv_low_channels, octconv_state
 from support import ROOT, load_tool
 
 #   the authors' network: our name, alpha

@@ -15,7 +15,7 @@ from octvideo import create_model
 from octvideo.utils.complexity import count
 from octvideo.weights import load_into, read_weights
 from octvideo.weights.formats.mxnet import write_mxnet
-from octvideo.weights.names.mxnet_names import octconv_state
+from octvideo.weights.names.mxnet import octconv_state
 
 NETWORKS = {
     "resnet-26_alpha-0.250": ("resnet26_v2", 0.25),

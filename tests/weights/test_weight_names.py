@@ -5,9 +5,9 @@ import json
 import pytest
 from zoo_files import NAMES, names
 
-from octvideo.weights.inflate import resnet2d_names
 from octvideo.weights.names.pyslowfast import caffe2_name
 from octvideo.weights.names.pytorchvideo import pytorchvideo_names
+from octvideo.weights.names.torchvision import torchvision_names
 
 CAFFE2_MODELS = ("I3D_8x8_R50", "I3D_NLN_8x8_R50", "SLOWFAST_8x8_R50")
 PTV_MODELS = (
@@ -76,5 +76,5 @@ def test_unknown_pytorchvideo_names_stay():
         ("layer1.0.se.fc1.weight", "layer1.0.se.fc1.weight"),
     ],
 )
-def test_resnet2d_names(theirs, ours):
-    assert resnet2d_names([theirs]) == {theirs: ours}
+def test_torchvision_names(theirs, ours):
+    assert torchvision_names([theirs]) == {theirs: ours}

@@ -24,7 +24,7 @@ from octvideo.utils.errors import UserError
 from octvideo.weights import zoo
 from octvideo.weights.download import cached_path
 from octvideo.weights.formats.mxnet import write_mxnet
-from octvideo.weights.inflate import resnet2d_names
+from octvideo.weights.names.torchvision import torchvision_names
 from octvideo.weights.zoo import ZooEntry, list_pretrained, zoo_entries, zoo_entry
 from studies.zoo_page import zoo_page
 from support import ROOT
@@ -278,7 +278,7 @@ def test_a_download_that_is_no_checkpoint(local_zoo):
 def test_networks_of_pictures(local_zoo, tmp_path):
     network = random_resnet2d(width=4)
     c2d = octvideo.create_model("c2d_r50", 5, width_per_group=4)
-    names = resnet2d_names(network.state_dict())
+    names = torchvision_names(network.state_dict())
     flat = {names[key]: value for key, value in network.state_dict().items()}
     torch.save({"model_state": flat}, tmp_path / "R50_IN1K.pyth")  # PySlowFast's own
     torch.save(network.state_dict(), tmp_path / "resnet50.pth")

@@ -1,1 +1,1 @@
-"""What the bytes of a checkpoint say."""
+"""File formats of checkpoints: what the bytes say."""

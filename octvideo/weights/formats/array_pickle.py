@@ -2,17 +2,19 @@
 
 A pickle is a program for a stack machine, and the ordinary unpickler runs whatever it calls. Here
 the program is read opcode by opcode, and only what builds plain values and numpy arrays is
-understood. No function is looked up or called by a name of the file, and no memory is taken on
-its word: an array must have its bytes in the file. Anything else ends the reading.
+understood. No function is looked up or called because the file names it, and no memory is
+allocated because the file claims a size: an array must have its bytes in the file. Anything else
+ends the reading.
 """
 
 import math
 import mmap
 import pickletools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -38,8 +40,11 @@ _MAX_DIMENSIONS = 8
 _MAX_OPCODES = 500_000  # the zoo's largest files have some ten thousand
 
 
+T = TypeVar("T")
+
+
 class _Refused(Exception):  # noqa: N818 - becomes a CheckpointError
-    """The file asks for something that is no numpy array."""
+    """The file asks for something that is not a numpy array."""
 
 
 @dataclass
@@ -58,11 +63,11 @@ class _Array:
     value: np.ndarray | None = None  # None until its content has come
 
 
-def read_blobs(path: Path) -> dict[str, Any]:
-    """The arrays of a pickle of ``{"blobs": {name: array}}``, or of ``{name: array}``.
+def read_blobs(path: Path) -> dict[str, object]:
+    """Reads the arrays of a pickle of ``{"blobs": {name: array}}``, or of ``{name: array}``.
 
-    Values that are no arrays are plain ones (str, int, float, bytes, None). Memory is at most a
-    few times the size of the file. Text of Python 2 is read as Latin-1.
+    Values other than arrays are plain ones (str, int, float, bytes, None). Memory stays within a
+    few times the size of the file. Text written by Python 2 is read as Latin-1.
 
     Raises:
         CheckpointError: the file is damaged, or holds anything but arrays and plain values.
@@ -81,24 +86,26 @@ def read_blobs(path: Path) -> dict[str, Any]:
     # A damaged program pops from an empty stack, names an unknown memo, breaks off within text ...
     except (OSError, ValueError, LookupError, TypeError, OverflowError, MemoryError) as error:
         raise DamagedFile(
-            f"{path} can not be read, it may be truncated or damaged "
+            f"{path} cannot be read, it may be truncated or damaged "
             f"({type(error).__name__}: {error})"
         ) from error
 
 
 class _Reader:
-    """The stack machine, of the opcodes that data need."""
+    """The stack machine, reduced to the opcodes that data need."""
 
     def __init__(self, data: mmap.mmap, size: int) -> None:
         self.data = data
-        self.budget = 2 * size  # bytes of array content that may be made: once as text, once used
-        self.stack: list[Any] = []
-        self.marked: list[list[Any]] = []  # the stacks below the marks
-        self.memo: dict[int, Any] = {}
+        self.budget = 2 * size  # bytes of content that may be created: once as text, once as array
+        self.stack: list[object] = []
+        self.marked: list[list[object]] = []  # the stacks below the marks
+        self.memo: dict[int, object] = {}
 
-    def run(self) -> Any:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(self.data)):
-            name = opcode.name
+    def run(self) -> object:
+        # A mapped file reads like a file, and gives no more than it has whatever is asked of it.
+        opcodes = pickletools.genops(self.data)  # type: ignore[arg-type]
+        for count, (opcode, argument, _) in enumerate(opcodes):
+            name: str = opcode.name
             if count > _MAX_OPCODES:
                 raise _Refused(f"has more than {_MAX_OPCODES} opcodes")
             if name in _CONSTANTS:
@@ -107,13 +114,13 @@ class _Reader:
                 self._make(name, argument)
         return self.stack.pop()
 
-    def _memorize(self, name: str, argument: Any) -> bool:
+    def _memorize(self, name: str, argument: object) -> bool:
         if name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            self.memo[argument] = self.stack[-1]
+            self.memo[_a(int, argument)] = self.stack[-1]
         elif name == "MEMOIZE":
             self.memo[len(self.memo)] = self.stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
-            self.stack.append(self.memo[argument])
+            self.stack.append(self.memo[_a(int, argument)])
         else:
             return name in ("PROTO", "FRAME", "STOP")
         return True
@@ -125,13 +132,15 @@ class _Reader:
             self.marked.append(stack)
             self.stack = []
         elif name in ("EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT"):
-            stack.append({"T": (), "L": [], "D": {}}[name[6]])
+            empty: tuple[object, ...] | list[object] | dict[object, object]
+            empty = () if name == "EMPTY_TUPLE" else [] if name == "EMPTY_LIST" else {}
+            stack.append(empty)
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             items = [self._pop() for _ in range(int(name[-1]))]
             stack.append(tuple(items[::-1]))
         elif name in ("TUPLE", "LIST", "DICT"):
             items = self._pop_mark()
-            self.stack.append({"T": tuple, "L": list, "D": _pairs}[name[0]](items))
+            self.stack.append(_CONTAINERS[name](items))
         elif name in ("APPEND", "APPENDS"):
             items = [self._pop()] if name == "APPEND" else self._pop_mark()
             _top(self.stack, list).extend(items)
@@ -142,12 +151,12 @@ class _Reader:
             return False
         return True
 
-    def _make(self, name: str, argument: Any) -> None:
-        """Opcodes of names, calls and states; of them, those that numpy's pickles have."""
+    def _make(self, name: str, argument: object) -> None:
+        """Opcodes of names, calls and states, as far as numpy's pickles use them."""
         if name in ("NEWTRUE", "NEWFALSE"):
             self.stack.append(name == "NEWTRUE")
         elif name == "GLOBAL":
-            self.stack.append(_admit(argument.replace(" ", ".")))
+            self.stack.append(_admit(_a(str, argument).replace(" ", ".")))
         elif name == "STACK_GLOBAL":
             attribute, module = self._pop(), self._pop()
             if not isinstance(module, str) or not isinstance(attribute, str):
@@ -163,64 +172,64 @@ class _Reader:
             detail = f" {_show(argument)}" if isinstance(argument, str) else ""
             raise _Refused(f"has the opcode {name}{detail}")
 
-    def _pop(self) -> Any:
+    def _pop(self) -> object:
         return self.stack.pop()
 
-    def _pop_mark(self) -> list[Any]:
+    def _pop_mark(self) -> list[object]:
         items, self.stack = self.stack, self.marked.pop()
         return items
 
-    def _call(self, function: Any, arguments: Any) -> Any:
+    def _call(self, function: object, arguments: object) -> object:
         name = function.name if isinstance(function, _Global) else ""
         short = name.rpartition(".")[2]
         if short == "encode":
-            text, encoding = arguments
+            text, encoding = _a(tuple, arguments)
             if encoding not in ("latin1", "latin-1"):
                 raise _Refused(f"asks for the encoding {_show(encoding)}")
             return self._bytes(text)
         if short == "dtype":
-            return _dtype(*arguments)
+            return _dtype(*_a(tuple, arguments))
         if short == "_reconstruct":
             return _Array()  # the arguments only ask for an empty array; the state has the shape
         if short == "scalar":
-            dtype, raw = arguments
+            dtype, raw = _a(tuple, arguments)
             return _Array(self._array((), dtype, raw, "C"))
         if short == "_frombuffer":
-            raw, dtype, shape, order = arguments
+            raw, dtype, shape, order = _a(tuple, arguments)
             return _Array(self._array(shape, dtype, raw, order))
         raise _Refused(f"calls {name or _show(function)}")
 
-    def _build(self, target: Any, state: Any) -> None:
+    def _build(self, target: object, state: object) -> None:
         if isinstance(target, _Array):
-            _version, shape, dtype, is_fortran, raw = state
+            _version, shape, dtype, is_fortran, raw = _a(tuple, state)
             target.value = self._array(shape, dtype, raw, "F" if is_fortran else "C")
         elif isinstance(target, _Dtype):
-            order, *fields = state[1:5]
+            order, *fields = _a(tuple, state)[1:5]
             if order not in ("<", ">", "|", "=") or any(field is not None for field in fields):
                 raise _Refused("has arrays of a composed type")
             target.order = order
         else:
             raise _Refused(f"sets the state of {_show(target)}")
 
-    def _array(self, shape: Any, dtype: Any, raw: Any, order: str) -> np.ndarray:
-        """A new array in this machine's byte order; ``raw`` must have exactly its bytes."""
+    def _array(self, shape: object, dtype: object, raw: object, order: object) -> np.ndarray:
+        """Returns a new array in this machine's byte order; ``raw`` must be exactly its bytes."""
         if not isinstance(dtype, _Dtype):
             raise _Refused(f"has an array whose type is {_show(dtype)}")
-        is_shape = isinstance(shape, tuple) and len(shape) <= _MAX_DIMENSIONS
-        if not is_shape or not all(isinstance(n, int) and 0 <= n < 2**62 for n in shape):
-            raise _Refused("has an array whose shape is no tuple of sizes")
-        kind = np.dtype(dtype.code).newbyteorder(dtype.order)
-        raw = self._bytes(raw)
-        if math.prod(shape) * kind.itemsize != len(raw):
+        sizes = shape if isinstance(shape, tuple) and len(shape) <= _MAX_DIMENSIONS else (None,)
+        if not all(isinstance(n, int) and 0 <= n < 2**62 for n in sizes):
+            raise _Refused("has an array whose shape is not a tuple of sizes")
+        kind = np.dtype(f"{dtype.order}{dtype.code}")
+        content = self._bytes(raw)
+        if math.prod(sizes) * kind.itemsize != len(content):
             raise _Refused(
-                f"has an array of shape {shape} and type {dtype.code} with {len(raw)} bytes "
+                f"has an array of shape {sizes} and type {dtype.code} with {len(content)} bytes "
                 "of content"
             )
-        array = np.frombuffer(raw, kind).reshape(shape, order="F" if order == "F" else "C")
+        array = np.frombuffer(content, kind).reshape(sizes, order="F" if order == "F" else "C")
         return np.array(array, dtype=kind.newbyteorder("="), order="C")
 
-    def _bytes(self, raw: Any) -> bytes:
-        """Text of Python 2 as bytes; charged, as a file may use one text many times."""
+    def _bytes(self, raw: object) -> bytes:
+        """Returns content as bytes and charges them, as a file may use one text many times."""
         if not isinstance(raw, (str, bytes, bytearray)):
             raise _Refused(f"has {_show(raw)} as the content of an array")
         self.budget -= len(raw)
@@ -235,26 +244,38 @@ def _admit(name: str) -> _Global:
     return _Global(name)
 
 
-def _dtype(code: Any, *_flags: Any) -> _Dtype:
+def _dtype(code: object, *_flags: object) -> _Dtype:
     if not isinstance(code, str) or not _DTYPE.fullmatch(code):
         raise _Refused(f"has arrays of the type {_show(code)}")
     return _Dtype(code[-2:], code[0] if len(code) == 3 else "=")
 
 
-def _pairs(items: list[Any]) -> dict[Any, Any]:
+def _pairs(items: list[object]) -> dict[object, object]:
     keys = items[::2]
     if not all(isinstance(key, (str, int)) for key in keys):
-        raise _Refused("has a dict whose keys are no names")
+        raise _Refused("has a dict whose keys are not names")
     return dict(zip(keys, items[1::2], strict=True))
 
 
-def _top(stack: list[Any], kind: type) -> Any:
-    if not isinstance(stack[-1], kind):
-        raise _Refused(f"fills {_show(stack[-1])} as if it were a {kind.__name__}")
-    return stack[-1]
+_CONTAINERS: dict[str, Callable[[list[object]], object]]
+_CONTAINERS = {"TUPLE": tuple, "LIST": list, "DICT": _pairs}
 
 
-def _value(name: Any, blob: Any) -> Any:
+def _a(kind: type[T], value: object) -> T:
+    """Returns ``value`` if it is of this type; a damaged file may have anything in its place."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{_show(value)} stands where a {kind.__name__} is due")
+    return value
+
+
+def _top(stack: list[object], kind: type[T]) -> T:
+    top = stack[-1]
+    if not isinstance(top, kind):
+        raise _Refused(f"fills {_show(top)} as if it were a {kind.__name__}")
+    return top
+
+
+def _value(name: object, blob: object) -> object:
     if isinstance(blob, _Array):
         if blob.value is None:
             raise ValueError(f"the array {name} has no content")
@@ -264,6 +285,6 @@ def _value(name: Any, blob: Any) -> Any:
     raise _Refused(f"holds {_show(blob)} where the array {name} is due")
 
 
-def _show(value: Any) -> str:
-    """For messages: a short text as it is, of everything else (it may be endless) the type."""
+def _show(value: object) -> str:
+    """Returns, for messages, the beginning of a text, or the type of anything else."""
     return repr(value[:60]) if isinstance(value, str) else f"a {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""What a checkpoint file is, told by its first bytes, and whether it is the one that was meant."""
+"""Recognises a checkpoint file by its first bytes, and checks that it is the right one."""
 
 import hashlib
 from pathlib import Path
@@ -13,18 +13,18 @@ _PICKLE = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 
 
 class CheckpointError(UserError):
-    """A checkpoint that can not be read, written or used; the message names the file."""
+    """A checkpoint cannot be read, written or used; the message names the file."""
 
 
 class DamagedFile(CheckpointError):  # noqa: N818 - as in the messages
-    """A file that is not whole, or not a checkpoint at all: another copy of it may be good."""
+    """A file is incomplete, or not a checkpoint at all: another copy of it may be good."""
 
 
 def file_format(path: Path) -> str:
-    """ "torch", "torch before 1.6", "safetensors", "pickle" (of Caffe2), "mxnet" or "tar".
+    """Returns "torch", "torch before 1.6", "safetensors", "pickle" (Caffe2), "mxnet" or "tar".
 
     Raises:
-        CheckpointError: there is no such file.
+        CheckpointError: the file does not exist.
         DamagedFile: it is empty, or none of these.
     """
     if not path.is_file():
@@ -33,7 +33,7 @@ def file_format(path: Path) -> str:
         with open(path, "rb") as file:
             head = file.read(512)
     except OSError as error:
-        raise CheckpointError(f"{path} can not be read: {error.strerror}") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     if not head:
         raise DamagedFile(f"{path} is empty: copy or download it again")
     if head.startswith(_TORCH_ZIP):
@@ -55,19 +55,19 @@ def file_format(path: Path) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
+    """Returns the SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:
-        raise CheckpointError(f"{path} can not be read: {error.strerror}") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     return digest.hexdigest()
 
 
 def verify_sha256(path: Path, expected: str) -> None:
-    """Raises CheckpointError unless the file has this SHA-256 (or its beginning, 8 digits up)."""
+    """Raises CheckpointError unless the file's SHA-256 begins with ``expected``."""
     if len(expected) < 8:
         raise UserError(f"a SHA-256 of at least 8 hexadecimal digits is needed, got {expected!r}")
     actual = sha256_of(path)

@@ -1,4 +1,4 @@
-"""Files of MXNet's ``nd.save``, read and written without MXNet.
+"""Reads and writes files of MXNet's ``nd.save`` without MXNet.
 
 A ``.params`` file is a list of arrays and a list of their names, all numbers little-endian:
 
@@ -10,8 +10,8 @@ An array, in the form that MXNet 1.x writes (V2; V3 under numpy's rules is the s
     int32 device, int32 device number, int32 type, content
 
 V1 (0xF993FAC8) has no storage; before it, the first number was n, and the shape n x uint32
-(apache/mxnet, src/ndarray/ndarray.cc). No memory is taken on the word of a file: an array must
-have its bytes in it.
+(apache/mxnet, src/ndarray/ndarray.cc). No memory is allocated because a file claims a size:
+an array must have its bytes in it.
 """
 
 import math
@@ -62,17 +62,17 @@ class _Damaged(Exception):  # noqa: N818 - becomes a CheckpointError
 
 
 def read_mxnet(path: Path) -> dict[str, Tensor]:
-    """The arrays of a ``.params`` file under the names in it, or of the one in a ``.tar`` file.
+    """Returns the arrays of a ``.params`` file by name, or of the one inside a ``.tar`` file.
 
-    Names are as MXNet has them: with ``arg:`` or ``aux:`` of a symbol, without of gluon. Nothing
-    is unpacked to disk, and memory is little more than the size of the file.
+    Names are MXNet's: with ``arg:`` or ``aux:`` in a symbol's file, without in gluon's. Nothing is
+    unpacked to disk, and memory is little more than the size of the file.
 
     Raises:
         CheckpointError: the file is damaged, of another format, or has sparse or unnamed arrays.
     """
     form = file_format(path)
     if form not in ("mxnet", "tar"):
-        raise CheckpointError(f"{path} is no file of MXNet but of the format {form}")
+        raise CheckpointError(f"{path} is not an MXNet file but of the format {form}")
     if sys.byteorder != "little":  # content is taken as it is
         raise CheckpointError(f"{path}: MXNet files are read on little-endian machines only")
     try:
@@ -82,14 +82,14 @@ def read_mxnet(path: Path) -> dict[str, Tensor]:
     except _Damaged as error:
         raise DamagedFile(f"{path} {error}") from error
     except OSError as error:
-        raise CheckpointError(f"{path} can not be read: {error.strerror}") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def write_mxnet(path: Path, arrays: Mapping[str, Tensor]) -> None:
     """Writes arrays as ``nd.save`` of MXNet 1.x does, byte for byte; atomically.
 
     Raises:
-        CheckpointError: a type that MXNet has not, or an array without elements.
+        CheckpointError: MXNet lacks the type, or an array has no elements.
     """
     parts = [struct.pack("<QQQ", _LIST, 0, len(arrays))]
     for name, array in arrays.items():
@@ -108,7 +108,7 @@ def write_mxnet(path: Path, arrays: Mapping[str, Tensor]) -> None:
 
 
 def _member(data: mmap.mmap) -> tuple[int, int]:
-    """Where in a tar file its one ``.params`` file begins and ends."""
+    """Returns where in a tar file its one ``.params`` file begins and ends."""
     # "._x.params" is what macOS's tar adds to a file x.params
     found = [m for m in _members(data) if m.name.endswith(".params") and "/._" not in f"/{m.name}"]
     if len(found) != 1:
@@ -132,7 +132,7 @@ class _Member(NamedTuple):
 
 
 def _members(data: mmap.mmap) -> Iterator[_Member]:
-    """The members of a tar file (ustar, GNU, pax): headers of 512 bytes, each before its content.
+    """Yields the members of a tar file (ustar, GNU, pax): each has a header of 512 bytes.
 
     Python's tarfile reads some headers in quadratic time: one of 400,000 digits takes hours.
     """
@@ -214,7 +214,7 @@ class _Reader:
         return struct.unpack(f"<{code}", self._take(struct.calcsize(f"<{code}"), what))
 
     def _count(self, size: int, what: str) -> int:
-        """How many things of at least ``size`` bytes follow."""
+        """Reads how many things of at least ``size`` bytes follow."""
         (count,) = self._numbers("Q", f"the number of {what}")
         if count * size > self.end - self.at:
             raise _Damaged(

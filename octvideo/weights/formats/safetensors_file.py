@@ -9,7 +9,7 @@ from octvideo.weights.formats.files import CheckpointError, DamagedFile
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, on the CPU.
+    """Returns the tensors of a file, on the CPU.
 
     Raises:
         CheckpointError: the file is damaged, or the package safetensors is not installed.
@@ -25,5 +25,5 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise DamagedFile(
-            f"{path} can not be read, it may be truncated or damaged: {error}"
+            f"{path} cannot be read, it may be truncated or damaged: {error}"
         ) from error

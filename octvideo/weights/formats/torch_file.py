@@ -1,4 +1,4 @@
-"""Reads files of torch.save: tensors and plain Python values, nothing that could run."""
+"""Reads torch.save files: tensors and plain Python values, nothing that could run."""
 
 import pickle
 import re
@@ -6,10 +6,9 @@ import struct
 import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +22,8 @@ _DAMAGED = (
 )
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message: what the file asks for
 _BLOCK = 1 << 20
-_MAX_SHARED = 4  # how often parameters may share their content, on the average
-# What training programs save beside the weights: arguments, paths, numbers of numpy, and dicts.
+_MAX_SHARED = 4  # how often parameters may share their content, on average
+# What training programs save beside the weights: arguments, paths, numpy scalars, and dicts.
 _BESIDE = (
     *("argparse.Namespace", "builtins.list", "builtins.dict", "numpy.dtype", "numpy.ndarray"),
     *(f"datetime.{name}" for name in ("date", "datetime", "timedelta")),
@@ -52,31 +51,32 @@ _DICTS = (
 
 
 class _Unread:
-    """Takes the place of an object whose content is not needed: nothing is looked up or called."""
+    """Stands in for an object whose content is not needed: nothing is looked up or called."""
 
-    def __new__(cls, *_args: Any, **_kwargs: Any) -> Any:
+    def __new__(cls, *_args: object, **_kwargs: object) -> "_Unread":
         return super().__new__(cls)
 
-    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+    def __init__(self, *_args: object, **_kwargs: object) -> None:
         pass
 
-    def __setstate__(self, _state: Any) -> None:
+    def __setstate__(self, _state: object) -> None:
         pass
 
 
 class _Dict:
-    """Takes the place of a kind of dict; torch.load fills no others than these."""
+    """Stands in for a kind of dict: torch.load fills only those that it knows."""
 
-    def __new__(cls, *_args: Any, **_kwargs: Any) -> Any:
+    def __new__(cls, *_args: object, **_kwargs: object) -> OrderedDict:  # type: ignore[misc]
         return OrderedDict()
 
 
 def _stand_in(name: str, kind: type) -> type:
-    """A class that torch.load finds under a name, in place of the one of that name."""
+    """Returns the class that torch.load finds under a name instead of the real one."""
     module, _, attribute = name.rpartition(".")
     return type(attribute, (kind,), {"__module__": module, "__qualname__": attribute})
 
 
+_STAND_INS: list[Callable[..., object] | tuple[Callable[..., object], str]]
 _STAND_INS = [_stand_in(name, _Unread) for name in _BESIDE]
 _STAND_INS += [_stand_in(name, _Dict) for name in _DICTS]
 _LOCK = threading.Lock()
@@ -84,7 +84,7 @@ _LOCK = threading.Lock()
 
 @contextmanager
 def _stand_ins_admitted() -> Iterator[None]:
-    """What torch.load admits holds for the whole process, so it is restored at the end."""
+    """Admits the stand-ins; torch's list is one for the process, so it is restored at the end."""
     with _LOCK:
         before = torch.serialization.get_safe_globals()
         torch.serialization.add_safe_globals(_STAND_INS)
@@ -95,18 +95,18 @@ def _stand_ins_admitted() -> Iterator[None]:
             torch.serialization.add_safe_globals(before)
 
 
-def read_torch(path: Path) -> Any:
-    """The content of a PyTorch file, on the CPU.
+def read_torch(path: Path) -> object:
+    """Returns the content of a PyTorch file, on the CPU.
 
-    In it, arguments of programs, paths and numbers of numpy are objects without content.
+    Program arguments, paths and numpy scalars in it become objects without content.
 
     Raises:
-        CheckpointError: no such file, a truncated or damaged one, one that is no PyTorch file, or
-            one that holds objects which could run code.
+        CheckpointError: the file does not exist, is truncated or damaged, is not a PyTorch file, or
+            holds objects that could run code.
     """
     if file_format(path) == "torch":
         _check_archive(path)
-    try:  # nothing of ours in here: what is raised is about the file
+    try:  # nothing of ours runs in here: what is raised is about the file
         with _stand_ins_admitted():
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -116,7 +116,7 @@ def read_torch(path: Path) -> Any:
 
 
 def _refusal(path: Path, text: str) -> CheckpointError:
-    """Our words: torch's advise to load the file without protection."""
+    """Replaces torch's message, which advises to load the file without protection."""
     if match := _FORBIDDEN.search(text):
         return CheckpointError(
             f"{path} is refused, nothing of it was run: it asks for {match[1]}; only tensors and "
@@ -128,11 +128,11 @@ def _refusal(path: Path, text: str) -> CheckpointError:
 
 def _damaged(path: Path, error: Exception) -> DamagedFile:
     text = re.split(r"\. |\n", str(error).strip())[0] or type(error).__name__
-    return DamagedFile(f"{path} can not be read, it may be truncated or damaged: {text}")
+    return DamagedFile(f"{path} cannot be read, it may be truncated or damaged: {text}")
 
 
 def _check_archive(path: Path) -> None:
-    """Checks what torch.load does not: what the records are, their sizes and their checksums."""
+    """Checks what torch.load does not: which records there are, their sizes and checksums."""
     try:
         names = _sound_records(path)
     except (*_DAMAGED, zipfile.BadZipFile) as error:
@@ -146,9 +146,9 @@ def _check_archive(path: Path) -> None:
 
 
 def _sound_records(path: Path) -> list[str]:
-    """The names of the records of an archive, each read through and equal to its checksum.
+    """Returns the names of an archive's records after checking each against its checksum.
 
-    torch.save does not compress: a record that is larger than the file would be a bomb.
+    torch.save does not compress, so a record larger than the file would be a bomb.
     """
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
@@ -165,8 +165,12 @@ def _sound_records(path: Path) -> list[str]:
         return [record.filename for record in records]
 
 
-def check_state(state: Any, path: Path) -> dict[str, Tensor]:
-    """``state`` if it is a dict of names and ordinary tensors that the file has the bytes of."""
+def check_state(state: object, path: Path) -> dict[str, Tensor]:
+    """Returns ``state`` if it maps names to ordinary tensors whose bytes are in the file.
+
+    Raises:
+        CheckpointError: it does not.
+    """
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"{path} holds no parameters: it is not a checkpoint of a model")
     storages: dict[int, int] = {}
@@ -190,10 +194,10 @@ def check_state(state: Any, path: Path) -> dict[str, Tensor]:
 
 
 def check_shared(tensors: Iterable[Tensor], path: Path) -> None:
-    """A thousand parameters may be one and the same in a file; copied, they take a thousandfold.
+    """Rejects a file in which many parameters share their content: copied, each takes its own.
 
     Raises:
-        CheckpointError: so it is.
+        CheckpointError: the copies would take several times the size of the file.
     """
     content = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     if content > _MAX_SHARED * path.stat().st_size:

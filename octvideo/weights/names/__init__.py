@@ -1,1 +1,1 @@
-"""What the names in a checkpoint mean."""
+"""Parameter names of other projects: what they mean in ours."""

@@ -1,7 +1,7 @@
-"""Where a file keeps the parameters of a network, and what their names begin with.
+"""Finds where a file keeps the parameters of a network, and what their names begin with.
 
-Training programs save a network under many keys ("model", "state_dict", "module"), and wrap it
-before, so that all names get a prefix ("module.", "_orig_mod.", "model.", "backbone.").
+Training programs save a network under many keys ("model", "state_dict", "module"), often after
+wrapping it, which gives all names a prefix ("module.", "_orig_mod.", "model.", "backbone.").
 """
 
 import logging
@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping, Sequence
 from os.path import commonprefix
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -33,11 +32,11 @@ _LAST_LAYER = ("head.projection.", "fc.")
 _SHOWN = 3
 
 
-def find_state(content: Any, path: Path, average: bool = False) -> tuple[Any, str]:
-    """The parameters in the content of a file, and the key that they are under ("": no key).
+def find_state(content: object, path: Path, average: bool = False) -> tuple[object, str]:
+    """Returns the parameters in a file's content, and the key that they are under ("": no key).
 
-    ``average``: the running average where there is one. Where no key is known, the one that holds
-    tensors is taken; the result is not checked further.
+    ``average``: take the running average where there is one. Where no key is known, the one that
+    holds tensors is taken; the result is not checked further.
 
     Raises:
         CheckpointError: several unknown keys hold tensors.
@@ -59,12 +58,12 @@ def find_state(content: Any, path: Path, average: bool = False) -> tuple[Any, st
     return content, ".".join(keys)
 
 
-def _has_tensors(content: Mapping[Any, Any]) -> bool:
+def _has_tensors(content: Mapping[object, object]) -> bool:
     return any(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
 
 
-def _holds(value: Any, depth: int = 1) -> bool:
-    """Whether it is a dict of named tensors, or has one under a known key."""
+def _holds(value: object, depth: int = 1) -> bool:
+    """Returns whether a value is a dict of named tensors, or has one under a known key."""
     if not isinstance(value, Mapping):
         return False
     inner = [value.get(key) for key in (*_STATES, *_AVERAGES)] if depth < _MAX_DEPTH else []
@@ -74,11 +73,11 @@ def _holds(value: Any, depth: int = 1) -> bool:
 def without_prefix(
     state: Mapping[str, Tensor], clear: Sequence[str], path: Path, key: str = ""
 ) -> dict[str, Tensor]:
-    """The parameters of the one network in ``state``, without the prefix of their names.
+    """Removes the prefix from the names of the one network in ``state``.
 
-    ``clear``: texts that are removed first, each at its first occurrence in a name. The prefix is
-    what the name of the network's first layer begins with. Entries without it, which are not the
-    network's, are left out with a warning, except a last layer. ``key``: for the messages.
+    ``clear``: texts to remove first, each at its first occurrence in a name. The prefix is what the
+    name of the network's first layer begins with. Entries without it do not belong to the network
+    and are left out with a warning, except a last layer. ``key``: for the messages.
 
     Raises:
         CheckpointError: there are several networks, or parameters get the same name.
@@ -120,7 +119,7 @@ def without_prefix(
 
 
 def _is_head(name: str, parent: str) -> bool:
-    """Whether it is of a last layer beside the rest of the network: "backbone.s1", "head"."""
+    """Returns whether a name is of a last layer beside the rest: "backbone.s1", "head"."""
     return name.startswith(tuple(f"{parent}{layer}" for layer in _LAST_LAYER))
 
 
@@ -138,6 +137,6 @@ def _prefix_of(names: Sequence[str], path: Path) -> str:
 
 
 def common_prefix(names: Sequence[str]) -> str:
-    """What all names begin with, up to and including a dot; "" where they begin differently."""
+    """Returns what all names begin with, up to and including a dot; "" if they differ."""
     head, dot, _ = commonprefix(list(names)).rpartition(".")  # noqa: RUF071 - characters
     return head + dot

@@ -6,7 +6,6 @@ Python 2; its ``_riv`` blobs hold variances, in spite of the "i" for inverse.
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,9 +38,9 @@ _NO_WEIGHTS = re.compile(r".*_momentum|lr|model_iter")
 
 
 def caffe2_name(blob: str) -> str | None:
-    """Our name of a Caffe2 blob: "res2_0_branch2a_w" is "s2.pathway0_res0.branch2.a.weight".
+    """Returns our name of a Caffe2 blob, None if it is not a parameter of these networks.
 
-    None if it is no parameter of these networks.
+    "res2_0_branch2a_w" is "s2.pathway0_res0.branch2.a.weight".
     """
     layer, _, parameter = blob.rpartition("_")
     endings = _BN_PARAMETERS if layer.endswith("_bn") else _PARAMETERS
@@ -53,10 +52,10 @@ def caffe2_name(blob: str) -> str | None:
 
 
 def read_caffe2(path: Path) -> dict[str, Tensor]:
-    """The parameters of a Caffe2 pickle under our names.
+    """Returns the parameters of a Caffe2 pickle under our names.
 
-    What the optimizer left (momentum, learning rate) is dropped; a blob that has no name of ours
-    keeps its own. The last layer is a matrix, also where Caffe2 has a 1x1x1 convolution.
+    The optimizer's blobs (momentum, learning rate) are dropped; a blob without a name of ours keeps
+    its own. The last layer is a matrix, also where Caffe2 has a 1x1x1 convolution.
     """
     blobs = read_blobs(path)
     if not any(map(caffe2_name, blobs)):
@@ -72,7 +71,7 @@ def read_caffe2(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _tensor(name: str, blob: Any, path: Path) -> Tensor:
+def _tensor(name: str, blob: object, path: Path) -> Tensor:
     if not isinstance(blob, np.ndarray):
         raise CheckpointError(f"{path}: the blob {name} is a {type(blob).__name__}, not an array")
     return torch.from_numpy(blob)

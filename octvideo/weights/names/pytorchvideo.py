@@ -1,6 +1,6 @@
-"""Names of PyTorchVideo's ResNet, I3D and SlowFast models, as its zoo has them, to ours.
+"""Maps names of PyTorchVideo's ResNet, I3D and SlowFast models, as in its zoo, to ours.
 
-Its blocks are counted: the stem is block 0, then come the stages, with a pool between the first
+Its blocks are numbered: the stem is block 0, then come the stages, with a pool between the first
 two where the network has one, so which stage a block is depends on the others.
 """
 
@@ -26,12 +26,12 @@ _LAYERS = tuple(
 
 
 def is_pytorchvideo(key: str) -> bool:
-    """Whether a parameter has a name as PyTorchVideo gives it."""
+    """Returns whether a parameter has a name that PyTorchVideo gives."""
     return bool(_KEY.fullmatch(key))
 
 
 def pytorchvideo_names(keys: Iterable[str]) -> dict[str, str]:
-    """PyTorchVideo's names -> ours; all names of a model are needed, unknown ones stay."""
+    """Maps PyTorchVideo's names to ours; needs all names of a model, unknown ones stay."""
     keys = list(keys)
     blocks = sorted({int(match[1]) for key in keys if (match := _STAGE.fullmatch(key))})
     stages = {0: "s1"} | {block: f"s{i}" for i, block in enumerate(blocks, start=2)}

@@ -1,4 +1,4 @@
-"""The names in the paper authors' MXNet checkpoints (facebookresearch/OctConv), to ours.
+"""Maps names in the paper authors' MXNet checkpoints (facebookresearch/OctConv) to ours.
 
 Their octave layers keep an array for each path between the frequencies (h2h, h2l, l2h, l2l) and
 for each frequency (h, l); ours have one, whose channels are ordered [L | H]. Two notations:
@@ -6,8 +6,8 @@ for each frequency (h, l); ours have one, whose channels are ordered [L | H]. Tw
     symbol  arg:L3_B01_conv2_conv-h2l_weight   aux:L3_B01_conv2_bn-l_moving_var
     gluon   L3_B0.conv2.conv_h2l.weight        L3_B0.bn2.bn_l.running_var
 
-What is not octave has no path in its name. The files do not say which network they are of, so
-the names of all layers tell the family.
+Vanilla layers have no path in their names. The files do not say which network they hold, so the
+names of all layers decide the family.
 """
 
 import re
@@ -40,10 +40,10 @@ class _Misfit(Exception):  # noqa: N818 - becomes a CheckpointError
 
 
 def read_octconv(path: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """The parameters of a checkpoint of the authors, under our names, and its low channels.
+    """Returns the parameters of one of the authors' checkpoints, and its low channels.
 
-    The second has the number of low channels of each batch norm that has some, under the name of
-    its running mean: the parameters themselves do not tell the alpha of their network.
+    The second maps the running mean of each octave batch norm to its number of low channels: the
+    parameters alone do not reveal the alpha of their network.
 
     Raises:
         CheckpointError: as ``read_mxnet``, or the arrays are not those of octave layers.
@@ -53,7 +53,7 @@ def read_octconv(path: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
 
 
 def octconv_low_channels(arrays: Mapping[str, Tensor]) -> dict[str, int]:
-    """Of arrays under MXNet's names: low channels by our name of a running mean."""
+    """Returns the low channels of arrays under MXNet's names, by our name of a running mean."""
     parsed = [(_parse(name), len(array)) for name, array in arrays.items() if array.ndim]
     lows = {key: n for (key, way), n in parsed if way == "l" and key.endswith(".running_mean")}
     names = octconv_names(key for (key, _), _ in parsed)
@@ -61,7 +61,7 @@ def octconv_low_channels(arrays: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def octconv_state(arrays: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The arrays of a network of the authors, under MXNet's names -> parameters under our names.
+    """Turns arrays under MXNet's names into parameters under our names.
 
     Raises:
         CheckpointError: the arrays are not those of octave layers; ``path`` is their file.
@@ -77,14 +77,14 @@ def octconv_state(arrays: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]
     return _without_scale_and_shift(state)
 
 
-# ---------------------------------------------------------------- what gluon does otherwise
+# ---------------------------------------------------------------- what gluon does differently
 
 _IS_LINEAR = re.compile(r"(^head\.projection|\.se\.fc[12])\.weight$")
 _GLUON_EPS = 1e-5
 
 
 def _low_means_first(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """gluon's squeeze takes the means as [H | L]: here its columns become [L | H]."""
+    """Reorders the columns of gluon's squeeze, which takes the means as [H | L], to [L | H]."""
     result = dict(arrays)
     for name, array in arrays.items():
         high = arrays.get(name.replace("se_block.conv1.", "se_block.conv2_h."))
@@ -94,10 +94,10 @@ def _low_means_first(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _without_scale_and_shift(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Batch norms that are to have none, as gluon computes them, without their two arrays.
+    """Removes scale and shift from the batch norms that have none in gluon's networks.
 
-    It takes the scale for 1 whatever the file has, but adds the shift, 0 in a trained file. Here
-    it goes into the mean.
+    Gluon uses a scale of 1 whatever the file has, but adds the shift (0 in a trained file). Here
+    the shift goes into the mean.
     """
     result = dict(state)
     for key in [key for key in state if key.endswith("input_bn.running_mean")]:
@@ -113,14 +113,14 @@ def _without_scale_and_shift(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def join_frequencies(arrays: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Arrays under MXNet's names -> one tensor for each parameter, channels [L | H].
+    """Joins arrays under MXNet's names into one tensor per parameter, channels [L | H].
 
     Keys are "LAYER.PARAMETER": the authors' name of the layer without its path, and torch's name
     of the parameter, for example "L3_B01_conv2_conv.weight", "L3_B0.bn2.running_var". ``path`` is
-    of the file, for messages.
+    the file, for messages.
 
     Raises:
-        CheckpointError: a name that is no parameter's, or paths that do not make one weight.
+        CheckpointError: a name is not a parameter's, or the paths do not make one weight.
     """
     parts: dict[str, dict[str, Tensor]] = {}
     try:
@@ -134,17 +134,17 @@ def join_frequencies(arrays: Mapping[str, Tensor], path: Path) -> dict[str, Tens
 
 
 def _parse(name: str) -> tuple[str, str]:
-    """The key of an array's parameter, and its path, "" for all of it."""
+    """Returns the key of an array's parameter, and the array's path ("" where it is all of it)."""
     bare = re.sub("^(arg|aux):", "", name)
     match = next(filter(None, (pattern.fullmatch(bare) for pattern in _NOTATIONS)), None)
     if match is None:
-        raise _Misfit(f"{name} is no name of a parameter as MXNet has it")
+        raise _Misfit(f"{name} is not the name of an MXNet parameter")
     layer, way, parameter = match.groups()
     return f"{layer}.{_PARAMETERS.get(parameter, parameter)}", way or ""
 
 
 def _join(key: str, ways: Mapping[str, Tensor]) -> Tensor:
-    """The arrays of one parameter, by path: "" alone, frequencies, or paths."""
+    """Joins the arrays of one parameter; keys are "" alone, frequencies, or paths."""
     if "" in ways:
         if len(ways) > 1:
             raise _Misfit(f"{key} is there with and without a path between the frequencies")
@@ -178,7 +178,7 @@ def _shapes(ways: Mapping[str, Tensor]) -> str:
 
 
 def octconv_names(keys: Iterable[str]) -> dict[str, str]:
-    """Keys of ``join_frequencies`` -> ours; all of a network are needed, unknown ones stay."""
+    """Maps keys of ``join_frequencies`` to ours; needs a network's whole set, unknown ones stay."""
     keys = list(keys)
     table = next((table for belongs, table in _FAMILIES if belongs(set(keys))), ())
     return {key: _name(key, table) for key in keys}
@@ -188,7 +188,7 @@ Table = tuple[tuple[re.Pattern[str], str], ...]
 
 
 def _table(*rows: tuple[str, str]) -> Table:
-    """Rows of (pattern of the authors' layer, our layer); in ours, {n} is "n-th, from 1" from 0."""
+    """Compiles rows (authors' layer, our layer); {n} is the group n, counted from 0, not 1."""
     return tuple((re.compile(pattern), ours) for pattern, ours in rows)
 
 

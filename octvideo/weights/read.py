@@ -1,0 +1,161 @@
+"""Reads checkpoints of all known kinds: their parameters under our names."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from octvideo.config import cfg_of_checkpoint
+from octvideo.weights.download import fetch, is_address
+from octvideo.weights.formats.files import CheckpointError, DamagedFile, file_format
+from octvideo.weights.formats.safetensors_file import read_safetensors
+from octvideo.weights.formats.torch_file import check_state, read_torch
+from octvideo.weights.kernels import has_one_frame, is_2d
+from octvideo.weights.names.mxnet import read_octconv
+from octvideo.weights.names.prefixes import find_state, without_prefix
+from octvideo.weights.names.pyslowfast import read_caffe2
+from octvideo.weights.names.pytorchvideo import is_pytorchvideo, pytorchvideo_names
+from octvideo.weights.names.torchvision import is_torchvision, torchvision_names
+from octvideo.weights.zoo import zoo_address
+
+# Kinds of PyTorch and safetensors files, recognised by the names in them; timm's are torchvision's.
+TORCH_KINDS = ("octvideo", "pyslowfast", "pytorchvideo", "torchvision")
+KINDS = ("auto", "pytorch", "caffe2", "mxnet", *TORCH_KINDS)
+# Keys that only our files have: of a run, of a run of an earlier version, of a converted file.
+_OWN_KEYS = {"rank_states", "rng_state", "source"}
+_KIND_OF_FORMAT = {"pickle": "caffe2", "mxnet": "mxnet", "tar": "mxnet"}  # the rest are PyTorch's
+
+
+@dataclass
+class Weights:
+    """The parameters of a file, under our names.
+
+    Attributes:
+        kind: "caffe2", "mxnet" or one of ``TORCH_KINDS``.
+        epoch: as the file has it, counted from 0.
+        cfg: the YAML text of the configuration that the network was trained with.
+        class_names: in label order, where the file has them.
+        low_channels: of the batch norms of an octave network, by the name of their running mean;
+            None where the file does not say.
+    """
+
+    path: Path
+    kind: str
+    state: dict[str, Tensor] = field(repr=False)
+    epoch: int | None = None
+    cfg: str | None = field(default=None, repr=False)
+    class_names: list[str] | None = field(default=None, repr=False)
+    low_channels: dict[str, int] | None = field(default=None, repr=False)
+
+    @property
+    def is_2d(self) -> bool:
+        """Whether this is an image network; PySlowFast's have kernels of one frame."""
+        if is_2d(self.state) or not has_one_frame(self.state):
+            return is_2d(self.state)
+        cfg = cfg_of_checkpoint(self.cfg)
+        return cfg is not None and cfg.MODEL.ARCH == "2d"
+
+
+def read_weights(
+    path: Path | str,
+    kind: str = "auto",
+    clear_names: Sequence[str] = (),
+    average: bool = False,
+) -> Weights:
+    """Reads a checkpoint of any known kind; nothing in it is run.
+
+    Args:
+        path: a file, the address of one (http, https), which is downloaded once, or a name from
+            ``list_pretrained()``, unless there is a file of that name.
+        kind: one of ``KINDS``; "auto" recognises the kind, another is checked ("pytorch": any of
+            ``TORCH_KINDS``).
+        clear_names: texts to remove, at their first occurrence, from the names in a PyTorch or
+            safetensors file.
+        average: take the running average of the weights (EMA) where the file has one.
+
+    Raises:
+        CheckpointError: the file is damaged, hostile, or of another kind; the message names it.
+        DownloadError: the file cannot be downloaded.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of checkpoint {kind!r}; known: {', '.join(KINDS)}")
+    address, sha256 = (str(path), None) if is_address(path) else zoo_address(path)
+    if not address:
+        return _read(Path(path).expanduser(), kind, clear_names, average)
+    cached = fetch(address, sha256)
+    try:
+        return _read(cached, kind, clear_names, average)
+    except DamagedFile as error:
+        if is_address(address):
+            cached.unlink(missing_ok=True)
+        raise DamagedFile(
+            f"{error}. It came from {address} and was removed from the cache: the next call "
+            "downloads it again"
+        ) from error
+
+
+def _read(path: Path, kind: str, clear_names: Sequence[str], average: bool) -> Weights:
+    form = file_format(path)
+    found = _KIND_OF_FORMAT.get(form, "pytorch")
+    if found != "pytorch" or kind in ("caffe2", "mxnet"):  # PyTorch's kinds: by the names, later
+        _check_kind(path, found, kind)
+    if found == "caffe2":
+        weights = Weights(path, found, read_caffe2(path))
+    elif found == "mxnet":
+        state, low_channels = read_octconv(path)
+        weights = Weights(path, found, state, low_channels=low_channels)
+    else:
+        content = read_safetensors(path) if form == "safetensors" else read_torch(path)
+        weights = _of_pytorch(path, content, kind, clear_names, average)
+    for key in [key for key in weights.state if key.endswith(".running_var")]:
+        counter = key.replace("running_var", "num_batches_tracked")  # older files have none
+        weights.state.setdefault(counter, torch.tensor(0))
+    return weights
+
+
+def _of_pytorch(
+    path: Path, content: object, kind: str, clear_names: Sequence[str], average: bool
+) -> Weights:
+    extra: Mapping[object, object] = content if isinstance(content, Mapping) else {}
+    held, key = find_state(content, path, average)
+    state = without_prefix(check_state(held, path), clear_names, path, key)
+    if any(map(is_pytorchvideo, state)):
+        found, ours = "pytorchvideo", pytorchvideo_names(state)
+    elif is_torchvision(state):
+        found, ours = "torchvision", torchvision_names(state)
+    else:
+        found = "octvideo" if _OWN_KEYS & extra.keys() else "pyslowfast"
+        ours = {name: name for name in state}
+    _check_kind(path, found, kind)
+    weights = Weights(path, found, {ours[name]: value for name, value in state.items()})
+    # What stands beside the parameters is taken where it is of the right type.
+    epoch, cfg = extra.get("epoch"), extra.get("cfg")
+    weights.epoch = epoch if isinstance(epoch, int) else None
+    weights.cfg = cfg if isinstance(cfg, str) else None
+    weights.class_names = _class_names(extra.get("class_names"))
+    weights.low_channels = _low_channels(extra.get("low_channels"))
+    return weights
+
+
+def _class_names(value: object) -> list[str] | None:
+    if not isinstance(value, (list, tuple)):
+        return None
+    names = [name for name in value if isinstance(name, str)]
+    return names if len(names) == len(value) else None
+
+
+def _low_channels(value: object) -> dict[str, int] | None:
+    if not isinstance(value, dict):
+        return None
+    counts = {str(name): count for name, count in value.items() if isinstance(count, int)}
+    return counts if len(counts) == len(value) else None
+
+
+def _check_kind(path: Path, found: str, asked: str) -> None:
+    if asked not in ("auto", found) and not (asked == "pytorch" and found in TORCH_KINDS):
+        raise CheckpointError(
+            f"{path} is a file of kind {found}, not {asked}: leave out --from (or kind), and the "
+            "kind is recognised"
+        )
