@@ -27,7 +27,6 @@ ALLOWED = {
     room: {room}.union(*FLOORS[:level]) for level, rooms in enumerate(FLOORS) for room in rooms
 }
 ALLOWED["config"] |= {"distributed"}
-ALLOWED["utils"] |= {"distributed"}
 ALLOWED["layers"] = {"layers", "utils"}  # plain arguments only, no configuration
 OPTIONAL = {
     "cv2", "decord", "matplotlib", "onnx", "onnxruntime", "pandas", "pytorchvideo", "safetensors",

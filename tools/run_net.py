@@ -15,7 +15,7 @@ import check_install  # noqa: F401
 from fvcore.common.config import CfgNode
 
 from octvideo.config import load_cfg
-from octvideo.distributed.launcher_env import launched_world
+from octvideo.distributed.launcher_env import read_launcher_env
 from octvideo.distributed.signals import leave_when_preempted
 from octvideo.utils.console import escape_warnings
 from octvideo.utils.errors import UserError
@@ -72,7 +72,7 @@ def main() -> int:
     args = parse_args()
     load = cache(lambda: read(args))
     try:
-        if launched_world() is None:
+        if read_launcher_env() is None:
             load()  # a mistyped key is told at once, before what takes seconds to import
     except UserError as error:
         logger.error("%s", error)

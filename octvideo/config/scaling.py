@@ -4,7 +4,7 @@ import math
 
 from fvcore.common.config import CfgNode
 
-from octvideo.distributed.launcher_env import launched_world
+from octvideo.distributed.launcher_env import read_launcher_env
 
 # SGD's BASE_LR is 0.1 for 64 clips a step (PySlowFast's recipes), and for 256 pictures (Goyal et
 # al., "Accurate, Large Minibatch SGD").
@@ -14,13 +14,13 @@ REFERENCE_LR = 0.1
 
 def processes_per_node(cfg: CfgNode) -> int:
     """As many as torchrun or SLURM has started; else one a GPU, or one on the CPU."""
-    world = launched_world()
-    return world.local_size if world else max(1, cfg.NUM_GPUS)
+    world = read_launcher_env()
+    return world.local_world_size if world else max(1, cfg.NUM_GPUS)
 
 
 def num_nodes(cfg: CfgNode) -> int:
     """Those that torchrun or SLURM started processes on; else NUM_SHARDS."""
-    world = launched_world()
+    world = read_launcher_env()
     return world.nodes if world else int(cfg.NUM_SHARDS)
 
 

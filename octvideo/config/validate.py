@@ -11,7 +11,7 @@ from octvideo.config.notation import parse_rand_augment
 from octvideo.config.pyslowfast import IMAGE_DEPTHS, WITHOUT_POOL
 from octvideo.config.scaling import batch_per_process, has_pictures, processes_per_node
 from octvideo.config.values import show
-from octvideo.distributed.launcher_env import launched_world
+from octvideo.distributed.launcher_env import read_launcher_env
 from octvideo.utils.errors import UserError
 
 
@@ -61,7 +61,7 @@ def check_machine(cfg: CfgNode, num_cuda_devices: int) -> None:
     """
     if not cfg.NUM_GPUS:
         return
-    world, needed = launched_world(), processes_per_node(cfg)
+    world, needed = read_launcher_env(), processes_per_node(cfg)
     # SLURM may show each process the one GPU that is its own.
     if needed <= num_cuda_devices or (num_cuda_devices == 1 and world and world.is_slurm):
         return
@@ -87,11 +87,12 @@ def remarks(cfg: CfgNode) -> list[str]:
         )
     if cfg.SOLVER.CLIP_GRAD_VAL and cfg.SOLVER.CLIP_GRAD_L2NORM:
         found.append("SOLVER.CLIP_GRAD_L2NORM is ignored: SOLVER.CLIP_GRAD_VAL clips already")
-    world = launched_world()
-    if world and cfg.NUM_GPUS not in (0, world.local_size):
+    world = read_launcher_env()
+    if world and cfg.NUM_GPUS not in (0, world.local_world_size):
         found.append(
-            f"NUM_GPUS {cfg.NUM_GPUS} is ignored: {world.launcher} started {world.local_size} "
-            f"process{'es' if world.local_size > 1 else ''} on each node, with a GPU each"
+            f"NUM_GPUS {cfg.NUM_GPUS} is ignored: {world.launcher} started "
+            f"{world.local_world_size} process{'es' if world.local_world_size > 1 else ''} on each "
+            "node, with a GPU each"
         )
     if world and cfg.NUM_SHARDS not in (1, world.nodes):
         found.append(
@@ -145,7 +146,7 @@ def _batches(cfg: CfgNode) -> Iterator[Problem]:
             f"TRAIN.ACCUMULATE_STEPS {parts} does not divide the {batch_per_process(cfg)} clips "
             "of a process (TRAIN.BATCH_SIZE / NUM_GPUS): set a divisor of them",
         )
-    if not cfg.SHARD_ID < cfg.NUM_SHARDS and not launched_world():
+    if not cfg.SHARD_ID < cfg.NUM_SHARDS and not read_launcher_env():
         yield Problem(
             "SHARD_ID",
             f"SHARD_ID {cfg.SHARD_ID} must be below NUM_SHARDS {cfg.NUM_SHARDS}: "
@@ -154,10 +155,10 @@ def _batches(cfg: CfgNode) -> Iterator[Problem]:
 
 
 def _sharers(cfg: CfgNode) -> str:
-    world = launched_world()
+    world = read_launcher_env()
     if world is None:
         return f"NUM_GPUS {cfg.NUM_GPUS}"
-    return f"the {world.local_size} processes that {world.launcher} started on each node"
+    return f"the {world.local_world_size} processes that {world.launcher} started on each node"
 
 
 def _clips(cfg: CfgNode) -> Iterator[Problem]:

@@ -1,1 +1,1 @@
-"""Processes: what launched them, how they meet, talk, and end."""
+"""The processes of a run: how they start, meet, exchange values, stop, and exclude a second run."""

@@ -1,53 +1,53 @@
-"""The processes of a run: which one is this, and what they tell each other.
+"""Which process of a run this is, and how the processes exchange values.
 
-All of it works in a run of one process too, where nothing has to be sent.
+Everything here also works in a run of one process, where nothing has to be sent.
 """
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from octvideo.distributed.launcher_env import World
+from octvideo.distributed.launcher_env import LauncherEnv
 from octvideo.utils.errors import UserError
 
 T = TypeVar("T")
 
 _OPS = {"sum": dist.ReduceOp.SUM, "mean": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}
 
-_world = World()
+_env = LauncherEnv()
 _control: dist.ProcessGroup | None = None  # gloo; the default group where that is gloo
-_timeout: timedelta | None = None  # of the barrier; the other collectives have that of the group
+_timeout: timedelta | None = None  # of the barrier; the other collectives have the group's
 
 
-def start(world: World, store: dist.Store, backend: str, timeout: timedelta) -> None:
-    """Joins the process groups: ``backend`` for the tensors of its devices, gloo for the rest.
+def start(env: LauncherEnv, store: dist.Store, backend: str, timeout: timedelta) -> None:
+    """Joins the process groups: ``backend`` for tensors on its devices, gloo for everything else.
 
-    ``timeout`` is how long a collective waits for a process that does not come.
+    ``timeout`` is how long a collective waits for a missing process.
     """
-    global _world, _control, _timeout
+    global _env, _control, _timeout
     device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else None
     dist.init_process_group(
         backend,
         store=store,
-        rank=world.rank,
-        world_size=world.size,
+        rank=env.rank,
+        world_size=env.world_size,
         timeout=timeout,
         device_id=device,
     )
-    _world, _timeout = world, timeout
+    _env, _timeout = env, timeout
     _control = None if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
 
 
 def stop() -> None:
     """Leaves the process groups."""
-    global _world, _control, _timeout
+    global _env, _control, _timeout
     if _is_started():
         dist.destroy_process_group()
-    _world, _control, _timeout = World(), None, None
+    _env, _control, _timeout = LauncherEnv(), None, None
 
 
 def _is_started() -> bool:
@@ -55,23 +55,23 @@ def _is_started() -> bool:
 
 
 def rank() -> int:
-    """The number of this process, 0 in a run of one."""
+    """Returns the number of this process, 0 in a run of one."""
     return dist.get_rank() if _is_started() else 0
 
 
 def world_size() -> int:
-    """How many processes the run has."""
+    """Returns how many processes the run has."""
     return dist.get_world_size() if _is_started() else 1
 
 
 def local_rank() -> int:
-    """The number of this process on its node."""
-    return _world.local_rank
+    """Returns the number of this process on its node."""
+    return _env.local_rank
 
 
 def local_world_size() -> int:
-    """How many processes each node has."""
-    return _world.local_size
+    """Returns how many processes each node has."""
+    return _env.local_world_size
 
 
 def is_main() -> bool:
@@ -80,13 +80,13 @@ def is_main() -> bool:
 
 
 def barrier() -> None:
-    """Waits until every process has come here; names those that do not."""
+    """Waits until every process has arrived; the error names the ones that have not."""
     if world_size() > 1:
         dist.monitored_barrier(_control, _timeout, wait_all_ranks=True)
 
 
 def all_reduce(tensor: Tensor, op: str = "sum") -> Tensor:
-    """The sum, mean or max over all processes, written into ``tensor``; on CPU or GPU."""
+    """Overwrites ``tensor`` (CPU or GPU) with its sum, mean or max over all processes."""
     if world_size() > 1:
         dist.all_reduce(tensor, _OPS[op], group=_control if tensor.is_cpu else None)
         if op == "mean":
@@ -94,20 +94,22 @@ def all_reduce(tensor: Tensor, op: str = "sum") -> Tensor:
     return tensor
 
 
-def largest(number: int) -> int:
-    """That of all processes: a word on the wire, without the device."""
-    return number if world_size() == 1 else int(all_reduce(torch.tensor(int(number)), "max"))
+def all_max(*numbers: int) -> list[int]:
+    """Returns the largest value over all processes of each number: one small CPU message."""
+    if world_size() == 1:
+        return [int(number) for number in numbers]
+    return [int(n) for n in all_reduce(torch.tensor(numbers, dtype=torch.long), "max").tolist()]
 
 
 def broadcast(tensor: Tensor, source: int = 0) -> Tensor:
-    """That of process ``source``, written into ``tensor``; on CPU or GPU."""
+    """Overwrites ``tensor`` (CPU or GPU) with the one of process ``source``."""
     if world_size() > 1:
         dist.broadcast(tensor, source, group=_control if tensor.is_cpu else None)
     return tensor
 
 
-def broadcast_object(obj: Any, source: int = 0) -> Any:
-    """The ``obj`` of process ``source``, on every process."""
+def broadcast_object(obj: T, source: int = 0) -> T:
+    """Returns the ``obj`` of process ``source`` on every process."""
     if world_size() == 1:
         return obj
     values = [obj]
@@ -115,37 +117,35 @@ def broadcast_object(obj: Any, source: int = 0) -> Any:
     return values[0]
 
 
-def gather_objects(obj: Any) -> list[Any] | None:
-    """The ``obj`` of every process, in their order, on the main one; None on the others."""
+def gather_objects(obj: T) -> list[T] | None:
+    """Returns the ``obj`` of every process, in rank order, on the main process; None elsewhere."""
     if world_size() == 1:
         return [obj]
-    values = [None] * world_size() if is_main() else None
+    values = [obj] * world_size() if is_main() else None
     dist.gather_object(obj, values, group=_control)
     return values
 
 
-def all_gather_objects(obj: Any) -> list[Any]:
-    """The ``obj`` of every process, in their order, on all of them."""
+def all_gather_objects(obj: T) -> list[T]:
+    """Returns the ``obj`` of every process, in rank order, on all of them."""
     if world_size() == 1:
         return [obj]
-    values: list[Any] = [None] * world_size()
+    values = [obj] * world_size()
     dist.all_gather_object(values, obj, group=_control)
     return values
 
 
 def on_main(function: Callable[[], T]) -> T:
-    """What ``function()`` of the main process gives, on every process, or its UserError."""
-    result, error = None, None
-    if is_main():
-        result, error = _attempt(function)
+    """Calls ``function`` on the main process; all processes return its result or its UserError."""
+    result, error = _attempt(function) if is_main() else (None, None)
     result, error = broadcast_object((result, error))
     if error is not None:
         raise error
-    return result
+    return cast(T, result)
 
 
 def on_all(function: Callable[[], T]) -> T:
-    """``function()``; a UserError of one process is raised on every one."""
+    """Calls ``function`` on all processes; a UserError on one of them is raised on all."""
     result, error = _attempt(function)
     for failure in all_gather_objects(error):
         if failure is not None:

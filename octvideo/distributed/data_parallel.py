@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,34 +13,34 @@ from octvideo.distributed.collectives import broadcast, world_size
 
 
 def distribute(model: nn.Module) -> nn.Module:
-    """What to call in a training step, so that gradients are the means over all processes.
+    """Returns the module to call in a training step: its gradients are means over all processes.
 
-    Parameters, buffers and their names are the model's. The running statistics of batch norm are
-    those of each process, as nothing in training reads them, until ``share_buffers``.
+    Parameters, buffers and their names stay the model's own. Each process keeps its own running
+    statistics of batch norm, which nothing reads during training, until ``share_buffers``.
     """
     if world_size() == 1:
         return model
-    # Those of an axis of one element, as of 1x1x1 kernels, where any stride is of the same memory.
+    # Strides differ along axes of one element (1x1x1 kernels), where any stride is the same memory.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     known = inspect.signature(DistributedDataParallel).parameters
-    name = "forward_sync_buffers"  # from torch 2.13 on
-    options = {name if name in known else "broadcast_buffers": False}
-    # None are unused, as torch warns. But else it orders the gradients anew after the first step: a
-    # run that goes on from a checkpoint, whose first step comes later, would add those of three
-    # processes in another order and not be bit for bit the one that was never stopped.
+    name = "forward_sync_buffers"  # since torch 2.13
+    options: dict[str, Any] = {name if name in known else "broadcast_buffers": False}
+    # No parameter is unused, and torch warns about that. But without this option it reorders the
+    # gradients after the first step: a resumed run, whose first step comes later, would add up the
+    # gradients of three processes in another order, and no longer match the uninterrupted run.
     on_cpu = all(p.device.type == "cpu" for p in model.parameters())
     options["find_unused_parameters"] = on_cpu and world_size() > 2
     return DistributedDataParallel(model, gradient_as_bucket_view=True, **options)
 
 
 def share_weights(*models: nn.Module) -> None:
-    """Gives every process the parameters and buffers that the main one has."""
+    """Gives every process the parameters and buffers of the main one."""
     _share(p.data for model in models for p in model.parameters())
     share_buffers(*models)
 
 
 def share_buffers(*models: nn.Module) -> None:
-    """Gives every process the main one's running statistics, as PySlowFast does in each step."""
+    """Gives every process the running statistics of the main one (PySlowFast does every step)."""
     _share(buffer for model in models for buffer in model.buffers())
 
 

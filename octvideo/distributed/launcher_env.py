@@ -1,4 +1,4 @@
-"""Which processes a run has, as torchrun or SLURM describe them in the environment."""
+"""The processes of a run, as torchrun or SLURM describe them in the environment."""
 
 import os
 import re
@@ -9,40 +9,40 @@ from octvideo.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class World:
-    """The place of this process among all that train one model.
+class LauncherEnv:
+    """The place of one process among those that train one model, in the words of torchrun.
 
-    Every node has ``local_size`` processes; rank 0 listens at ``address:port``.
+    Every node has ``local_world_size`` processes; rank 0 listens at ``address:port``.
     """
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
     local_rank: int = 0
-    local_size: int = 1
+    local_world_size: int = 1
     address: str = "localhost"
     port: int = 0
     launcher: str = ""  # torchrun, SLURM, or "" for processes that the run starts itself
 
     @property
     def nodes(self) -> int:
-        return self.size // self.local_size
+        return self.world_size // self.local_world_size
 
     @property
     def is_slurm(self) -> bool:
         return self.launcher == "SLURM"
 
 
-def launched_world(environ: Mapping[str, str] = os.environ) -> World | None:
-    """The world that torchrun or ``srun`` started this process in; None for a process alone.
+def read_launcher_env(environ: Mapping[str, str] = os.environ) -> LauncherEnv | None:
+    """Returns what torchrun or ``srun`` say about this process; None for a process on its own.
 
-    A batch script or ``salloc`` shell of SLURM, and an ``srun`` of one task, are alone.
+    A batch script or ``salloc`` shell of SLURM, and an ``srun`` of one task, are on their own.
 
     Raises:
         UserError: variables are missing or contradict each other.
     """
     if "RANK" in environ and "WORLD_SIZE" in environ:
         return _torchrun(environ)
-    # Of steps alone: a job's own variables (SLURM_NTASKS, SLURM_PROCID) are in its script too.
+    # Only steps count: SLURM_NTASKS and SLURM_PROCID are also set in the batch script of a job.
     if _number(environ, "SLURM_STEP_NUM_TASKS", 1) > 1:
         return _slurm(environ)
     if _number(environ, "WORLD_SIZE", 1) > 1:
@@ -53,24 +53,24 @@ def launched_world(environ: Mapping[str, str] = os.environ) -> World | None:
     return None
 
 
-def _torchrun(environ: Mapping[str, str]) -> World:
-    world = World(
+def _torchrun(environ: Mapping[str, str]) -> LauncherEnv:
+    env = LauncherEnv(
         rank=_number(environ, "RANK"),
-        size=_number(environ, "WORLD_SIZE"),
+        world_size=_number(environ, "WORLD_SIZE"),
         local_rank=_number(environ, "LOCAL_RANK"),
-        local_size=_number(environ, "LOCAL_WORLD_SIZE"),
+        local_world_size=_number(environ, "LOCAL_WORLD_SIZE"),
         address=_text(environ, "MASTER_ADDR"),
         port=_number(environ, "MASTER_PORT"),
         launcher="torchrun",
     )
-    return _checked(world)
+    return _checked(env)
 
 
 def advice_on_restarts(environ: Mapping[str, str] = os.environ) -> str:
-    """What torchrun on several nodes lacks to take in a node that is replaced, or "".
+    """Returns what torchrun on several nodes lacks to replace a lost node, or "".
 
-    Its agents keep the address of the first store that they share, which a new agent never hears
-    of, and which may have gone with the lost node: all wait for a minute and end. (torch 2.13)
+    Its agents keep the address of the first store that they share. A new agent never learns it,
+    and it may be gone with the lost node: all wait for a minute and exit (torch 2.13).
     """
     shares = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     several = _number(environ, "GROUP_WORLD_SIZE", 1) > 1
@@ -82,8 +82,7 @@ def advice_on_restarts(environ: Mapping[str, str] = os.environ) -> str:
     )
 
 
-def _slurm(environ: Mapping[str, str]) -> World:
-    size = _number(environ, "SLURM_STEP_NUM_TASKS")
+def _slurm(environ: Mapping[str, str]) -> LauncherEnv:
     per_node = _text(environ, "SLURM_STEP_TASKS_PER_NODE")
     counts = set(re.sub(r"\(x\d+\)", "", per_node).split(","))
     if len(counts) > 1:
@@ -91,34 +90,34 @@ def _slurm(environ: Mapping[str, str]) -> World:
             f"SLURM starts different numbers of processes on the nodes ({per_node}): "
             "ask for --ntasks-per-node instead of --ntasks"
         )
-    # Jobs that share a node must not share a port, nor must the steps of a job.
+    # Neither jobs that share a node nor the steps of one job may share a port.
     job, step = _number(environ, "SLURM_JOB_ID"), _number(environ, "SLURM_STEP_ID", 0)
-    world = World(
+    env = LauncherEnv(
         rank=_number(environ, "SLURM_PROCID"),
-        size=size,
+        world_size=_number(environ, "SLURM_STEP_NUM_TASKS"),
         local_rank=_number(environ, "SLURM_LOCALID"),
-        local_size=int(counts.pop()),
+        local_world_size=int(counts.pop()),
         address=environ.get("MASTER_ADDR") or first_host(_text(environ, "SLURM_STEP_NODELIST")),
         port=_number(environ, "MASTER_PORT", 12000 + (7 * job + step) % 20000),
         launcher="SLURM",
     )
-    return _checked(world)
+    return _checked(env)
 
 
 def first_host(nodes: str) -> str:
-    """The first name of SLURM's short form: ``gpu[07-09,12],login1`` begins with ``gpu07``."""
+    """Returns the first name of SLURM's short form: ``gpu07`` of ``gpu[07-09,12],login1``."""
     name = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)
     assert name is not None  # it matches the empty string too
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", name.group())
 
 
-def _checked(world: World) -> World:
-    if not 0 <= world.rank < world.size or not 0 <= world.local_rank < world.local_size:
-        raise UserError(
-            f"{world.launcher} describes process {world.rank} of {world.size}, number "
-            f"{world.local_rank} of {world.local_size} on its node: numbers are counted from 0"
-        )
-    return world
+def _checked(env: LauncherEnv) -> LauncherEnv:
+    if 0 <= env.rank < env.world_size and 0 <= env.local_rank < env.local_world_size:
+        return env
+    raise UserError(
+        f"{env.launcher} describes process {env.rank} of {env.world_size}, number "
+        f"{env.local_rank} of {env.local_world_size} on its node: numbers are counted from 0"
+    )
 
 
 def _text(environ: Mapping[str, str], name: str) -> str:

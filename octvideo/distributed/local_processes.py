@@ -1,4 +1,4 @@
-"""The processes of one node, started and watched by the first: where there is no launcher."""
+"""Starts and watches the processes of one node where there is no launcher."""
 
 import logging
 import multiprocessing
@@ -10,30 +10,31 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from typing import Any
+from types import FrameType
 
 from octvideo.distributed.signals import leave_when_preempted
 
 logger = logging.getLogger("octvideo")
 
-GRACE = 30.0  # seconds that the others have when one has ended with an error
+GRACE = 30.0  # seconds that the others get when one has failed
 
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
 
-def run_processes(function: Callable[..., int], arguments: Sequence[tuple[Any, ...]]) -> int:
-    """Calls ``function`` in one process for each tuple; the first exit status that is not 0.
+def run_processes(functions: Sequence[Callable[[], int]]) -> int:
+    """Runs each function in a process of its own; returns the first exit status that is not 0.
 
-    Signals that ask for an end go to all of them, and this process waits for theirs.
+    The functions must be picklable. Signals that ask for an end are passed on to all processes,
+    and this process waits for them to finish.
     """
     context = multiprocessing.get_context("spawn")  # a fork would break CUDA
     processes: list[BaseProcess] = [
-        context.Process(target=_main, args=(function, args), name=f"process {number}")
-        for number, args in enumerate(arguments)
+        context.Process(target=_main, args=(function,), name=f"process {number}")
+        for number, function in enumerate(functions)
     ]
-    asked: list[int] = []
+    received: list[int] = []
     handlers = {}
-    # It waits until the processes know what to do with it, which they inherit.
+    # A signal waits until the processes, which inherit this mask, know what to do with it.
     _mask_preemption(signal.SIG_BLOCK)
     try:
         for process in processes:
@@ -41,9 +42,9 @@ def run_processes(function: Callable[..., int], arguments: Sequence[tuple[Any, .
         for name in _FORWARDED:
             signum = getattr(signal, name, None)
             if signum is not None and signal.getsignal(signum) != signal.SIG_IGN:
-                handlers[signum] = signal.signal(signum, _forward(processes, asked))
+                handlers[signum] = signal.signal(signum, _forward(processes, received))
         _mask_preemption(signal.SIG_UNBLOCK)
-        return _watch(processes, asked)
+        return _watch(processes, received)
     finally:
         for process in processes:
             if process.pid:
@@ -58,9 +59,11 @@ def _mask_preemption(how: int) -> None:
         signal.pthread_sigmask(how, {signal.SIGUSR1})
 
 
-def _forward(processes: Sequence[BaseProcess], asked: list[int]) -> Callable[[int, Any], None]:
-    def handler(signum: int, _frame: Any) -> None:
-        asked.append(signum)
+def _forward(
+    processes: Sequence[BaseProcess], received: list[int]
+) -> Callable[[int, FrameType | None], None]:
+    def handler(signum: int, _frame: FrameType | None) -> None:
+        received.append(signum)
         # A terminal sends Ctrl-C and its own end to the whole group.
         if signum in (signal.SIGINT, getattr(signal, "SIGHUP", None)) and sys.stdin.isatty():
             return
@@ -71,7 +74,7 @@ def _forward(processes: Sequence[BaseProcess], asked: list[int]) -> Callable[[in
     return handler
 
 
-def _watch(processes: Sequence[BaseProcess], asked: Collection[int]) -> int:
+def _watch(processes: Sequence[BaseProcess], received: Collection[int]) -> int:
     status, deadline, running = 0, float("inf"), list(processes)
     while running:
         wait([process.sentinel for process in running], timeout=1.0)
@@ -81,7 +84,7 @@ def _watch(processes: Sequence[BaseProcess], asked: Collection[int]) -> int:
             if process.exitcode and not status:
                 status = process.exitcode
                 deadline = time.monotonic() + GRACE
-                if -status in asked:  # while it had nothing to save yet
+                if -status in received:  # while it had nothing to save yet
                     status = 128 - status
                 elif status < 0:
                     name = signal.Signals(-status).name
@@ -92,10 +95,10 @@ def _watch(processes: Sequence[BaseProcess], asked: Collection[int]) -> int:
     return status if status >= 0 else 3
 
 
-def _main(function: Callable[..., int], args: tuple[Any, ...]) -> None:
+def _main(function: Callable[[], int]) -> None:
     leave_when_preempted()  # and no longer blocks the signal
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    sys.exit(function(*args))
+    sys.exit(function())
 
 
 def _end_with_parent() -> None:

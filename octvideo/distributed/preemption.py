@@ -1,4 +1,4 @@
-"""Stops a run between two steps when it is asked to end, all of its processes at the same one."""
+"""Stops a run between two steps when a signal asks for it, all of its processes at the same one."""
 
 import os
 import signal
@@ -8,14 +8,14 @@ from collections.abc import Collection, Iterator
 from types import FrameType
 from typing import TypeVar
 
-from octvideo.distributed.collectives import largest
+from octvideo.distributed.collectives import all_max
 from octvideo.distributed.signals import STOP_SIGNALS
 
 T = TypeVar("T")
 
 
-class Interrupted(Exception):  # noqa: N818 - no error
-    """The run was asked to stop; ``signum`` is the signal that asked."""
+class Preempted(Exception):  # noqa: N818 - not an error
+    """A signal, ``signum``, has asked the run to stop."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -24,13 +24,13 @@ class Interrupted(Exception):  # noqa: N818 - no error
 
 class StopRequest:
     """Within the context, Ctrl-C, SIGTERM, SIGHUP (a lost terminal) and SIGUSR1 (preemption) wait
-    for ``check()``. A signal to any process of the run counts for all.
+    until the run looks at them. A signal to any process of the run counts for all.
 
     A second Ctrl-C ends the process at once, as usual.
     """
 
     def __init__(self) -> None:
-        self.signum: int | None = None
+        self._signum = 0
         self._handlers: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -44,44 +44,51 @@ class StopRequest:
 
     def __exit__(self, *_: object) -> None:
         for signum, handler in self._handlers.items():
-            signal.signal(signum, handler)
+            signal.signal(signum, handler)  # type: ignore[arg-type]
 
     def _remember(self, signum: int, _frame: FrameType | None) -> None:
-        if signum == signal.SIGINT and self.signum == signal.SIGINT:
+        if signum == self._signum == signal.SIGINT:
             raise KeyboardInterrupt
         if signum == getattr(signal, "SIGHUP", None):
             _leave_terminal()
-        elif self.signum is None:
+        elif not self._signum:
             os.write(2, b"\nStopping after this step; Ctrl-C again ends at once.\n")
-        if signum == signal.SIGTERM and self.signum is not None:
-            return  # the time is up that SIGUSR1 told of: it is still a preemption
-        self.signum = signum
+        if signum == signal.SIGTERM and self._signum:
+            return  # the time that SIGUSR1 announced is up: it is still a preemption
+        self._signum = signum
 
-    def check(self, save_is_due: bool = False) -> bool:
-        """Whether a checkpoint is due, to any process. All processes call it at the same points.
+    def signum(self) -> int:
+        """Returns the signal that this process has received, 0 for none."""
+        return self._signum
+
+    def check(self) -> None:
+        """All processes call this at the same points.
 
         Raises:
-            Interrupted: on every process, where a signal has come to one.
+            Preempted: on every process, if one has received a signal.
         """
-        wish = largest(2 * (self.signum or 0) + save_is_due)
-        if wish > 1:
-            raise Interrupted(wish // 2)
-        return bool(wish)
+        raise_if_preempted(*all_max(self.signum()))
 
     def watch(self, batches: Collection[T]) -> Iterator[T]:
-        """The batches, with a check before each, also where processes differ in their number.
+        """Yields the batches, with a check before each, even if processes have different numbers.
 
-        Those that the others do not have are passed on unchecked.
+        The batches that the other processes lack are not checked.
         """
-        common = -largest(-len(batches))
+        [missing] = all_max(-len(batches))
         for number, batch in enumerate(batches):
-            if number < common:
+            if number < -missing:
                 self.check()
             yield batch
 
 
+def raise_if_preempted(signum: int) -> None:
+    """Raises `Preempted` for a signal number other than 0."""
+    if signum:
+        raise Preempted(signum)
+
+
 def _leave_terminal() -> None:
-    """Writing to a terminal that is gone is an error: from now on the log file has the output."""
+    """Redirects output to nowhere: writing to a lost terminal fails, and the log file has it."""
     with open(os.devnull, "w") as nowhere:
         for stream in (sys.stdout, sys.stderr):
             if stream.isatty():

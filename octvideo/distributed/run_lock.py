@@ -1,4 +1,4 @@
-"""One training in a folder at a time."""
+"""One training run in a folder at a time."""
 
 import json
 import logging
@@ -25,16 +25,16 @@ PATIENCE = 10.0  # seconds; a process that was asked to end may still be there
 
 
 @contextmanager
-def only_training_in(folder: Path) -> Iterator[None]:
-    """Keeps another training out of ``folder`` until the context, or the main process, ends.
+def training_lock(folder: Path) -> Iterator[None]:
+    """Keeps other training runs out of ``folder`` until the context, or the main process, ends.
 
-    The lock is a POSIX record lock: the system frees it however the process ends, and workers that
-    were forked do not hold it. On a shared file system it may outlive a node that died, so that a
-    lock of another machine is a warning, as is a file system without locks. Without ``fcntl``
-    (it is part of POSIX) nothing is locked.
+    The lock is a POSIX record lock: the system frees it however the process ends, and forked
+    workers do not hold it. On a shared file system it may outlive a node that died, so a lock from
+    another machine is only a warning, as is a file system without locks. Without ``fcntl``, which
+    is part of POSIX, nothing is locked.
 
     Raises:
-        UserError: another process of this machine trains there; on all processes of the run.
+        UserError: another process of this machine trains there. Raised on all processes.
     """
     with ExitStack() as stack:
         on_main(lambda: _lock(folder, stack))
@@ -48,7 +48,7 @@ def _lock(folder: Path, stack: ExitStack) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         file = stack.enter_context((folder / LOCK_FILE).open("a+", encoding="utf-8"))
     except OSError:
-        return  # what else the run writes there will say it
+        return  # the next thing that the run writes there reports it
     try:
         if _is_free_in_time(file, folder):
             _name_holder(file)
@@ -56,7 +56,7 @@ def _lock(folder: Path, stack: ExitStack) -> None:
             _refuse(folder, file)
     except OSError as error:
         logger.warning(
-            "OUTPUT_DIR %s can not be locked (%s): nothing keeps a second run from writing there",
+            "OUTPUT_DIR %s cannot be locked (%s): nothing keeps a second run from writing there",
             folder,
             error.strerror,
         )
@@ -64,7 +64,7 @@ def _lock(folder: Path, stack: ExitStack) -> None:
 
 def _is_free_in_time(file: IO[str], folder: Path) -> bool:
     begin = time.monotonic()
-    is_told = False
+    is_reported = False
     while True:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -73,10 +73,10 @@ def _is_free_in_time(file: IO[str], folder: Path) -> bool:
             waited = time.monotonic() - begin
         if waited > PATIENCE:
             return False
-        if waited > 1 and not is_told:
+        if waited > 1 and not is_reported:
             text = "Another run trains in OUTPUT_DIR %s; it may be about to end: waiting %g s"
             logger.warning(text, folder, PATIENCE)
-            is_told = True
+            is_reported = True
         time.sleep(0.2)
 
 
@@ -86,7 +86,7 @@ def _refuse(folder: Path, file: IO[str]) -> None:
         holder = json.loads(file.read())
     except json.JSONDecodeError:
         holder = {}
-    if not holder:  # nothing says that it is of another machine: its disk may have been full
+    if not holder:  # its disk may have been full; it may be a process of this machine
         raise UserError(
             f"another process is training in OUTPUT_DIR {folder}: it holds {folder / LOCK_FILE}, "
             "without its name in it. Wait for it, stop it, or set another OUTPUT_DIR; if no run is "
@@ -109,6 +109,6 @@ def _name_holder(file: IO[str]) -> None:
 
 
 def _boot() -> str:
-    """What is the same in all processes that see each other's numbers and locks."""
+    """Returns an id that all processes which see each other's numbers and locks share."""
     path = Path("/proc/sys/kernel/random/boot_id")
     return path.read_text().strip() if path.exists() else socket.gethostname()

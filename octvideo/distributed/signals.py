@@ -1,9 +1,9 @@
 """What signals mean to the processes of a run.
 
-A training process ends its step, saves and leaves (see ``engine.interrupt``): with status 75
-(EX_TEMPFAIL) after SIGUSR1, by which SLURM tells of a preemption or a time limit and after which
-the run should be started again; with 128 + n after Ctrl-C, SIGTERM and SIGHUP, by which somebody
-has ended it. Loader processes leave signals to their parent.
+A training process finishes its step, saves and exits (see ``preemption``): with status 75
+(EX_TEMPFAIL) after SIGUSR1, with which SLURM announces a preemption or a time limit and after
+which the run should be started again; with 128 + n after Ctrl-C, SIGTERM and SIGHUP, with which
+somebody has ended it. Loader processes leave signals to their parent.
 """
 
 import multiprocessing
@@ -24,10 +24,10 @@ STOP_SIGNALS = tuple(
 
 
 def exit_status(signum: int) -> int:
-    """The status with which a run leaves that was stopped by a signal and has saved its state.
+    """Returns the exit status of a run that a signal has stopped and that has saved its state.
 
-    Where a batch script sets OCTVIDEO_TERM_IS_PREEMPTION, SIGTERM is one too: by its status the
-    script can tell a run that has saved from a process that SIGTERM ended before it could.
+    If a batch script sets OCTVIDEO_TERM_IS_PREEMPTION, SIGTERM counts as one too: the status lets
+    the script distinguish a run that has saved from one that SIGTERM ended before it could.
     """
     preemptions = ["SIGUSR1"]
     if os.environ.get("OCTVIDEO_TERM_IS_PREEMPTION"):
@@ -38,14 +38,15 @@ def exit_status(signum: int) -> int:
 
 
 def leave_when_preempted() -> None:
-    """From now on SIGUSR1 ends the process with status 75: it has nothing to save yet.
+    """Makes SIGUSR1 end the process with status 75 from now on: it has nothing to save yet.
 
-    At once, and before it obeys SIGTERM, which a launcher sends to all when the first has left: in
-    the middle of an import Python may have got both. That SIGTERM must not hide why the first one
-    left. srun returns the greatest status of all processes, so that in its batch script, which
-    sets OCTVIDEO_TERM_IS_PREEMPTION, the status is the least one of a failure.
+    SIGUSR1 acts at once, and before SIGTERM, which a launcher sends to all processes when the first
+    has exited: in the middle of an import Python may have received both, and the SIGTERM must not
+    hide why the first one exited. srun returns the greatest status of all processes, so in its
+    batch script, which sets OCTVIDEO_TERM_IS_PREEMPTION, SIGTERM gives the least failure status.
 
-    The script also starts the process with both signals blocked, lest they end it before this.
+    The script also starts the process with both signals blocked, so that they cannot end it before
+    this call.
     """
     after_term = 1 if os.environ.get("OCTVIDEO_TERM_IS_PREEMPTION") else 128 + signal.SIGTERM
 
@@ -62,10 +63,10 @@ def leave_when_preempted() -> None:
 
 
 def leave_undisturbed() -> None:
-    """From now on only Ctrl-C and SIGKILL end the process before it has left by itself.
+    """Lets only Ctrl-C and SIGKILL end the process from now on, before it exits by itself.
 
-    With the first process that leaves, launchers send SIGTERM to the others, whose status, that
-    they have saved, would be lost.
+    When the first process exits, launchers send SIGTERM to the others: the status that says that
+    they have saved would be lost.
     """
     for signum in STOP_SIGNALS:
         if signum != signal.SIGINT:
@@ -73,17 +74,17 @@ def leave_undisturbed() -> None:
 
 
 def leave_signals_to_parent() -> None:
-    """For a helper process: it lives as long as its parent wants, whoever sends signals.
+    """Makes a helper process live as long as its parent wants, whoever sends signals.
 
-    Terminals signal the group, SLURM every process of a job, while the parent still needs its
-    helpers to end the step. SIGTERM counts where it comes from the parent (``terminate()``).
+    Terminals signal the group, and SLURM every process of a job, while the parent still needs its
+    helpers to finish the step. SIGTERM counts if it comes from the parent (``terminate()``).
     """
     if hasattr(os, "setsid"):
         os.setsid()
     for signum in STOP_SIGNALS:
         if signum != signal.SIGTERM:
             signal.signal(signum, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # Linux: tells who has sent it
+    if hasattr(signal, "sigwaitinfo"):  # Linux: says who has sent it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_obey_parent, daemon=True).start()
 

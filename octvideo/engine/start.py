@@ -1,4 +1,4 @@
-"""What every run does first: the output folder, the log, the seed and the device."""
+"""The start of every run: checks, output folder, log, seed and device."""
 
 import logging
 import random
@@ -8,32 +8,36 @@ from pathlib import Path
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
+from torch import nn
 
 from octvideo.config import check_machine, dump
 from octvideo.data import read_split
 from octvideo.distributed.collectives import local_rank, on_all, on_main, rank
+from octvideo.distributed.launcher import process_device
+from octvideo.engine.log import environment_report, setup_logging
 from octvideo.engine.precision import check_device, prepare_device
 from octvideo.models import build_model
 from octvideo.utils.errors import UserError
 from octvideo.utils.files import write_whole
-from octvideo.utils.log import environment_report, setup_logging
 from octvideo.weights.download import is_address
 from octvideo.weights.zoo import zoo_address
 
 logger = logging.getLogger("octvideo")
 
+Build = Callable[[CfgNode], nn.Module]  # makes the network of a configuration
 
-def check_run(cfg: CfgNode) -> None:
-    """Finds what would end a run of ``cfg``, before any work: seconds, and nothing is written.
+
+def check_run(cfg: CfgNode, build: Build = build_model) -> None:
+    """Finds what would end a run of ``cfg`` before any work, in seconds; it writes nothing.
 
     Raises:
-        UserError: the machine has not what it asks for (devices, bf16, a compiler), the model can
-            not be built, a list of videos is missing or wrong, or a file that it names is not
-            there.
+        UserError: the machine lacks what the run asks for (devices, bf16, a compiler), the network
+            cannot be built, a list of videos is missing or wrong, or a file that ``cfg`` names does
+            not exist.
     """
     check_machine(cfg, torch.cuda.device_count())
     with torch.device("meta"):
-        build_model(cfg)
+        build(cfg)
     check_device(cfg)
     splits = {"train": cfg.TRAIN.ENABLE, "test": cfg.TEST.ENABLE}
     splits["val"] = validates = cfg.TRAIN.ENABLE and cfg.TRAIN.EVAL_PERIOD > 0
@@ -60,22 +64,12 @@ def check_run(cfg: CfgNode) -> None:
         raise UserError(f"TEST.SAVE_RESULTS_PATH: {results} is a folder; name a file")
 
 
-def process_device(cfg: CfgNode, local_rank: int) -> torch.device:
-    """The device of the process with this number on its node.
-
-    SLURM may show a process no GPU but its own, which is the first one then.
-    """
-    if not cfg.NUM_GPUS:
-        return torch.device("cpu")
-    return torch.device("cuda", local_rank if torch.cuda.device_count() > 1 else 0)
-
-
 def start_run(cfg: CfgNode) -> torch.device:
     """Checks the machine, opens the log, seeds, and returns the device of this process.
 
     Raises:
         ConfigError: the configuration asks for devices that are not there.
-        UserError: OUTPUT_DIR can not be written; on all processes alike.
+        UserError: OUTPUT_DIR cannot be written. Raised on all processes.
     """
     check_machine(cfg, torch.cuda.device_count())
     output_dir = Path(cfg.OUTPUT_DIR)
@@ -83,7 +77,7 @@ def start_run(cfg: CfgNode) -> torch.device:
     random.seed(cfg.RNG_SEED)
     np.random.seed(cfg.RNG_SEED)
     torch.manual_seed(cfg.RNG_SEED + rank())  # dropout; the weights of rank 0 are everybody's
-    device = process_device(cfg, local_rank())
+    device = process_device(cfg.NUM_GPUS > 0, local_rank())
     logger.info(environment_report(device))
     prepare_device(cfg, device)
     logger.info("Output goes to %s", output_dir)
@@ -91,9 +85,9 @@ def start_run(cfg: CfgNode) -> torch.device:
 
 
 def write_config(cfg: CfgNode, name: str = "config.yaml") -> None:
-    """Writes the whole configuration into OUTPUT_DIR, once it is sure that this run may begin.
+    """Writes the whole configuration into OUTPUT_DIR, once it is certain that the run may begin.
 
-    config.yaml is of the training run, which may be under way while another process tests.
+    config.yaml belongs to the training run, which may still be going while another process tests.
     """
     output_dir = Path(cfg.OUTPUT_DIR)
     path = output_dir / name
@@ -106,5 +100,5 @@ def _write(output_dir: Path, function: Callable[[], object]) -> None:
         function()
     except OSError as error:
         raise UserError(
-            f"OUTPUT_DIR {output_dir} can not be written: {error.strerror}; set another OUTPUT_DIR"
+            f"OUTPUT_DIR {output_dir} cannot be written: {error.strerror}; set another OUTPUT_DIR"
         ) from error

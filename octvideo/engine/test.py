@@ -42,19 +42,21 @@ from octvideo.engine.confusion import (
     write_confusion_matrix,
     write_confusions,
 )
+from octvideo.engine.log import is_terminal, log_json_stats, memory_stats
 from octvideo.engine.meters import Clock, readable_time, top_k_correct
 from octvideo.engine.precision import DTYPES, Evaluation, compile_model
 from octvideo.engine.results import ScoreTable, write_predictions
-from octvideo.engine.start import start_run, write_config
+from octvideo.engine.start import Build, start_run, write_config
 from octvideo.models import build_model, optimize_for_inference
 from octvideo.utils.errors import NonFiniteError, UserError
-from octvideo.utils.log import is_terminal, log_json_stats, memory_stats
 from octvideo.weights import Weights, load_into, read_weights
 
 logger = logging.getLogger("octvideo")
 
 
-def run_test(cfg: CfgNode, trained: Path | None = None) -> dict[str, Any]:
+def run_test(
+    cfg: CfgNode, trained: Path | None = None, build: Build = build_model
+) -> dict[str, Any]:
     """Tests a checkpoint on test.csv with all views; returns what ``test_final`` logs.
 
     With several numbers of clips (TEST.NUM_TEMPORAL_CLIPS) it is that of the last; each writes over
@@ -73,12 +75,12 @@ def run_test(cfg: CfgNode, trained: Path | None = None) -> dict[str, Any]:
     Raises:
         CheckpointError: there is nothing to test, or it does not fit.
         UserError: no video could be read, or there are scores that are nan or inf.
-        Interrupted: a signal came.
+        Preempted: a signal came.
     """
     if (counts := clip_counts_of_test(cfg)) != [cfg.TEST.NUM_ENSEMBLE_VIEWS]:
-        return [run_test(_with_clips(cfg, count), trained) for count in counts][-1]
+        return [run_test(_with_clips(cfg, count), trained, build) for count in counts][-1]
     device = start_run(cfg)
-    model = build_model(cfg)
+    model = build(cfg)
     tested, names = on_all(lambda: load_tested(model, cfg, trained))
     if not cfg.TRAIN.ENABLE:  # else the training run has written it, or another one has its own
         write_config(cfg, "config_test.yaml")

@@ -27,12 +27,13 @@ from octvideo.data import (
     normalization,
     normalize,
 )
-from octvideo.distributed.collectives import is_main, largest, rank, world_size
+from octvideo.distributed.collectives import all_max, is_main, rank, world_size
 from octvideo.distributed.data_parallel import share_buffers, share_weights
-from octvideo.distributed.preemption import Interrupted, StopRequest
-from octvideo.distributed.run_lock import only_training_in
+from octvideo.distributed.preemption import Preempted, StopRequest, raise_if_preempted
+from octvideo.distributed.run_lock import training_lock
 from octvideo.engine.averaging import WeightAverage, has_finite_statistics, update_bn_statistics
 from octvideo.engine.bad_videos import BadVideos
+from octvideo.engine.log import is_terminal
 from octvideo.engine.losses import build_loss, loss_of_scores
 from octvideo.engine.meters import TrainMeter
 from octvideo.engine.mixup import build_mixup, mixing_generator
@@ -46,40 +47,42 @@ from octvideo.engine.precision import (
     move_model,
 )
 from octvideo.engine.run_state import RunState
-from octvideo.engine.start import start_run, write_config
+from octvideo.engine.start import Build, start_run, write_config
 from octvideo.engine.step import OptimizerStep
 from octvideo.engine.train_log import TrainLog
 from octvideo.engine.validate import validate
 from octvideo.models import build_model
 from octvideo.utils.complexity import count
 from octvideo.utils.errors import UserError
-from octvideo.utils.log import is_terminal
 
 logger = logging.getLogger("octvideo")
 
 
-def run_train(cfg: CfgNode) -> Path:
+def run_train(cfg: CfgNode, build: Build = build_model) -> Path:
     """Trains the model of ``cfg``, or continues an earlier run of the same OUTPUT_DIR.
+
+    Args:
+        build: makes the network of a configuration; a study may train a variant of it.
 
     Returns:
         The checkpoint of the finished run.
 
     Raises:
-        Interrupted: a signal came; the checkpoint to continue from has been written.
+        Preempted: a signal came; the checkpoint to continue from has been written.
         UserError: another process trains in OUTPUT_DIR.
         ConfigError, CheckpointError, ValueError: the message says what to change.
     """
-    with only_training_in(Path(cfg.OUTPUT_DIR)):
-        return _train(cfg)
+    with training_lock(Path(cfg.OUTPUT_DIR)):
+        return _train(cfg, build)
 
 
-def _train(cfg: CfgNode) -> Path:
+def _train(cfg: CfgNode, build: Build) -> Path:
     device = start_run(cfg)
     line, warning = describe_scaling(cfg)
     logger.info(line)
     if warning and is_main():
         logger.warning(warning)
-    trainer = Trainer(cfg, device)
+    trainer = Trainer(cfg, device, build)
     trainer.start()
     write_config(cfg)
     with StopRequest() as stop:
@@ -104,9 +107,9 @@ def log_model_info(model: nn.Module, cfg: CfgNode) -> None:
 class Trainer:
     """The loop of a training run; what it has come to is in ``state``."""
 
-    def __init__(self, cfg: CfgNode, device: torch.device) -> None:
+    def __init__(self, cfg: CfgNode, device: torch.device, build: Build = build_model) -> None:
         self.cfg, self.device = cfg, device
-        self.model = build_model(cfg)
+        self.model = build(cfg)
         if cfg.LOG_MODEL_INFO:
             log_model_info(self.model, cfg)
         move_model(self.model, device)
@@ -176,7 +179,7 @@ class Trainer:
             while not self.state.is_finished:
                 self._train_epoch(stop)
                 self._finish_epoch(stop)
-        except Interrupted:
+        except Preempted:
             if self.state.epoch or self.state.step:
                 self._save()
             raise
@@ -199,7 +202,9 @@ class Trainer:
                 self.state.step_done()
                 if self.log.is_due():
                     self._log_steps()
-                if stop.check(self.state.save_is_due()):
+                signum, save_is_due = all_max(stop.signum(), self.state.save_is_due())
+                raise_if_preempted(signum)
+                if save_is_due:
                     self._save()
 
     def _train_batches(self) -> Iterator[dict[str, Any]]:
@@ -214,7 +219,7 @@ class Trainer:
             found = len(batch["label"])
             # A word of its own beside that of the check after each step, which comes before the
             # wait for data: a run that is asked to stop may have no time for that.
-            if largest(not found):
+            if all_max(not found)[0]:
                 self.bad_videos.share()
                 raise UserError("no video of a batch could be read, nor any in their place")
             if found < size:
@@ -348,7 +353,7 @@ class Trainer:
     def _log_epoch(self) -> None:
         # It has been, by the run that goes on here. The count of one process may be that of all
         # those of an earlier run.
-        if not largest(self.meters["epoch"].count):
+        if not all_max(self.meters["epoch"].count)[0]:
             return
         stats = self.log.read("epoch")
         self._check_loss(stats["loss"])

@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from octvideo.data import usable_cores
 from octvideo.distributed.collectives import is_main
+from octvideo.engine.log import is_terminal, log_json_stats, memory_stats
 from octvideo.engine.meters import Clock, loader_bound, readable_time
 from octvideo.engine.run_state import RunState
 from octvideo.engine.step import OptimizerStep
 from octvideo.engine.tensorboard import Curves
-from octvideo.utils.log import is_terminal, log_json_stats, memory_stats
 
 logger = logging.getLogger("octvideo")
 

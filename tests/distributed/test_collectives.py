@@ -9,7 +9,7 @@ import torch.distributed
 import torch.multiprocessing as mp
 
 from octvideo.distributed import collectives
-from octvideo.distributed.launcher_env import World
+from octvideo.distributed.launcher_env import LauncherEnv
 
 
 def test_a_run_of_one():
@@ -24,7 +24,7 @@ def test_a_run_of_one():
 def _process(rank: int, port: int) -> None:
     timeout = timedelta(seconds=60)
     store = torch.distributed.TCPStore("localhost", port, 2, rank == 0, timeout)
-    collectives.start(World(rank, 2, rank, 2), store, "gloo", timeout)
+    collectives.start(LauncherEnv(rank, 2, rank, 2), store, "gloo", timeout)
     assert (collectives.rank(), collectives.world_size(), collectives.is_main()) == (
         rank,
         2,

@@ -2,7 +2,12 @@
 
 import pytest
 
-from octvideo.distributed.launcher_env import World, advice_on_restarts, first_host, launched_world
+from octvideo.distributed.launcher_env import (
+    LauncherEnv,
+    advice_on_restarts,
+    first_host,
+    read_launcher_env,
+)
 from octvideo.utils.errors import UserError
 
 TORCHRUN = {
@@ -31,26 +36,26 @@ def without(environ: dict[str, str], name: str) -> dict[str, str]:
 
 
 def test_torchrun():
-    assert launched_world(TORCHRUN) == World(5, 8, 1, 4, "10.0.0.7", 29500, "torchrun")
-    assert World(5, 8, 1, 4).nodes == 2
+    assert read_launcher_env(TORCHRUN) == LauncherEnv(5, 8, 1, 4, "10.0.0.7", 29500, "torchrun")
+    assert LauncherEnv(5, 8, 1, 4).nodes == 2
 
 
 def test_torchrun_within_a_step_of_slurm_counts():
-    assert launched_world({**SLURM, **TORCHRUN}).launcher == "torchrun"
+    assert read_launcher_env({**SLURM, **TORCHRUN}).launcher == "torchrun"
 
 
 def test_slurm():
-    world = launched_world(SLURM)
-    assert (world.rank, world.size, world.local_rank, world.local_size) == (6, 8, 2, 4)
+    world = read_launcher_env(SLURM)
+    assert (world.rank, world.world_size, world.local_rank, world.local_world_size) == (6, 8, 2, 4)
     assert (world.address, world.launcher) == ("gpu07", "SLURM")
     assert 1024 <= world.port < 32768  # below the ports that systems give away themselves
-    assert launched_world({**SLURM, "SLURM_PROCID": "0"}).port == world.port
-    assert launched_world({**SLURM, "SLURM_STEP_ID": "1"}).port != world.port
-    assert launched_world({**SLURM, "SLURM_JOB_ID": "18"}).port != world.port
+    assert read_launcher_env({**SLURM, "SLURM_PROCID": "0"}).port == world.port
+    assert read_launcher_env({**SLURM, "SLURM_STEP_ID": "1"}).port != world.port
+    assert read_launcher_env({**SLURM, "SLURM_JOB_ID": "18"}).port != world.port
 
 
 def test_the_address_can_be_set():
-    chosen = launched_world({**SLURM, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "4321"})
+    chosen = read_launcher_env({**SLURM, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "4321"})
     assert (chosen.address, chosen.port) == ("127.0.0.1", 4321)
 
 
@@ -65,7 +70,7 @@ def test_the_address_can_be_set():
     ids=["nothing", "batch script", "a step of one", "WORLD_SIZE 1"],
 )
 def test_alone(environ: dict[str, str]):
-    assert launched_world(environ) is None
+    assert read_launcher_env(environ) is None
 
 
 @pytest.mark.parametrize(
@@ -97,7 +102,7 @@ def test_first_host(nodes: str, first: str):
 )
 def test_worlds_that_are_wrong(environ: dict[str, str], message: str):
     with pytest.raises(UserError) as caught:
-        launched_world(environ)
+        read_launcher_env(environ)
     assert message in str(caught.value)
 
 

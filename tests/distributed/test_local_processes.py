@@ -6,12 +6,13 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from octvideo.distributed import local_processes
-from octvideo.engine.launch import _address
+from octvideo.distributed.launcher import _address
 from octvideo.utils.errors import UserError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -37,20 +38,25 @@ def _wait_for_a_signal(folder: Path, number: int) -> int:
 
 
 def test_all_end_well():
-    assert local_processes.run_processes(_end, [(0, 0.0), (0, 0.2)]) == 0
+    assert local_processes.run_processes([partial(_end, 0, 0.0), partial(_end, 0, 0.2)]) == 0
 
 
 def test_the_others_end_with_one_that_fails(monkeypatch):
     monkeypatch.setattr(local_processes, "GRACE", 1.0)
     begin = time.monotonic()
-    assert local_processes.run_processes(_end, [(0, 100.0), (2, 0.0)]) == 2
+    assert local_processes.run_processes([partial(_end, 0, 100.0), partial(_end, 2, 0.0)]) == 2
     assert time.monotonic() - begin < 60
 
 
 def test_one_that_was_killed_is_named(monkeypatch, caplog):
     monkeypatch.setattr(local_processes, "GRACE", 1.0)
     with caplog.at_level(logging.ERROR, "octvideo"):
-        assert local_processes.run_processes(_end, [(0, 100.0), (-signal.SIGKILL, 0.0)]) == 3
+        assert (
+            local_processes.run_processes(
+                [partial(_end, 0, 100.0), partial(_end, -signal.SIGKILL, 0.0)]
+            )
+            == 3
+        )
     assert "process 1 of 2 was ended by SIGKILL" in caplog.text
 
 
@@ -63,7 +69,12 @@ def test_a_signal_goes_to_all(tmp_path):
     before = signal.getsignal(signal.SIGUSR1)
     thread = threading.Thread(target=send)
     thread.start()
-    assert local_processes.run_processes(_wait_for_a_signal, [(tmp_path, 0), (tmp_path, 1)]) == 75
+    assert (
+        local_processes.run_processes(
+            [partial(_wait_for_a_signal, tmp_path, 0), partial(_wait_for_a_signal, tmp_path, 1)]
+        )
+        == 75
+    )
     thread.join()
     assert signal.getsignal(signal.SIGUSR1) == before
 
@@ -79,7 +90,7 @@ def test_a_signal_while_they_start(monkeypatch, signum, status):
 
     monkeypatch.setattr(local_processes, "_watch", send_and_watch)
     begin = time.monotonic()
-    assert local_processes.run_processes(_sleep, [(100.0,), (100.0,)]) == status
+    assert local_processes.run_processes([partial(_sleep, 100.0), partial(_sleep, 100.0)]) == status
     assert time.monotonic() - begin < 90
     assert signal.SIGUSR1 not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from octvideo.distributed import run_lock
-from octvideo.distributed.run_lock import LOCK_FILE, only_training_in
+from octvideo.distributed.run_lock import LOCK_FILE, training_lock
 from octvideo.utils.errors import UserError
 
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def _hold(folder: Path) -> None:
-    with only_training_in(folder):
+    with training_lock(folder):
         if os.fork() == 0:  # a worker, which outlives it
             time.sleep(30)
             os._exit(0)
@@ -47,19 +47,19 @@ def test_a_second_training_is_refused_until_the_first_is_killed(tmp_path, monkey
     monkeypatch.setattr(run_lock, "PATIENCE", 0.0)
     with held(tmp_path) as process:
         refused = pytest.raises(UserError, match=f"process {process.pid} on .*wait for it, stop it")
-        with refused, only_training_in(tmp_path):
+        with refused, training_lock(tmp_path):
             pytest.fail("two trainings")
         assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == process.pid
         process.kill()
         process.join()
-        with only_training_in(tmp_path):
+        with training_lock(tmp_path):
             assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
 
 
 def test_it_waits_for_one_that_is_about_to_end(tmp_path):
     with held(tmp_path) as process:
         process.kill()  # and not joined
-        with only_training_in(tmp_path):
+        with training_lock(tmp_path):
             pass
 
 
@@ -67,7 +67,7 @@ def test_a_lock_of_another_machine_is_a_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(run_lock, "PATIENCE", 0.0)
     with held(tmp_path), caplog.at_level(logging.WARNING, "octvideo"):
         monkeypatch.setattr(run_lock, "_boot", lambda: "another")
-        with only_training_in(tmp_path):
+        with training_lock(tmp_path):
             assert "may be training in OUTPUT_DIR" in caplog.text
 
 
@@ -77,7 +77,7 @@ def test_a_lock_without_a_name_is_one(tmp_path, monkeypatch):
     with held(tmp_path):
         (tmp_path / LOCK_FILE).write_text("")
         refused = pytest.raises(UserError, match=re.escape(str(tmp_path / LOCK_FILE)))
-        with refused, only_training_in(tmp_path):
+        with refused, training_lock(tmp_path):
             pytest.fail("two trainings")
 
 
@@ -86,5 +86,5 @@ def test_a_folder_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(run_lock.fcntl, "lockf", lockf)
-    with caplog.at_level(logging.WARNING, "octvideo"), only_training_in(tmp_path):
-        assert f"OUTPUT_DIR {tmp_path} can not be locked (No locks available)" in caplog.text
+    with caplog.at_level(logging.WARNING, "octvideo"), training_lock(tmp_path):
+        assert f"OUTPUT_DIR {tmp_path} cannot be locked (No locks available)" in caplog.text

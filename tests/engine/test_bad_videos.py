@@ -20,9 +20,9 @@ from octvideo.distributed.preemption import StopRequest
 from octvideo.engine import run_test, run_train, train
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from octvideo.engine.log import log_json_stats
 from octvideo.models import build_model
 from octvideo.utils.errors import UserError
-from octvideo.utils.log import log_json_stats
 from support import ROOT
 from support.processes import run_processes
 

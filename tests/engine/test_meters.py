@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from octvideo.engine.log import log_json_stats
 from octvideo.engine.meters import Clock, TrainMeter, loader_bound, top_k_correct
 from octvideo.engine.results import (
     ScoreTable,
 )
-from octvideo.utils.log import log_json_stats
 
 
 def test_top_k_against_sorting():

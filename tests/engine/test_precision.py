@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from octvideo.config import dump, load_cfg
-from octvideo.distributed.preemption import Interrupted
+from octvideo.distributed.preemption import Preempted
 from octvideo.engine import load_checkpoint, run_test, run_train, save_checkpoint
 from octvideo.engine.averaging import has_finite_statistics, update_bn_statistics
 from octvideo.engine.checkpoint import list_checkpoints
@@ -97,7 +97,7 @@ def test_a_stopped_run_goes_on_exactly(opts, tmp_path, monkeypatch, more):
     cfg = opts(*more)
     trainer = Trainer(cfg, start_run(cfg))
     trainer.start()
-    with pytest.raises(Interrupted):
+    with pytest.raises(Preempted):
         trainer.run(StopAfter(2))
     torch.manual_seed(99)
     run_train(cfg)
@@ -176,7 +176,7 @@ def test_a_compiled_run(opts, monkeypatch):
     cfg = opts(*more, "OUTPUT_DIR", Path(plain.OUTPUT_DIR).with_name("compiled"))
     trainer = Trainer(cfg, start_run(cfg))
     trainer.start()
-    with pytest.raises(Interrupted):
+    with pytest.raises(Preempted):
         trainer.run(StopAfter(2))
     run_train(cfg)
     run_train(plain)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from octvideo.config import load_cfg
-from octvideo.engine import Interrupted, load_checkpoint, run_test, run_train
+from octvideo.engine import Preempted, load_checkpoint, run_test, run_train
 from octvideo.engine.averaging import update_bn_statistics
 from octvideo.engine.checkpoint import list_checkpoints
 from octvideo.engine.mixup import Mixup, mixing_generator
@@ -63,7 +63,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_average(all_opts, tmp_pat
         cfg = with_opts(all_opts, OUTPUT_DIR=tmp_path / f"stopped_{checks}")
         trainer = Trainer(cfg, start_run(cfg))
         trainer.start()
-        with pytest.raises(Interrupted):
+        with pytest.raises(Preempted):
             trainer.run(StopAfter(checks))
         torch.manual_seed(99)  # what the checkpoint does not bring would show
         np.random.seed(99)

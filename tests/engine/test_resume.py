@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from octvideo.config import load_cfg
-from octvideo.engine import CheckpointError, Interrupted, load_checkpoint, run_state, run_train
+from octvideo.engine import CheckpointError, Preempted, load_checkpoint, run_state, run_train
 from octvideo.engine.checkpoint import (
     best_path,
     link_checkpoint,
@@ -169,7 +169,7 @@ def run_until(opts: list[str], checks: int) -> Trainer:
     cfg = load_cfg(CFG, opts)
     trainer = Trainer(cfg, start_run(cfg))
     trainer.start()
-    with pytest.raises(Interrupted):
+    with pytest.raises(Preempted):
         trainer.run(StopAfter(checks))
     return trainer
 

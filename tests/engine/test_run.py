@@ -19,7 +19,7 @@ from octvideo.config import load_cfg
 from octvideo.data import VideoReader
 from octvideo.engine import (
     CheckpointError,
-    Interrupted,
+    Preempted,
     launch,
     load_checkpoint,
     run_test,
@@ -111,7 +111,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tiny_opts, tmp_path, checks):
     cfg = with_opts(tiny_opts)
     trainer = Trainer(cfg, start_run(cfg))
     trainer.start()
-    with pytest.raises(Interrupted):
+    with pytest.raises(Preempted):
         trainer.run(StopAfter(checks))
     assert list_checkpoints(Path(cfg.OUTPUT_DIR) / "checkpoints")
     torch.manual_seed(99)  # what the checkpoint does not bring would show
@@ -125,7 +125,7 @@ def test_an_interrupted_validation_is_made_up_for(tiny_opts):
     cfg = with_opts(tiny_opts, "BN.USE_PRECISE_STATS", False)
     trainer = Trainer(cfg, start_run(cfg))
     trainer.start()
-    with pytest.raises(Interrupted):
+    with pytest.raises(Preempted):
         trainer.run(StopAfter(4))  # the first batch after the four steps
     assert not stats_of(Path(cfg.OUTPUT_DIR), "val_epoch")
     path = run_train(cfg)
@@ -153,7 +153,7 @@ def test_another_batch_size_goes_on_at_the_same_share_of_the_epoch(tiny_opts):
     cfg = with_opts(tiny_opts)
     trainer = Trainer(cfg, start_run(cfg))
     trainer.start()
-    with pytest.raises(Interrupted):
+    with pytest.raises(Preempted):
         trainer.run(StopAfter(1))
     assert (trainer.state.step, trainer.state.samples) == (2, 12)  # of 4, with 6 clips each
     again = with_opts(tiny_opts, "TRAIN.BATCH_SIZE", 3)
@@ -459,11 +459,11 @@ def test_too_little_memory_names_the_key_to_lower(tiny_opts, monkeypatch, caplog
     def run_out(*_):
         torch.empty(2**60, dtype=torch.uint8)
 
-    cfg, module = with_opts(tiny_opts), sys.modules["octvideo.engine.launch"]
+    cfg, module = with_opts(tiny_opts), sys.modules["octvideo.engine.jobs"]
     monkeypatch.setattr(module, "run_train", run_out)
     assert launch(lambda: [cfg]) == 2
     assert "out of memory in training: lower TRAIN.BATCH_SIZE, 6" in caplog.text
-    monkeypatch.setattr(module, "run_train", lambda _: None)
+    monkeypatch.setattr(module, "run_train", lambda *_: None)
     monkeypatch.setattr(module, "run_test", run_out)
     assert launch(lambda: [cfg]) == 2
     assert f"out of memory in the test: lower TEST.BATCH_SIZE, {cfg.TEST.BATCH_SIZE}" in caplog.text

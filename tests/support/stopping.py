@@ -2,7 +2,7 @@
 
 import signal
 
-from octvideo.distributed.preemption import Interrupted, StopRequest
+from octvideo.distributed.preemption import StopRequest
 
 
 class StopAfter(StopRequest):
@@ -12,8 +12,6 @@ class StopAfter(StopRequest):
         super().__init__()
         self.checks = checks
 
-    def check(self, save_is_due: bool = False) -> bool:
+    def signum(self) -> int:
         self.checks -= 1
-        if self.checks < 0:
-            raise Interrupted(signal.SIGTERM)
-        return save_is_due
+        return signal.SIGTERM if self.checks < 0 else 0

@@ -86,9 +86,9 @@ def _train(
 
     from octvideo.config import load_cfg
     from octvideo.distributed import collectives
-    from octvideo.distributed.launcher_env import World
+    from octvideo.distributed.launcher_env import LauncherEnv
     from octvideo.distributed.signals import exit_status
-    from octvideo.engine import Interrupted, run_train
+    from octvideo.engine import Preempted, run_train
     from octvideo.utils.errors import UserError
 
     with open(meeting.with_name(f"output-{rank}.log"), "a") as output:
@@ -100,11 +100,11 @@ def _train(
         prepare(*args)
     if world_size > 1:
         store = torch.distributed.FileStore(str(meeting), world_size)
-        world = World(rank, world_size, rank, world_size)
+        world = LauncherEnv(rank, world_size, rank, world_size)
         collectives.start(world, store, "gloo", timedelta(seconds=60))
     try:
         run_train(load_cfg(cfg_path, opts))
-    except Interrupted as interruption:
+    except Preempted as interruption:
         status = exit_status(interruption.signum)
     except UserError as error:
         print(error)

@@ -7,8 +7,8 @@ import os
 import pytest
 
 from octvideo.data import VideoError
+from octvideo.engine.log import close_logging, setup_logging
 from octvideo.utils.console import printable, printable_text, say
-from octvideo.utils.log import close_logging, setup_logging
 
 
 def test_every_character(tmp_path):
