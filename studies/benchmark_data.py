@@ -28,7 +28,7 @@ from octvideo.data.prepare.reencode import reencode
 from octvideo.data.synthetic.scenes import render_clip
 from octvideo.data.synthetic.videos import write_video
 from octvideo.data.transforms import training_view
-from octvideo.engine.test import view_batches
+from octvideo.engine.scorer import view_batches
 from octvideo.utils.errors import UserError
 from octvideo.utils.memory import keep_freed_memory
 from studies import naive_data

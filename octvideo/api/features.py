@@ -15,7 +15,7 @@ import numpy as np
 from torch import nn
 from tqdm import tqdm
 
-from octvideo.api.predict import check_finite, features_of, views_of
+from octvideo.api.predict import check_finite, features_scorer, rows, views_of
 from octvideo.api.views import ViewSettings
 from octvideo.data.crash_safe_loader import VideoLoader, Watch
 from octvideo.utils.console import printable, say
@@ -77,12 +77,13 @@ def extract_all(
 
     watch = Watch(num_workers, timeout)
     items = _items(missing, settings, fast, watch, num_workers)
+    scorer = features_scorer(model, settings, batch_size)
     for item in tqdm(items, total=len(missing), unit="video", disable=None):
         video = missing[item["index"]]
         if item["bad"]:
             leave_out(video, item["bad"][0][1])
             continue
-        features = features_of(item, model, settings, batch_size)
+        features = rows(scorer, item)
         try:
             check_finite(features, "features", video)
         except NonFiniteError as error:

@@ -1,7 +1,7 @@
 """A model on one video, an image network on one picture: the likeliest classes, or the features."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -9,22 +9,20 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from octvideo.api.create import checkpoints_of, load
-from octvideo.api.inference import Features, in_evaluation, optimized
+from octvideo.api.inference import for_inference
 from octvideo.api.views import ViewSettings
-from octvideo.data import VideoError, normalize
+from octvideo.data import VideoError
 from octvideo.data.crash_safe_loader import Watch
 from octvideo.data.imagenet import CentrePictures
 from octvideo.data.kinetics import CentreClips, TestViews, VideoList
 from octvideo.data.labels import class_names as read_class_names
-from octvideo.data.pictures import is_picture
+from octvideo.data.pictures import CentreCrop, is_picture
 from octvideo.data.read.video import Decoding, check_backend
-from octvideo.engine.precision import Evaluation
-from octvideo.engine.test import view_batches
+from octvideo.engine.scorer import Features, Scorer
 from octvideo.utils.errors import NonFiniteError, UserError
 
 Video = str | os.PathLike[str]
@@ -98,7 +96,8 @@ def extract_features(
     model = _model(model)
     settings = settings or ViewSettings.of_model(model, sampling_rate)
     settings = replace(settings, allow_partial=allow_partial or settings.allow_partial)
-    features = features_of(load_views(video, settings, fast), model, settings, batch_size)
+    scorer = features_scorer(model, settings, batch_size)
+    features = rows(scorer, load_views(video, settings, fast))
     check_finite(features, "features", video)
     return features if per_view else features.mean(axis=0)
 
@@ -106,17 +105,19 @@ def extract_features(
 def view_scores(
     video: Video, model: nn.Module, settings: ViewSettings, fast: bool = False, batch_size: int = 8
 ) -> np.ndarray:
-    """What the model gives for each view: float32 (views, classes), as the table of a test."""
-    model = optimized(model, settings.precision)
-    return run_views(model, load_views(video, settings, fast), settings, batch_size)
+    """Returns what the model gives for each view: float32 (views, classes)."""
+    scorer = Scorer(for_inference(model, settings.precision), settings, batch_size)
+    return rows(scorer, load_views(video, settings, fast))
 
 
-def features_of(
-    item: dict[str, Any], model: nn.Module, settings: ViewSettings, batch_size: int = 8
-) -> np.ndarray:
-    """What the last layer sees for each view of an item: float32 (views, C)."""
-    model = in_evaluation(optimized(model, settings.precision))
-    return run_views(Features(model), item, settings, batch_size)
+def features_scorer(model: nn.Module, settings: ViewSettings, batch_size: int = 8) -> Scorer:
+    """Returns a scorer that gives what the last layer sees of each view, (files, views, C)."""
+    return Scorer(Features(for_inference(model, settings.precision)), settings, batch_size)
+
+
+def rows(scorer: Scorer, item: dict[str, Any]) -> np.ndarray:
+    """Returns the scores of the one file of an item: float32 (views, classes)."""
+    return scorer(item).values[0].cpu().numpy()
 
 
 def load_views(video: Video, settings: ViewSettings, fast: bool = False) -> dict[str, Any]:
@@ -147,7 +148,9 @@ def views_of(
         clips = TestViews(files, sampling, settings.num_clips, settings.num_crops, *how)
     if settings.centre_crop is None:
         return clips
-    return _PicturesAndVideos(CentrePictures(files, settings.centre_crop, watch), clips)
+    return _PicturesAndVideos(
+        CentrePictures(files, CentreCrop(**vars(settings.centre_crop)), watch), clips
+    )
 
 
 class _PicturesAndVideos(Dataset):
@@ -163,26 +166,6 @@ class _PicturesAndVideos(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         has_picture = is_picture(self.videos.path(index))
         return (self.pictures if has_picture else self.clips)[index]
-
-
-@torch.inference_mode()
-def run_views(
-    model: nn.Module, item: dict[str, Any], settings: ViewSettings, batch_size: int
-) -> np.ndarray:
-    """The model's output for the views of an item: float32 (views, classes)."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    device = next(model.parameters(), torch.empty(0)).device
-    frames = item["video" if "video" in item else "frames"].to(device)
-    axis = -3 if frames.ndim == 3 else -4  # of a picture (3, s, s), or of frames
-    frames = normalize(frames, settings.mean, settings.std, settings.reverse_channels, axis)
-    if "video" in item:
-        batches: Iterator[Tensor] = iter([frames[None]])
-    else:
-        batches = view_batches(item, frames, settings.crop_size, batch_size)
-    evaluate = Evaluation(in_evaluation(model), device, settings.precision)
-    scores = [evaluate(views) for views in batches]
-    return torch.cat(scores).cpu().numpy()
 
 
 def check_finite(values: np.ndarray, what: str, video: Video) -> None:

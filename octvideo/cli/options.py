@@ -90,6 +90,7 @@ def load_model(args: argparse.Namespace) -> "nn.Module":
     import torch
 
     from octvideo.api.create import checkpoints_of, load_trained, load_zoo
+    from octvideo.utils.memory import keep_freed_memory
 
     if args.checkpoint and Path(args.checkpoint).is_dir():
         args.checkpoint = str(checkpoints_of(args.checkpoint)[0])
@@ -98,9 +99,12 @@ def load_model(args: argparse.Namespace) -> "nn.Module":
     )
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return model.to(device)
+        model = model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from error
+    if torch.device(device).type == "cpu":
+        keep_freed_memory()
+    return model
 
 
 def model_name(args: argparse.Namespace) -> str:

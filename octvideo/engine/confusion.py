@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from octvideo.engine.results import write_csv
 from octvideo.utils.extras import install_command
-from octvideo.utils.files import whole_file
+from octvideo.utils.files import whole_file, write_csv
 
 logger = logging.getLogger("octvideo")
 

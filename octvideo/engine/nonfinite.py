@@ -1,4 +1,4 @@
-"""Steps whose loss or gradients are nan or inf: of which videos, and how they are left out."""
+"""Scores, losses and gradients that are nan or inf: which videos they are of, and skipped steps."""
 
 from collections.abc import Callable, Sequence
 
@@ -45,6 +45,11 @@ class SkippedSteps:
             optimizer.step()
         elif self.finite:
             optimizer.step()
+
+
+def finite_rows(scores: Tensor) -> Tensor:
+    """Returns which files have no nan or inf among their scores: (N, ..., K) -> bool (N,)."""
+    return scores.isfinite().flatten(1).all(dim=1)
 
 
 def takes_found_inf(optimizer: torch.optim.Optimizer) -> bool:

@@ -1,17 +1,28 @@
-"""The result of a test: scores of every view of every video, and the files made of them."""
+"""The result of a test: the scores of every view of every video, and the files made from them."""
 
-import csv
 import logging
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from octvideo.data.lists import UNLABELLED
 from octvideo.distributed.collectives import all_gather_objects, gather_objects, world_size
-from octvideo.utils.files import whole_file
+from octvideo.engine.confusion import (
+    confusion_matrix,
+    confusions,
+    mean_class_accuracy,
+    write_class_accuracy,
+    write_confusion_matrix,
+    write_confusions,
+)
+from octvideo.engine.meters import top_k_correct
+from octvideo.utils.errors import UserError
+from octvideo.utils.files import whole_file, write_csv
 
 logger = logging.getLogger("octvideo")
 
@@ -68,15 +79,6 @@ class ScoreTable:
             )
 
 
-def write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
-    """Paths may hold bytes that are not UTF-8; they are written as they are."""
-    with (
-        whole_file(path) as part,
-        open(part, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        csv.writer(file, lineterminator="\n").writerows(rows)
-
-
 def write_predictions(
     path: Path,
     paths: Sequence[str],
@@ -110,3 +112,108 @@ def write_predictions(
                 yield [*line, *[""] * len(head), why]
 
     write_csv(path, rows())
+
+
+@dataclass(frozen=True)
+class Report:
+    """Makes the result of a test from its score table, in ``folder``.
+
+    ensemble: of the views, "sum" or "max". save_as: a file for the score table, beside the others;
+    "" for none. kind: what the test is of, in the log.
+    """
+
+    folder: Path
+    ensemble: str = "sum"
+    save_as: str = ""
+    kind: str = "videos"
+
+    def __call__(
+        self, table: ScoreTable, paths: list[str], names: list[str]
+    ) -> tuple[dict[str, Any], str]:
+        """Writes the files of a test and logs its accuracies over the videos that were scored.
+
+        A list without labels has scores, and no accuracies; nor has a test with scores that are
+        not finite.
+
+        Returns:
+            The accuracies (percent) and counts, and what is wrong with the scores, "" for nothing.
+
+        Raises:
+            UserError: no video could be scored, or a file cannot be written.
+        """
+        scored = int(table.scored.sum())
+        if not scored:
+            raise UserError(f"none of the {len(paths)} {self.kind} of the test could be read")
+        scores = table.ensemble(self.ensemble)
+        lost = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+        counts: dict[str, Any] = {
+            "num_videos": scored,
+            "num_missing": len(paths) - scored,
+            "num_nonfinite": len(lost),
+            "num_views": table.scores.shape[1],
+        }
+        self._write(lambda: self._write_scores(table, scores, paths, names))
+        if len(lost):
+            return counts, (
+                f"the scores of {len(lost)} of {scored} {self.kind} are nan or inf, so there is no "
+                f"accuracy; the first is {paths[lost[0]]}, predictions.csv names all. Set "
+                "TEST.PRECISION fp32 if it is not, or test an earlier checkpoint"
+            )
+        if (table.labels == UNLABELLED).all():
+            text = "%d views of %d %s, %d missing: no labels, so no accuracy; see predictions.csv"
+            logger.info(text, counts["num_views"], scored, self.kind, counts["num_missing"])
+            return counts, ""
+        return {**self._accuracies(table, scores, counts, names), **counts}, ""
+
+    def _accuracies(
+        self, table: ScoreTable, scores: np.ndarray, counts: dict[str, Any], names: list[str]
+    ) -> dict[str, float]:
+        labels, best = table.labels[table.scored], scores[table.scored]
+        top1, top5 = top_k_correct(torch.from_numpy(best), torch.from_numpy(labels)).tolist()
+        matrix = confusion_matrix(labels, best.argmax(axis=1), scores.shape[1])
+        accuracies = {
+            "top1_acc": 100 * top1 / len(labels),
+            "top5_acc": 100 * top5 / len(labels),
+            "mean_class_acc": 100 * mean_class_accuracy(matrix),
+        }
+        summary = self._summary(accuracies, counts, len(names))
+        logger.info(summary)
+        if worst := confusions(matrix)[:3]:
+            totals = matrix.sum(axis=1)
+            pairs = [f"{names[t]} as {names[p]} ({n} of {totals[t]})" for t, p, n in worst]
+            logger.info("Most frequent confusions: %s", "; ".join(pairs))
+        self._write(lambda: self._write_confusions(matrix, names, summary))
+        return accuracies
+
+    def _summary(
+        self, accuracies: dict[str, float], counts: dict[str, Any], num_classes: int
+    ) -> str:
+        views, missing = counts["num_views"], counts["num_missing"]
+        top5 = f"top-5 {accuracies['top5_acc']:.2f} %, " if num_classes > 5 else ""
+        return (
+            f"{views} view{'s' if views > 1 else ''}: top-1 {accuracies['top1_acc']:.2f} %, {top5}"
+            f"mean over classes {accuracies['mean_class_acc']:.2f} % of {counts['num_videos']} "
+            f"{self.kind}" + (f"; {missing} missing" if missing else "")
+        )
+
+    def _write_scores(
+        self, table: ScoreTable, scores: np.ndarray, paths: list[str], names: list[str]
+    ) -> None:
+        if self.save_as:
+            path = self.folder / self.save_as
+            table.save(path, paths, self.ensemble)
+            logger.info("Scores are in %s", path)
+        mean = scores / table.scores.shape[1] if self.ensemble == "sum" else scores
+        write_predictions(self.folder / "predictions.csv", paths, table, mean, names)
+
+    def _write_confusions(self, matrix: np.ndarray, names: list[str], title: str) -> None:
+        write_class_accuracy(matrix, self.folder / "class_accuracy.csv", names)
+        write_confusions(matrix, self.folder / "confusions.csv", names)
+        write_confusion_matrix(matrix, self.folder / "confusion_matrix.png", names, title)
+
+    @staticmethod
+    def _write(write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            raise UserError(f"cannot write {error.filename}: {error.strerror}") from error

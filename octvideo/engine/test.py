@@ -5,26 +5,17 @@ num_crops + crop. The scores of a video's views are summed, or their maximum is 
 """
 
 import logging
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from fvcore.common.config import CfgNode
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from octvideo.config import batch_per_process, clip_counts_of_test, has_pictures
-from octvideo.data import (
-    VideoLoader,
-    build_test_loader,
-    data_class_names,
-    normalization,
-    normalize,
-    view,
-)
-from octvideo.data.lists import UNLABELLED
+from octvideo.data import VideoLoader, build_test_loader, data_class_names
+from octvideo.data.protocol import build_protocol
 from octvideo.distributed.collectives import is_main, on_all, on_main, rank, world_size
 from octvideo.distributed.preemption import StopRequest
 from octvideo.engine.bad_videos import BadVideos
@@ -34,21 +25,14 @@ from octvideo.engine.checkpoint import (
     newest_first,
     warn_of_another_network,
 )
-from octvideo.engine.confusion import (
-    confusion_matrix,
-    confusions,
-    mean_class_accuracy,
-    write_class_accuracy,
-    write_confusion_matrix,
-    write_confusions,
-)
 from octvideo.engine.log import is_terminal, log_json_stats, memory_stats
-from octvideo.engine.meters import Clock, readable_time, top_k_correct
-from octvideo.engine.precision import DTYPES, Evaluation, compile_model
-from octvideo.engine.results import ScoreTable, write_predictions
+from octvideo.engine.meters import Clock, readable_time
+from octvideo.engine.precision import DTYPES, compile_model
+from octvideo.engine.results import Report, ScoreTable
+from octvideo.engine.scorer import Scorer
 from octvideo.engine.start import Build, start_run, write_config
 from octvideo.models import build_model, optimize_for_inference
-from octvideo.utils.errors import NonFiniteError, UserError
+from octvideo.utils.errors import NonFiniteError
 from octvideo.weights import Weights, load_into, read_weights
 
 logger = logging.getLogger("octvideo")
@@ -57,24 +41,24 @@ logger = logging.getLogger("octvideo")
 def run_test(
     cfg: CfgNode, trained: Path | None = None, build: Build = build_model
 ) -> dict[str, Any]:
-    """Tests a checkpoint on test.csv with all views; returns what ``test_final`` logs.
+    """Tests a checkpoint on test.csv with all views, and returns what ``test_final`` logs.
 
-    With several numbers of clips (TEST.NUM_TEMPORAL_CLIPS) it is that of the last; each writes over
-    the files of the one before.
+    With several numbers of clips (TEST.NUM_TEMPORAL_CLIPS) there is a test for each, which
+    overwrites the files of the one before; the result is that of the last.
 
     In a run of several processes each scores a share of the videos, every video once; the main
     one has the result, and the others return {}.
 
-    The checkpoint is TEST.CHECKPOINT_FILE_PATH; else, with TEST.CHECKPOINT best, that of OUTPUT_DIR
-    with the lowest validation error; else ``trained`` (what ``run_train`` returned), the newest of
-    OUTPUT_DIR, or TRAIN.CHECKPOINT_FILE_PATH, the first that there is.
+    The checkpoint is TEST.CHECKPOINT_FILE_PATH; else, with TEST.CHECKPOINT best, the one in
+    OUTPUT_DIR with the lowest validation error; else the first that exists of ``trained`` (what
+    ``run_train`` returned), the newest in OUTPUT_DIR, and TRAIN.CHECKPOINT_FILE_PATH.
 
-    Writes the score table to TEST.SAVE_RESULTS_PATH, and into OUTPUT_DIR what each video was taken
-    for, the accuracy of each class, the confusions and, with matplotlib, an image of them.
+    Writes the score table to TEST.SAVE_RESULTS_PATH, and into OUTPUT_DIR the predictions, the
+    accuracy of each class, the confusions and, with matplotlib, an image of them.
 
     Raises:
         CheckpointError: there is nothing to test, or it does not fit.
-        UserError: no video could be read, or there are scores that are nan or inf.
+        UserError: no video could be read, or some scores are nan or inf.
         Preempted: a signal came.
     """
     if (counts := clip_counts_of_test(cfg)) != [cfg.TEST.NUM_ENSEMBLE_VIEWS]:
@@ -84,20 +68,28 @@ def run_test(
     tested, names = on_all(lambda: load_tested(model, cfg, trained))
     if not cfg.TRAIN.ENABLE:  # else the training run has written it, or another one has its own
         write_config(cfg, "config_test.yaml")
-    model.to(device).eval()
-    if cfg.MODEL.FOLD_CONV3D:
-        try:
-            model = optimize_for_inference(model, DTYPES.get(cfg.TEST.PRECISION))
-        except NonFiniteError as error:
-            raise NonFiniteError(f"{tested}: {error}") from error
-    if cfg.TEST.COMPILE:
-        compile_model(model)
+    scorer = build_scorer(model.to(device).eval(), cfg, tested)
     loader = build_test_loader(cfg, rank(), world_size())
+    folder = Path(cfg.OUTPUT_DIR)
+    bad_videos = BadVideos(folder, cfg.DATA.MAX_BAD_FRACTION)
+    views = 1 if has_pictures(cfg, "test") else scorer.protocol.num_views
+    table = ScoreTable(loader.dataset.videos.labels, views, cfg.MODEL.NUM_CLASSES)
+    progress = _Progress(len(loader), cfg.LOG_PERIOD, folder, cfg.JSON_STATS_STEPS)
     with StopRequest() as stop:
-        table = score_videos(model, loader, cfg, device, stop)
+        score_videos(scorer, loader, table, bad_videos, stop, progress)
     table.gather()
-    paths = loader.dataset.videos.paths()
-    stats = on_main(lambda: report(table, cfg, paths, names, device, str(tested)))
+    kind = "pictures" if has_pictures(cfg, "test") else "videos"
+    report = Report(folder, cfg.DATA.ENSEMBLE_METHOD, cfg.TEST.SAVE_RESULTS_PATH, kind)
+
+    def finish() -> dict[str, Any]:
+        stats, problem = report(table, loader.dataset.videos.paths(), names)
+        stats = {**stats, "checkpoint": str(tested)}
+        _log_final(stats, folder, device)
+        if problem:
+            raise NonFiniteError(problem)
+        return stats
+
+    stats = on_main(finish)
     return stats if is_main() else {}
 
 
@@ -107,6 +99,19 @@ def _with_clips(cfg: CfgNode, count: int) -> CfgNode:
     cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_TEMPORAL_CLIPS = count, []
     cfg.freeze()
     return cfg
+
+
+def build_scorer(model: nn.Module, cfg: CfgNode, tested: Path) -> Scorer:
+    """Returns what a test of ``cfg`` scores with; model: in evaluation mode, on its device."""
+    if cfg.MODEL.FOLD_CONV3D:
+        try:
+            model = optimize_for_inference(model, DTYPES.get(cfg.TEST.PRECISION))
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{tested}: {error}") from error
+    if cfg.TEST.COMPILE:
+        compile_model(model)
+    batch_size = batch_per_process(cfg, "test")
+    return Scorer(model, build_protocol(cfg), batch_size, cfg.TEST.COMPILE)
 
 
 def load_tested(model: nn.Module, cfg: CfgNode, trained: Path | None) -> tuple[Path, list[str]]:
@@ -169,179 +174,51 @@ def find_checkpoint(cfg: CfgNode, trained: Path | None = None) -> Weights:
     )
 
 
-@torch.inference_mode()
 def score_videos(
-    model: nn.Module, loader: VideoLoader, cfg: CfgNode, device: torch.device, stop: StopRequest
-) -> ScoreTable:
-    """Runs every view of every video (the one view of every picture) through the model."""
-    views = cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS
-    num_views = 1 if has_pictures(cfg, "test") else views
-    table = ScoreTable(loader.dataset.videos.labels, num_views, cfg.MODEL.NUM_CLASSES)
-    bad_videos, clock = BadVideos(Path(cfg.OUTPUT_DIR), cfg.DATA.MAX_BAD_FRACTION), Clock()
+    scorer: Scorer,
+    loader: VideoLoader,
+    table: ScoreTable,
+    bad_videos: BadVideos,
+    stop: StopRequest,
+    progress: "_Progress",
+) -> None:
+    """Scores every view of every file of this process and puts the scores into the table."""
     bad_videos.begin("test", 0, len(loader.dataset.videos))
-    evaluate = Evaluation(model, device, cfg.TEST.PRECISION, cfg.TEST.COMPILE)
-    bar = tqdm(loader, desc=f"test, {num_views} views", disable=not is_terminal())
-    for done, item in enumerate(stop.watch(bar), start=1):
-        clock.data_arrived()
+    bar = tqdm(loader, desc=f"test, {table.scores.shape[1]} views", disable=not is_terminal())
+    for item in stop.watch(bar):
+        progress.clock.data_arrived()
         bad_videos.add(item)
-        for index, scores in _scores_of(item, evaluate, cfg, device):
-            table.put(index, scores)
-        clock.step_done()
-        if done % cfg.LOG_PERIOD == 0:
-            _log_progress(cfg, clock, done, len(loader))
+        found = scorer(item)
+        for file, scores in zip(found.files, found.values.cpu().numpy(), strict=True):
+            table.put(file, scores)
+        progress.step_done()
     try:
         bad_videos.share()
     finally:
         bad_videos.close()
-    return table
 
 
-def _scores_of(
-    item: dict[str, Any], evaluate: Evaluation, cfg: CfgNode, device: torch.device
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Videos of an item of the test loader, by number, and their scores (num_views, classes).
+class _Progress:
+    """Logs ``test_iter``, the time a video takes and what is left, after every ``period`` items."""
 
-    An item is one video with all views, or a batch of pictures with one view each; what could not
-    be read is not in it.
-    """
-    pixels = normalization(cfg, "test")
-    if "clips" in item:
-        frames = normalize(item["frames"].to(device, non_blocking=True), **pixels)
-        batch_size = batch_per_process(cfg, "test")
-        views = view_batches(item, frames, cfg.DATA.TEST_CROP_SIZE, batch_size)
-        yield item["index"], torch.cat([evaluate(v) for v in views]).cpu().numpy()
-    elif "video" in item and len(item["video"]):
-        pictures = normalize(item["video"].to(device, non_blocking=True), **pixels)
-        scores = evaluate(pictures).cpu().numpy()
-        yield from zip(item["index"].tolist(), scores[:, None], strict=True)
+    def __init__(self, count: int, period: int, folder: Path, to_file: bool) -> None:
+        self.count, self.period, self.folder, self.to_file = count, period, folder, to_file
+        self.clock, self.done = Clock(), 0
 
-
-def view_batches(
-    item: dict[str, Any], frames: Tensor, crop_size: int, batch_size: int
-) -> Iterator[Tensor]:
-    """The views of a video in order, in batches of (at most) batch_size: (B, 3, T, S, S).
-
-    They are cut from ``frames``, those of the item, once normalised for all views that share them.
-    """
-    views = [(clip, crop) for clip in item["clips"] for crop in item["crops"]]
-    for start in range(0, len(views), batch_size):
-        part = views[start : start + batch_size]
-        shape = (len(part), frames.shape[0], item["clips"].shape[1], crop_size, crop_size)
-        batch = frames.new_empty(shape)
-        for (clip, crop), out in zip(part, batch, strict=True):
-            out.copy_(view(frames, clip, crop, crop_size))
-        yield batch
+    def step_done(self) -> None:
+        self.clock.step_done()
+        self.done += 1
+        if self.done % self.period:
+            return
+        stats, done = self.clock.read(), self.done
+        eta = readable_time(stats["dt"] * (self.count - done))
+        header = {"_type": "test_iter", "iter": f"{done}/{self.count}", "eta": eta}
+        theirs = {"split": "test_iter", "cur_iter": str(done), "time_diff": stats["dt"]}
+        log_json_stats({**header, **theirs, **stats}, self.folder, self.to_file)  # as PySlowFast
 
 
-def _log_progress(cfg: CfgNode, clock: Clock, done: int, count: int) -> None:
-    stats = clock.read()
-    eta = readable_time(stats["dt"] * (count - done))
-    header = {"_type": "test_iter", "iter": f"{done}/{count}", "eta": eta}
-    theirs = {"split": "test_iter", "cur_iter": str(done), "time_diff": stats["dt"]}  # PySlowFast's
-    log_json_stats({**header, **theirs, **stats}, Path(cfg.OUTPUT_DIR), cfg.JSON_STATS_STEPS)
-
-
-def report(
-    table: ScoreTable,
-    cfg: CfgNode,
-    paths: list[str],
-    names: list[str],
-    device: torch.device,
-    checkpoint: str,
-) -> dict[str, Any]:
-    """Writes the result files and logs the accuracies over the videos that could be scored.
-
-    Of a list without labels there are the scores, and no accuracies.
-
-    Raises:
-        UserError: no video could be scored; or scores are not finite, of which no accuracy is made.
-    """
-    num_scored = int(table.scored.sum())
-    kind = "pictures" if has_pictures(cfg, "test") else "videos"
-    if not num_scored:
-        raise UserError(f"none of the {len(paths)} {kind} of the test could be read")
-    scores = table.ensemble(cfg.DATA.ENSEMBLE_METHOD)
-    lost = np.flatnonzero(~np.isfinite(scores).all(axis=1))
-    counts: dict[str, Any] = {
-        "checkpoint": checkpoint,
-        "num_videos": num_scored,
-        "num_missing": len(paths) - num_scored,
-        "num_nonfinite": len(lost),
-        "num_views": table.scores.shape[1],
-    }
-    _writing(lambda: write_scores(table, scores, cfg, paths, names))
-    if len(lost):
-        _log_final(cfg, counts, device)
-        raise UserError(
-            f"the scores of {len(lost)} of {num_scored} {kind} are nan or inf, so there is no "
-            f"accuracy; the first is {paths[lost[0]]}, predictions.csv names all. Set "
-            "TEST.PRECISION fp32 if it is not, or test an earlier checkpoint"
-        )
-    if (table.labels == UNLABELLED).all():
-        _log_final(cfg, counts, device)
-        text = "%d views of %d %s, %d missing: no labels, so no accuracy; see predictions.csv"
-        logger.info(text, counts["num_views"], num_scored, kind, counts["num_missing"])
-        return counts
-    labels, best = table.labels[table.scored], scores[table.scored]
-    top1, top5 = top_k_correct(torch.from_numpy(best), torch.from_numpy(labels)).tolist()
-    matrix = confusion_matrix(labels, best.argmax(axis=1), cfg.MODEL.NUM_CLASSES)
-    accuracies = {
-        "top1_acc": 100 * top1 / num_scored,
-        "top5_acc": 100 * top5 / num_scored,
-        "mean_class_acc": 100 * mean_class_accuracy(matrix),
-    }
-    _log_final(cfg, {**accuracies, **counts}, device)
-    summary = _summary(accuracies, counts, f"{num_scored} {kind}", cfg.MODEL.NUM_CLASSES)
-    logger.info(summary)
-    if worst := confusions(matrix)[:3]:
-        totals = matrix.sum(axis=1)
-        pairs = [f"{names[t]} as {names[p]} ({n} of {totals[t]})" for t, p, n in worst]
-        logger.info("Most frequent confusions: %s", "; ".join(pairs))
-    _writing(lambda: write_confusion_files(matrix, cfg, names, summary))
-    return {**accuracies, **counts}
-
-
-def _summary(
-    accuracies: dict[str, float], counts: dict[str, Any], scored: str, num_classes: int
-) -> str:
-    views, missing = counts["num_views"], counts["num_missing"]
-    top5 = f"top-5 {accuracies['top5_acc']:.2f} %, " if num_classes > 5 else ""
-    return (
-        f"{views} view{'s' if views > 1 else ''}: top-1 {accuracies['top1_acc']:.2f} %, {top5}"
-        f"mean over classes {accuracies['mean_class_acc']:.2f} % of {scored}"
-        + (f"; {missing} missing" if missing else "")
-    )
-
-
-def _log_final(cfg: CfgNode, stats: dict[str, Any], device: torch.device) -> None:
-    """Accuracies are texts of two decimals, under ``split`` as well, as PySlowFast writes them."""
+def _log_final(stats: dict[str, Any], folder: Path, device: torch.device) -> None:
+    """Logs accuracies as texts of two decimals, under ``split`` too, as PySlowFast writes them."""
     texts = {key: f"{value:.2f}" for key, value in stats.items() if key.endswith("_acc")}
     header = {"_type": "test_final", "split": "test_final"}
-    log_json_stats({**header, **stats, **texts, **memory_stats(device)}, Path(cfg.OUTPUT_DIR))
-
-
-def write_scores(
-    table: ScoreTable, scores: np.ndarray, cfg: CfgNode, paths: list[str], names: list[str]
-) -> None:
-    """The score table, where it is asked for, and what each video was taken for."""
-    output_dir, method = Path(cfg.OUTPUT_DIR), cfg.DATA.ENSEMBLE_METHOD
-    if cfg.TEST.SAVE_RESULTS_PATH:
-        path = output_dir / cfg.TEST.SAVE_RESULTS_PATH
-        table.save(path, paths, method)
-        logger.info("Scores are in %s", path)
-    mean = scores / table.scores.shape[1] if method == "sum" else scores
-    write_predictions(output_dir / "predictions.csv", paths, table, mean, names)
-
-
-def write_confusion_files(matrix: np.ndarray, cfg: CfgNode, names: list[str], title: str) -> None:
-    output_dir = Path(cfg.OUTPUT_DIR)
-    write_class_accuracy(matrix, output_dir / "class_accuracy.csv", names)
-    write_confusions(matrix, output_dir / "confusions.csv", names)
-    write_confusion_matrix(matrix, output_dir / "confusion_matrix.png", names, title)
-
-
-def _writing(write: Callable[[], None]) -> None:
-    try:
-        write()
-    except OSError as error:
-        raise UserError(f"can not write {error.filename}: {error.strerror}") from error
+    log_json_stats({**header, **stats, **texts, **memory_stats(device)}, folder)

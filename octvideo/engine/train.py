@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -27,6 +28,7 @@ from octvideo.data import (
     normalization,
     normalize,
 )
+from octvideo.data.protocol import build_protocol
 from octvideo.distributed.collectives import all_max, is_main, rank, world_size
 from octvideo.distributed.data_parallel import share_buffers, share_weights
 from octvideo.distributed.preemption import Preempted, StopRequest, raise_if_preempted
@@ -40,13 +42,13 @@ from octvideo.engine.mixup import build_mixup, mixing_generator
 from octvideo.engine.nonfinite import RecentLosses
 from octvideo.engine.optim import build_optimizer, build_schedule, set_lr
 from octvideo.engine.precision import (
-    Evaluation,
     autocast,
     channels_last,
     compile_model,
     move_model,
 )
 from octvideo.engine.run_state import RunState
+from octvideo.engine.scorer import Scorer
 from octvideo.engine.start import Build, start_run, write_config
 from octvideo.engine.step import OptimizerStep
 from octvideo.engine.train_log import TrainLog
@@ -294,7 +296,8 @@ class Trainer:
         assert self.val_loader is not None
         self.evaluated.eval()
         self._begin_pass("val", self.val_loader)
-        evaluate = Evaluation(self.evaluated, self.device, self.precision, self.cfg.TRAIN.COMPILE)
+        protocol = replace(build_protocol(self.cfg).one_view(), precision=self.precision)
+        scorer = Scorer(self.evaluated, protocol, compiled=self.cfg.TRAIN.COMPILE)
         bar = tqdm(self.val_loader, desc="validation", leave=False, disable=not is_terminal())
         loss = partial(
             loss_of_scores,
@@ -302,9 +305,7 @@ class Trainer:
             loss=build_loss(self.cfg.MODEL.LOSS_FUNC),
         )
         progress = self.log.begin_validation(len(self.val_loader))
-        errors = validate(
-            evaluate, stop.watch(bar), self._to_device, self.bad_videos, loss, progress
-        )
+        errors = validate(scorer, stop.watch(bar), self.bad_videos, loss, progress)
         if not errors:
             return False
         is_finite = "num_nonfinite" not in errors

@@ -1,4 +1,4 @@
-"""Validation during training: one view of each video."""
+"""Validation during training: a test with one view of each video."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -10,46 +10,48 @@ from torch import Tensor
 from octvideo.distributed.collectives import all_reduce
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.meters import top_k_correct
-from octvideo.engine.precision import Evaluation
+from octvideo.engine.nonfinite import finite_rows
+from octvideo.engine.scorer import Scorer
 
 logger = logging.getLogger("octvideo")
+
+Progress = Callable[[int, Callable[[], dict[str, float]]], None]
 
 
 @torch.no_grad()
 def validate(
-    evaluate: Evaluation,
+    scorer: Scorer,
     batches: Iterable[dict[str, Any]],
-    to_device: Callable[[dict[str, Any]], tuple[Tensor, Tensor]],
     bad_videos: BadVideos,
     loss: Callable[[Tensor, Tensor], Tensor],
-    progress: Callable[[int, Callable[[], dict[str, float]]], None] = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
-    """``loss``, ``top1_err`` and ``top5_err`` (percent), ``num_videos``, of those of all processes.
+    """Returns ``loss``, ``top1_err``, ``top5_err`` (percent) and ``num_videos`` of all processes.
 
-    {} where none could be read; ``num_videos`` and ``num_nonfinite`` alone where scores of that
-    many videos are nan or inf. Processes may have different numbers of batches, but all call it.
+    The result is {} if no video could be read, and ``num_videos`` and ``num_nonfinite`` alone if
+    the scores of that many videos are nan or inf. Processes may have different numbers of batches,
+    but all have to call it.
 
     Args:
-        evaluate: clips -> scores (N, classes), of a model in evaluation.
+        scorer: of a network in evaluation mode.
         batches: of this process, as `collate_clips` makes them.
-        to_device: the clips, normalised, and labels of a batch, where the model is.
-        bad_videos: takes and shares what could not be read.
-        loss: the mean of a batch, of its scores and labels.
-        progress: gets the number of batches done, and what gives the errors so far, of this
-            process; asking for them waits for the device.
+        bad_videos: collects what could not be read.
+        loss: the mean over a batch, of its scores and labels.
+        progress: gets the number of batches done, and a function that returns the errors of this
+            process so far; calling it waits for the device.
     """
-    # loss, top-1 and top-5 hits, number of videos, of those lost: of all processes in the end
-    sums = torch.zeros(5, dtype=torch.float64, device=evaluate.device)
+    # loss, top-1 and top-5 hits, videos, and those of them that are not finite
+    sums = torch.zeros(5, dtype=torch.float64, device=scorer.device)
     for done, batch in enumerate(batches, start=1):
         bad_videos.add(batch)
-        if len(batch["label"]) == 0:
+        found = scorer(batch)
+        if not found.files:
             continue
-        video, labels = to_device(batch)
-        scores = evaluate(video)
+        scores, labels = found.values[:, 0], batch["label"].to(scorer.device, non_blocking=True)
         sums[0] += loss(scores, labels) * len(labels)
         sums[1:3] += top_k_correct(scores, labels)
         sums[3] += len(labels)
-        sums[4] += (~scores.isfinite().all(dim=1)).sum()
+        sums[4] += (~finite_rows(scores)).sum()
         progress(done, lambda: _errors(sums.tolist()))
     bad_videos.share()
     *_, count, lost = values = all_reduce(sums).tolist()

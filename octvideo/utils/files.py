@@ -1,9 +1,10 @@
 """Files that appear under their name only when they are whole."""
 
+import csv
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -97,3 +98,12 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def has_content(path: Path) -> bool:
     """Whether a file is there; a loss of power may have left nothing but its name."""
     return path.is_file() and path.stat().st_size > 0
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Writes a csv file; paths in it may hold bytes that are not UTF-8, which stay as they are."""
+    with (
+        whole_file(path) as part,
+        open(part, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        csv.writer(file, lineterminator="\n").writerows(rows)

@@ -109,7 +109,7 @@ def test_features_that_are_not_finite(small, model, tmp_path, monkeypatch):
     source = Path(small.videos[0])
     odd = tmp_path / "take 1: cooking.mp4"
     shutil.copy(source, odd)
-    monkeypatch.setattr(features, "features_of", lambda *_: np.full((1, 4), np.nan, np.float32))
+    monkeypatch.setattr(features, "rows", lambda *_: np.full((1, 4), np.nan, np.float32))
     settings = ViewSettings.of_model(model)
     [(video, reason)] = extract_all([str(odd)], model, settings, tmp_path / "out", fast=True)
     assert video == str(odd)

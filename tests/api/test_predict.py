@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 import octvideo
 from octvideo.api.create import load_trained
-from octvideo.api.predict import load_views, run_views, view_scores
+from octvideo.api.predict import view_scores
 from octvideo.api.views import ViewSettings
 from octvideo.config import dump, load_cfg
 from octvideo.data import VideoError
@@ -288,9 +288,8 @@ def test_settings_of_a_model(tiny, small):
 
 
 def test_a_model_that_has_no_features(small):
-    item = load_views(small.videos[0], QUICK)
     model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool3d(1), torch.nn.Flatten())
-    assert run_views(model, item, QUICK, 2).shape == (9, 3)
+    assert view_scores(small.videos[0], model, QUICK, batch_size=2).shape == (9, 3)
     with pytest.raises(UserError, match="forward_features"):
         octvideo.extract_features(small.videos[0], model, settings=QUICK)
 

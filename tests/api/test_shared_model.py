@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import octvideo
+from octvideo.api.inference import for_inference
 from octvideo.api.views import ViewSettings
 from octvideo.data.pictures import CentreCrop
 from studies.frequency import layer_spectra
@@ -86,6 +87,17 @@ def edit_through_numpy(model: nn.Module) -> None:
     kernel[[0, 1]] = kernel[[1, 0]]
 
 
+def load_other_weights(model: nn.Module) -> None:
+    state = {k: v.flip(0) if v.ndim else v for k, v in model.state_dict().items()}
+    model.load_state_dict(state)
+
+
+def move_there_and_back(model: nn.Module) -> None:
+    """Old memory is free to be used again, at an address that was seen before."""
+    model.head.projection.weight.data = model.head.projection.weight.data.flip(0)
+    model.double().float()
+
+
 def swap_statistics(model: nn.Module) -> None:
     norm = model.get_submodule("s3.pathway0_res0.branch2.b_bn")
     norm.running_mean.copy_(norm.running_mean.flip(0).clone())
@@ -109,6 +121,8 @@ def swap_a_layer(model: nn.Module) -> None:
         reorder_classes,
         reorder_in_place,
         edit_through_numpy,
+        load_other_weights,
+        move_there_and_back,
         swap_statistics,
         change_a_setting,
         edit_a_list,
@@ -130,6 +144,17 @@ def test_a_model_that_was_edited_answers_as_a_new_one(small, edit):
     assert scores == new_scores
     np.testing.assert_array_equal(features, new_features)
     assert scores != before[0]
+
+
+def test_a_model_is_optimised_once_and_no_copy_is_optimised_again():
+    model = video_network()
+    network = for_inference(model, "fp32")
+    assert for_inference(model, "fp32") is network
+    assert for_inference(model, "bf16") is not network
+    assert for_inference(network, "fp32") is network
+    with torch.inference_mode():
+        unwatched = video_network().eval()
+    assert for_inference(unwatched, "fp32") is unwatched  # its tensors count no versions
 
 
 class Foreign(nn.Module):
