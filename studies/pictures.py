@@ -1,9 +1,10 @@
 """The pictures of the documents, drawn from the code that they explain.
 
-Usage: python -m studies.pictures --out docs/images
+Usage: python -m studies.pictures --out docs/images [--run runs/synthetic/C2D]
 """
 
 import argparse
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -238,14 +239,21 @@ PICTURES: dict[str, Callable[[Path], None]] = {
 }
 
 
+OF_A_RUN = "confusion_matrix.png"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder")
+    parser.add_argument("--run", type=Path, help="a run of the demo, for its confusion matrix")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for name, draw in PICTURES.items():
         draw(args.out / name)
         print(args.out / name)
+    if args.run:
+        shutil.copy(args.run / OF_A_RUN, args.out)
+        print(args.out / OF_A_RUN)
 
 
 if __name__ == "__main__":
