@@ -5,6 +5,7 @@ The shapes of the parameters do not tell: an octave network has those of the van
 
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,12 +25,20 @@ _ALPHAS = sorted({k / n for n in (16, 40) for k in range(1, n)})
 
 def network_of(weights: Weights) -> str | None:
     """The name of the image network whose parameters these are; None: of none."""
+    if any(value.ndim == 5 for value in weights.state.values()):
+        return None  # kernels of videos
+    num_classes = len(weights.state.get(f"{HEAD}bias", [0]))
     for name in IMAGE_MODELS:
-        with torch.device("meta"):
-            model = create_model(name, len(weights.state.get(f"{HEAD}bias", [0])))
-        if not compare(weights.state, {k: v.shape for k, v in model.state_dict().items()}):
+        if not compare(weights.state, _shapes_of(name, num_classes)):
             return name
     return None
+
+
+@cache
+def _shapes_of(name: str, num_classes: int) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        model = create_model(name, num_classes)
+    return {key: value.shape for key, value in model.state_dict().items()}
 
 
 def alpha_of(weights: Weights, name: str, **options: Any) -> float | None:

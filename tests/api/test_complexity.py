@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from octvideo.config import load_cfg
 from octvideo.layers import OctConv3d
 from octvideo.utils.complexity import count
 from support import ROOT
+from support.commands import run_tool
 
 CONFIGS = ROOT / "configs" / "Kinetics"
 SECTIONS = ["s1", "s2", "s3", "s4", "s5", "head"]
@@ -147,13 +147,12 @@ def test_table() -> None:
 # The tool, from another folder, as its users start it
 
 
-def run_tool(cwd: Path, *words: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), *map(str, words)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+def run_benchmark(cwd: Path, *words: Any) -> subprocess.CompletedProcess[str]:
+    return run_tool("benchmark.py", *words, cwd=cwd)
 
 
 def test_tool_prints_json(tmp_path: Path) -> None:
-    done = run_tool(
+    done = run_benchmark(
         tmp_path, "complexity", "--cfg", CONFIGS / "OCT_I3D_8x8.yaml", "--json",
         "--opts", "OCTAVE.STAGES", "[2,3,4]", "DATA.TRAIN_CROP_SIZE", 224,
     )  # fmt: skip
@@ -165,7 +164,7 @@ def test_tool_prints_json(tmp_path: Path) -> None:
 
 
 def test_tool_prints_a_table(tmp_path: Path) -> None:
-    done = run_tool(tmp_path, "complexity", "--cfg", CONFIGS / "C2D_8x8_R50.yaml")
+    done = run_benchmark(tmp_path, "complexity", "--cfg", CONFIGS / "C2D_8x8_R50.yaml")
     assert done.returncode == 0, done.stderr
     assert "C2D_8x8_R50 (c2d), input 1x3x8x224x224" in done.stdout
     assert "19,493,191,680" in done.stdout
@@ -180,7 +179,7 @@ def test_tool_prints_a_table(tmp_path: Path) -> None:
     ],
 )
 def test_tool_reports_errors_in_one_line(words: list[Any], message: str, tmp_path: Path) -> None:
-    done = run_tool(tmp_path, "complexity", *words)
+    done = run_benchmark(tmp_path, "complexity", *words)
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -189,6 +188,6 @@ def test_tool_reports_errors_in_one_line(words: list[Any], message: str, tmp_pat
 
 
 def test_tool_needs_a_command(tmp_path: Path) -> None:
-    done = run_tool(tmp_path)
+    done = run_benchmark(tmp_path)
     assert done.returncode == 2
     assert "COMMAND" in done.stderr

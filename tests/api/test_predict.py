@@ -26,6 +26,7 @@ from octvideo.engine import run_test, run_train
 from octvideo.layers import conv3d_as_2d
 from octvideo.utils.errors import NonFiniteError, UserError
 from support import ROOT, SHARED, load_tool
+from support.commands import run_tool
 
 QUICK = ViewSettings(num_frames=4, sampling_rate=8, crop_size=64, num_clips=3)
 
@@ -297,7 +298,7 @@ def test_a_model_that_has_no_features(small):
 # The command line
 
 
-def tool(name: str, *words: object, **env: str) -> subprocess.CompletedProcess:
+def start(name: str, *words: object, **env: str) -> subprocess.CompletedProcess:
     command = [sys.executable, ROOT / "tools" / name, *map(str, words)]
     env = {**os.environ, **env}
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
@@ -312,7 +313,7 @@ def test_names_of_files_cannot_steer_a_terminal(small, tmp_path):
     bad.write_text("no video")
     options = ("--cfg", small.cfg, "--checkpoint", small.checkpoint, "--fast")
     videos = (good, bad, "--opts", *small.opts)
-    done = tool("predict.py", *options, *videos, PYTHONIOENCODING="ascii:strict", LC_ALL="C")
+    done = start("predict.py", *options, *videos, PYTHONIOENCODING="ascii:strict", LC_ALL="C")
     assert done.returncode == 1, done.stderr
     shown = r"caf\xe9 \u202e\x1b[31m\x9b\r\nclass 1"
     first, *classes = done.stdout.splitlines()
@@ -320,7 +321,7 @@ def test_names_of_files_cannot_steer_a_terminal(small, tmp_path):
     assert len(classes) == 5
     assert f"error: {tmp_path}/{shown}" in done.stderr
     out = ("--out", tmp_path / "f.npz")
-    done = tool("extract_features.py", *options, *out, *videos, PYTHONIOENCODING="ascii:strict")
+    done = start("extract_features.py", *options, *out, *videos, PYTHONIOENCODING="ascii:strict")
     assert done.returncode == 1, done.stderr
     assert "1 videos done, 1 without features" in done.stdout
     assert f"error: {tmp_path}/{shown}" in done.stderr
@@ -330,7 +331,7 @@ def test_names_of_files_cannot_steer_a_terminal(small, tmp_path):
 
 def test_tool(small, tmp_path):
     (tmp_path / "broken.mp4").write_text("no video")
-    done = tool(
+    done = run_tool(
         *("predict.py", "--cfg", small.cfg, "--checkpoint", small.checkpoint, "--json"),
         *("--class-names", small.data / "class_names.json", "--topk", 2, small.videos[0]),
         *(tmp_path / "broken.mp4", small.videos[1], "--opts", *small.opts),
@@ -376,7 +377,7 @@ def test_a_checkpoint_is_enough_where_it_has_its_configuration(small, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             load_trained(None, file, opts)
-    done = tool("predict.py", "--checkpoint", file, "--fast", small.videos[0])
+    done = run_tool("predict.py", "--checkpoint", file, "--fast", small.videos[0])
     assert done.returncode == 0, done.stderr
 
 
@@ -396,7 +397,7 @@ def test_an_impossible_batch(small):
     ],
 )
 def test_mistakes(words, message):
-    done = tool("predict.py", *words, "clip.mp4")
+    done = run_tool("predict.py", *words, "clip.mp4")
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -45,7 +45,7 @@ ROWS = [
 @pytest.mark.parametrize(
     ("name", "cost"),
     [
-        pytest.param(*row, marks=pytest.mark.slow) if re.search("152|200", row[0]) else row
+        pytest.param(*row, marks=pytest.mark.slow) if re.search("101|152|200", row[0]) else row
         for row in ROWS
     ],
     ids=[name for name, _ in ROWS],

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "octvideo.engine", "support.trainers"])
+CONTEXT.set_forkserver_preload(["torch", "octvideo.engine", "octvideo.api", "support.trainers"])
 
 
 class Trainers:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 import tarfile
 import threading
 from dataclasses import replace
@@ -33,7 +34,16 @@ every_entry = pytest.mark.parametrize("entry", zoo_entries(), ids=lambda entry: 
 TINY = {"depth": 14, "width_per_group": 4}
 
 
-@every_entry
+@pytest.mark.parametrize(
+    "entry",
+    [
+        pytest.param(
+            entry, marks=[pytest.mark.slow] * bool(re.search("net(101|152|200)|x101", entry.name))
+        )
+        for entry in zoo_entries()
+    ],
+    ids=lambda entry: entry.name,
+)
 def test_name_and_configuration_are_the_same_network(entry):
     cfg = load_cfg(ROOT / "configs" / f"{entry.config}.yaml")
     with torch.device("meta"):
