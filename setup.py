@@ -3,6 +3,9 @@
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
 
 EXTRAS = {
     "decord": ["decord==0.6.0; platform_machine == 'x86_64'"],
@@ -20,11 +23,21 @@ EXTRAS = {
     ],
 }
 
+
+class BuildWithConfigs(build_py):
+    """Puts configs/ of the clone into the package, where ``--cfg NAME`` finds it."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:  # then the package is in the clone, beside them
+            self.copy_tree(str(ROOT / "configs"), str(Path(self.build_lib, "octvideo", "configs")))
+
+
 setup(
     name="octvideo",
     version="0.1.0",
     description="Octave Convolution for video action recognition in PyTorch",
-    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="octvideo contributors",
     license="Apache-2.0",
@@ -45,6 +58,8 @@ setup(
     ],
     packages=find_packages(include=["octvideo", "octvideo.*"]),
     package_data={"octvideo": ["py.typed"], "octvideo.data": ["class_names/*.json"]},
+    cmdclass={"build_py": BuildWithConfigs},
+    entry_points={"console_scripts": ["octvideo = octvideo.cli.main:main"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.4,!=2.9.*",  # 2.9 runs Conv3d under autocast about four times slower

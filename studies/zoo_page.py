@@ -1,7 +1,13 @@
-"""MODEL_ZOO.md, made from the table of the zoo."""
+"""Writes MODEL_ZOO.md from the table of octvideo/weights/zoo.py; --check only compares."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from octvideo.weights.zoo import ORIGINS, STATUSES, ZooEntry, zoo_entries
 
+PAGE = Path(__file__).resolve().parents[1] / "MODEL_ZOO.md"
 _HEAD = """# Model zoo
 
 <!-- Written by tools/model_zoo.py from octvideo/weights/zoo.py: edit that table, not this file. -->
@@ -141,3 +147,16 @@ def _numbers(entry: ZooEntry) -> list[str]:
 def _table(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main(words: Sequence[str] | None = None, prog: str | None = None) -> int:
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    text = "fail if the file is not up to date"
+    parser.add_argument("--check", action="store_true", help=text)
+    args = parser.parse_args(words)
+    if not args.check:
+        PAGE.write_text(zoo_page())
+    elif not PAGE.is_file() or PAGE.read_text() != zoo_page():
+        print(f"{PAGE} is not up to date: run tools/model_zoo.py", file=sys.stderr)
+        return 1
+    return 0

@@ -14,11 +14,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 import octvideo
+import octvideo.cli.main
+import octvideo.cli.run
+import octvideo.cli.submit
 from octvideo.config import load_cfg
 from octvideo.data.synthetic.videos import make_synthetic
 from support import ROOT, load_tool
@@ -104,9 +108,15 @@ def test_a_command_is_accepted(block: Block, command: str) -> None:
     while parts and re.fullmatch(r"[A-Z0-9_]+=.*", parts[0]):
         parts.pop(0)
     tools = [i for i, word in enumerate(parts) if word.startswith("tools/")]
+    own = [i for i, word in enumerate(parts) if word == "octvideo"]
     if tools:
         assert (ROOT / parts[tools[0]]).is_file()
-        _parse(Path(parts[tools[0]]), parts[tools[0] + 1 :])
+        _parse(_module_of(Path(parts[tools[0]])), parts[tools[0] + 1 :])
+    elif own and len(parts) > own[0] + 1:
+        name = parts[own[0] + 1]
+        assert name in octvideo.cli.main.COMMANDS or name.startswith("-")
+        if not name.startswith("-"):
+            _parse(importlib.import_module(f"octvideo.cli.{name}"), parts[own[0] + 2 :])
     elif parts[:1] == ["make"]:
         rules = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
         assert set(parts[1:2]) <= set(rules)
@@ -117,19 +127,25 @@ def test_a_command_is_accepted(block: Block, command: str) -> None:
         assert not parts or reason(command) or parts[0] == "export", command
 
 
-def _parse(tool: Path, options: list[str]) -> None:
+def _module_of(tool: Path) -> ModuleType:
     if tool.suffix == ".sbatch":
         subprocess.run(["bash", "-n", ROOT / tool], check=True)
         tool = Path("tools/run_net.py")
-    parsed = load_tool(tool.stem).parse_args(options)
+    return load_tool(tool.stem)
+
+
+def _parse(module: ModuleType, options: list[str]) -> None:
+    if "--help" in options or "-h" in options:
+        return
+    parsed = module.parse_args(options)
     args = parsed[0] if isinstance(parsed, tuple) else parsed
     rest = parsed[1] if isinstance(parsed, tuple) else getattr(args, "opts", [])
-    if tool.stem == "submit":
-        inner = load_tool("run_net").parse_args(rest)
+    if module is octvideo.cli.submit:
+        inner = octvideo.cli.run.parse_args(rest)
         args, rest = inner, inner.opts
     paths = getattr(args, "cfg", None) or []
     for path in [paths] if isinstance(paths, str | Path) else paths:
-        load_cfg(ROOT / path, rest)
+        load_cfg(ROOT / path if (ROOT / path).exists() else path, rest)
 
 
 def _extras() -> set[str]:

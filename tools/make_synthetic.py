@@ -1,109 +1,11 @@
-"""Write the synthetic action set: real H.264 files in the layout of a Kinetics csv data set.
+#!/usr/bin/env python3
+"""The same as ``octvideo synthetic``, from a clone."""
 
-    python tools/make_synthetic.py --out data/synthetic [--train 1200 --val 160 --test 160]
-
-    python tools/make_synthetic.py --images --out data/synthetic_images
-
-Eight actions, each the time reversal of another, in several sizes, frame rates and lengths. The
-same seed gives the same set. A set that is already there is left alone; an interrupted run is taken
-up again by the same command. With --images it is a set of JPEG files instead, six classes in
-folders (train/, val/; by default 1600 and 400), for the 2D networks.
-"""
-
-import argparse
-import shlex
 import sys
-from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 import check_install  # noqa: F401
 
-from octvideo.data.synthetic.images import CLASSES, make_synthetic_images
-from octvideo.data.synthetic.videos import ACTIONS, make_synthetic
-from octvideo.utils.console import say
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", action="store_true", help="pictures instead of clips")
-    parser.add_argument("--out", type=Path, help="folder to fill; default data/synthetic[_images]")
-    parser.add_argument("--train", type=int, metavar="N", help="training clips; default 1200")
-    parser.add_argument("--val", type=int, metavar="N", help="validation clips; default 160")
-    parser.add_argument("--test", type=int, default=160, metavar="N", help="test clips")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, another set")
-    parser.add_argument("--workers", type=int, default=2, help="processes; no effect on the files")
-    parser.add_argument(
-        "--short-side", type=int, nargs=2, default=(64, 96), metavar=("LOW", "HIGH"),
-        help="range of the shorter side, even numbers of pixels",
-    )  # fmt: skip
-    parser.add_argument(
-        "--seconds", type=float, nargs=2, default=(1.5, 4.0), metavar=("LOW", "HIGH"),
-        help="range of the length of a clip",
-    )  # fmt: skip
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a synthetic set of other settings"
-    )
-    args = parser.parse_args(argv)
-    args.out = args.out or Path("data/synthetic_images" if args.images else "data/synthetic")
-    for name, clips, images in (("train", 1200, 1600), ("val", 160, 400)):
-        if getattr(args, name) is None:
-            setattr(args, name, images if args.images else clips)
-    return args
-
-
-def make_images(args: argparse.Namespace) -> None:
-    made = make_synthetic_images(args.out, num_train=args.train, num_val=args.val, seed=args.seed)
-    text = f"{args.train} training and {args.val} validation pictures of {len(CLASSES)} classes"
-    say(f"{'Made' if made else 'Already there'}: {text} in {args.out}")
-    say(
-        "Next: python tools/run_net.py --cfg configs/Synthetic/OCT_RESNET26.yaml "
-        f"--opts DATA.PATH_TO_DATA_DIR {shlex.quote(str(args.out))}"
-    )
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    try:
-        if args.images:
-            make_images(args)
-            return 0
-        made = make_synthetic(
-            args.out,
-            num_train=args.train,
-            num_val=args.val,
-            num_test=args.test,
-            seed=args.seed,
-            short_side=tuple(args.short_side),
-            seconds=tuple(args.seconds),
-            num_workers=args.workers,
-            overwrite=args.overwrite,
-        )
-    except KeyboardInterrupt:
-        print("interrupted; the same command takes it up again", file=sys.stderr)
-        return 130
-    except (FileExistsError, ValueError) as error:
-        say(f"error: {error}", sys.stderr)
-        return 2
-    except OSError as error:
-        say(
-            f"error: can not write the set to {args.out}: {error}. Make room or choose another "
-            f"--out, then run the same command again: finished clips are kept.",
-            sys.stderr,
-        )
-        return 1
-    except BrokenProcessPool as error:
-        print(f"error: {error} Try again with --workers 1.", file=sys.stderr)
-        return 1
-    clips = f"{args.train} training, {args.val} validation and {args.test} test clips"
-    say(f"{'Made' if made else 'Already there'}: {clips} of {len(ACTIONS)} actions in {args.out}")
-    say(
-        "Next: python tools/run_net.py --cfg configs/Synthetic/OCT_I3D.yaml "
-        f"--opts DATA.PATH_TO_DATA_DIR {shlex.quote(str(args.out))}"
-    )
-    return 0
-
+from octvideo.cli.main import run_command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("synthetic"))

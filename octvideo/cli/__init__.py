@@ -1,1 +1,1 @@
-"""Entry points of the command line."""
+"""The command ``octvideo`` and its subcommands; the scripts in tools/ call them by older names."""

@@ -1,18 +1,48 @@
-"""Options of the command line that tools for models with weights share."""
+"""What the subcommands share: options, and how an error becomes a message and an exit status."""
 
 import argparse
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from octvideo.utils.console import say
 from octvideo.utils.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
 
 
+def new_parser(
+    description: str | None, prog: str | None, parents: Iterable[argparse.ArgumentParser] = ()
+) -> argparse.ArgumentParser:
+    """Returns a parser whose help shows the docstring of a subcommand as it is written."""
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=list(parents),
+    )
+
+
+def exit_status(
+    work: Callable[[], int],
+    errors: tuple[type[Exception], ...] = (UserError, OSError),
+    interrupted: str = "interrupted",
+) -> int:
+    """Runs ``work`` and returns its exit status: 2 after one of ``errors``, 130 after Ctrl-C."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130
+    except errors as error:
+        say(f"error: {error}", sys.stderr)
+        return 2
+
+
 def at_least(low: int) -> Callable[[str], int]:
-    """A type of argparse: a whole number from ``low`` on."""
+    """Returns a type for argparse: a whole number of at least ``low``."""
 
     def number(text: str) -> int:
         if (value := int(text)) < low:
@@ -23,22 +53,23 @@ def at_least(low: int) -> Callable[[str], int]:
 
 
 def model_options() -> argparse.ArgumentParser:
-    """A parent of parsers: which model, how many views, on which device."""
+    """Returns a parent parser with the options of the model, its views and its device."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--model", metavar="NAME", help="a model of the zoo (MODEL_ZOO.md)")
-    parser.add_argument(
-        "--cfg", metavar="FILE", help="configuration; default: that in --checkpoint"
-    )
+    text = "configuration, a file or a name; default: the one in --checkpoint"
+    parser.add_argument("--cfg", metavar="FILE", help=text)
     parser.add_argument(
         "--checkpoint",
         metavar="FILE",
-        help="weights, in place of --model; of the folder of a training run, the best checkpoint",
+        help="weights, instead of --model; the folder of a training run: its best checkpoint",
     )
-    parser.add_argument("--fast", action="store_true", help="one view instead of all")
+    parser.add_argument("--fast", action="store_true", help="one view of each video instead of all")
     parser.add_argument(
-        "--allow-partial", action="store_true", help="use the frames that decode of a damaged video"
+        "--allow-partial",
+        action="store_true",
+        help="use those frames of a damaged video that decode",
     )
-    parser.add_argument("--device", help="cpu, cuda...; default: cuda where there is one")
+    parser.add_argument("--device", help="cpu, cuda, ...; default: cuda if there is one")
     parser.add_argument("--batch-size", type=at_least(1), default=8, help="views in a forward pass")
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs, as in the file"
@@ -47,9 +78,9 @@ def model_options() -> argparse.ArgumentParser:
 
 
 def video_options() -> argparse.ArgumentParser:
-    """A parent of parsers: which videos, by name and in lists."""
+    """Returns a parent parser with the options that name videos."""
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("videos", nargs="*", metavar="VIDEO", help="a video file, or a picture")
+    parser.add_argument("videos", nargs="*", metavar="VIDEO", help="a video or image file")
     parser.add_argument(
         "--list",
         action="append",
@@ -57,13 +88,17 @@ def video_options() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a path, or path and label, a line; a csv with a header; JSON (DATASET.md)",
     )
-    parser.add_argument("--separator", default=" ", metavar="SEP", help="of a --list's lines")
-    parser.add_argument("--prefix", default="", metavar="FOLDER", help="of the paths in --list")
+    parser.add_argument(
+        "--separator", default=" ", metavar="SEP", help="between path and label in a --list"
+    )
+    parser.add_argument(
+        "--prefix", default="", metavar="FOLDER", help="put before the paths in a --list"
+    )
     return parser
 
 
 def videos_of(args: argparse.Namespace) -> list[str]:
-    """The videos that the options name.
+    """Returns the videos that the options name.
 
     Raises:
         UserError: there are none, or a list cannot be read.
@@ -79,14 +114,14 @@ def videos_of(args: argparse.Namespace) -> list[str]:
 
 
 def load_model(args: argparse.Namespace) -> "nn.Module":
-    """The model that the options name, on its device.
+    """Returns the model that the options name, on its device.
 
     Raises:
-        UserError: the options are at odds, or the model or its device can not be had.
+        UserError: the options contradict each other, or the model or its device is missing.
     """
     if bool(args.model) == bool(args.checkpoint) or (args.model and args.cfg):
         raise UserError("give --model NAME, or --checkpoint FILE, with --cfg FILE if it has none")
-    # Imported when the options are known to be sound, and not for --help.
+    # Imported once the options are known to be sound, and not for --help.
     import torch
 
     from octvideo.api.create import checkpoints_of, load_trained, load_zoo
@@ -108,10 +143,11 @@ def load_model(args: argparse.Namespace) -> "nn.Module":
 
 
 def model_name(args: argparse.Namespace) -> str:
-    """A text that tells the model of the options from others."""
+    """Returns a text that distinguishes the model of the options from others."""
     if args.model:
         return str(args.model)
+    from octvideo.config import find_config
     from octvideo.weights import sha256_of
 
-    name = Path(args.cfg or args.checkpoint).stem
+    name = (find_config(args.cfg) if args.cfg else Path(args.checkpoint)).stem
     return " ".join([name, sha256_of(Path(args.checkpoint))[:16], *args.opts])

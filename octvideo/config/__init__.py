@@ -7,6 +7,7 @@ learning rates) are functions of it and are never written back.
 from octvideo.config.defaults import get_cfg, leaf_values
 from octvideo.config.keys import Problem
 from octvideo.config.load import cfg_of_checkpoint, dump, load_cfg
+from octvideo.config.named import find_config, list_configs
 from octvideo.config.scaling import (
     batch_per_process,
     clip_counts_of_test,
@@ -34,12 +35,14 @@ __all__ = [
     "describe_scaling",
     "dump",
     "effective_base_lr",
+    "find_config",
     "get_cfg",
     "global_batch_size",
     "has_pictures",
     "input_shape",
     "leaf_values",
     "linear_rule_lr",
+    "list_configs",
     "load_cfg",
     "lr_scale",
     "num_nodes",

@@ -14,6 +14,7 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from octvideo.config.defaults import get_cfg, leaf_values
+from octvideo.config.named import find_config, list_configs
 from octvideo.config.pyslowfast import translate
 from octvideo.config.scope import IGNORED, INSTEAD, REFUSED, REPLACED_VALUES, ignored_name
 from octvideo.config.validate import ConfigError, remarks, validate
@@ -51,10 +52,12 @@ def load_cfg(
     """The configuration of a run: the defaults, changed by files, changed by options.
 
     A file may name others that it changes: ``_BASE_: other.yaml``, or a list of them, relative
-    to itself. Sections of PySlowFast outside octvideo's scope are ignored with a warning.
+    to itself, or by name, as ``_BASE_: Kinetics/I3D_8x8_R50``. Sections of PySlowFast outside
+    octvideo's scope are ignored with a warning.
 
     Args:
-        path: a YAML file, or several, of which later ones win; None or "" for the defaults.
+        path: a YAML file or the name of a configuration that comes with octvideo, or several, of
+            which later ones win; None or "" for the defaults.
         opts: ``["KEY", "VALUE", ...]`` or ``["KEY=VALUE", ...]``; they win over the files.
 
     Returns:
@@ -122,8 +125,8 @@ def _paths(path: PathLike | Sequence[PathLike] | None) -> list[Path]:
     if path is None or path == "":
         return []
     if isinstance(path, (str, os.PathLike)):
-        return [Path(path)]
-    return [Path(p) for p in path]
+        return [find_config(path)]
+    return [find_config(p) for p in path]
 
 
 @dataclass
@@ -156,8 +159,15 @@ class _Reader:
                 f"{base.origin}: {BASE_KEY} is {show(base.value)}: expected one file or a list"
             )
             return []
-        files = [path.parent / Path(name).expanduser() for name in names]
+        files = [self._base(path, name) for name in names]
         return [s for file in files for s in self.read(file, (*chain, path))]
+
+    @staticmethod
+    def _base(path: Path, name: str) -> Path:
+        """The file of a base: relative to the file that names it, else found by name."""
+        file = path.parent / Path(name).expanduser()
+        named = find_config(name)
+        return named if named.exists() and not file.exists() else file
 
     def parse(
         self, path: Path, chain: tuple[Path, ...], text: str | None = None
@@ -176,7 +186,8 @@ class _Reader:
                 self.problems.append(f"{path}: expected sections with keys, such as TRAIN:")
         except OSError as error:
             named = f", which {chain[-1]} names as its {BASE_KEY}" if chain else ""
-            self.problems.append(f"{path}{named}: can not be read: {error.strerror}")
+            near = "" if path.exists() else _similar_name(path)
+            self.problems.append(f"{path}{named}: can not be read: {error.strerror}{near}")
         except UnicodeDecodeError as error:
             self.problems.append(f"{path}: is not a text file in UTF-8: {error}")
         except yaml.MarkedYAMLError as error:
@@ -209,6 +220,12 @@ class _Reader:
             value = loader.construct_object(value_node, deep=True)
             if key not in _MAPPINGS or value is not None:  # else a section without keys
                 yield Setting(key, value, f"{path}:{line}")
+
+
+def _similar_name(path: Path) -> str:
+    """Returns advice where a missing file resembles a configuration that comes with octvideo."""
+    near = difflib.get_close_matches(str(path.with_suffix("")), list(list_configs()), 1, _NEAR)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _read_text(path: Path, is_base: bool) -> str:

@@ -53,7 +53,7 @@ REFUSED: dict[str, Any] = {
 
 # What octvideo has for some of them, to be told after the above.
 INSTEAD: dict[str, str] = {
-    "DEMO.ENABLE": "; tools/predict.py --cfg FILE --checkpoint FILE tells what happens in videos",
+    "DEMO.ENABLE": "; octvideo predict --cfg FILE --checkpoint FILE recognises videos",
 }
 
 # Values of known keys that PySlowFast has and octvideo will not have (compared in lower case).

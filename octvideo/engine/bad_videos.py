@@ -70,7 +70,7 @@ class BadVideos:
                 f"{self.failed} of the {self.num_videos} files of {self.split} can not be read, "
                 f"more than DATA.MAX_BAD_FRACTION ({self.max_fraction:g}) allows; they are in "
                 f"{self.path}. Mend the files or DATA.PATH_PREFIX, leave them out (of videos, "
-                "tools/prepare_dataset.py writes such lists), or raise DATA.MAX_BAD_FRACTION"
+                "octvideo prepare writes such lists), or raise DATA.MAX_BAD_FRACTION"
             )
 
     def close(self) -> None:

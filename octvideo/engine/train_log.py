@@ -110,7 +110,7 @@ class TrainLog:
             logger.info(text, epoch, skipped, scale)
         if (waits := loader_bound(stats)) and not self.is_advised:
             self.is_advised = True  # once a run: each epoch's share is in its line and json_stats
-            advice = "make the files smaller (tools/prepare_dataset.py --reencode for videos)"
+            advice = "make the files smaller (octvideo prepare --reencode for videos)"
             if num_workers < usable_cores():
                 more = f"raise DATA_LOADER.NUM_WORKERS ({num_workers} processes read)"
                 advice = f"{more}, or {advice}"

@@ -7,10 +7,8 @@ import sys
 
 import pytest
 
+from octvideo.cli.submit import main, minutes, parse_args
 from support import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
-from submit import main, minutes, parse_args
 
 CFG = str(ROOT / "configs/Synthetic/OCT_I3D.yaml")
 

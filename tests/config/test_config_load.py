@@ -435,7 +435,7 @@ class TestOutsideTheScope:
 
     def test_a_demo_is_shown_the_tool_for_it(self) -> None:
         (problem,) = problems_of(opts=("DEMO.ENABLE", "True"))
-        assert "set DEMO.ENABLE False; tools/predict.py --cfg" in problem
+        assert "set DEMO.ENABLE False; octvideo predict --cfg" in problem
 
     def test_an_option_can_take_the_request_back(self, write: Write) -> None:
         load_cfg(write("DETECTION: {ENABLE: True}"), ["DETECTION.ENABLE", "False"])

@@ -1,7 +1,7 @@
 """Helpers that tests of several rooms share: paths, a model and tools here; the rest by subject."""
 
-import importlib.util
-import sys
+import re
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -27,11 +27,8 @@ def liven(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def load_tool(name: str) -> ModuleType:
-    """The module of a command of tools/, as `load_tool("predict")`."""
-    if (folder := str(ROOT / "tools")) not in sys.path:
-        sys.path.insert(0, folder)  # where a tool finds its neighbours
-    spec = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Returns the module whose ``main`` a script of tools/ runs, as `load_tool("run_net")`."""
+    text = (ROOT / "tools" / f"{name}.py").read_text()
+    found = re.search(r'run_(command|module)\("([\w.]+)"\)', text)
+    assert found is not None
+    return import_module(f"octvideo.cli.{found[2]}" if found[1] == "command" else found[2])

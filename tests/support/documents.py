@@ -11,7 +11,9 @@ NAMES = ("README", "GETTING_STARTED", "DATASET", "MODEL_ZOO", "INSTALL", "CONTRI
 DOCUMENTS = [ROOT / f"{name}.md" for name in NAMES] + sorted((ROOT / "docs").glob("*.md"))
 
 # First words of a line of a shell.
-_PROGRAMS = r"python3?|torchrun|sbatch|make|git|export|source|(\.venv/bin/)?pip|\$[A-Z0-9]+"
+_PROGRAMS = (
+    r"python3?|octvideo|torchrun|sbatch|make|git|export|source|(\.venv/bin/)?pip|\$[A-Z0-9]+"
+)
 _SHELL = rf"([A-Z_0-9]+=\S+ )?({_PROGRAMS})\s"
 _PYTHON = r"(import octvideo|from octvideo|(\w+ = )?octvideo\.\w+\(|model\.|model = )"
 
