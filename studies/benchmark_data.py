@@ -1,9 +1,9 @@
-"""CPU time of the data path, beside that of PySlowFast's way (`naive_data`).
+"""Compares the CPU time of our data path with PySlowFast's way (`naive_data`).
 
-Both make the same clips in turns, each in a process of its own whose memory is as in the product:
-that of a loader's process or of a test on the CPU for ours, the C library's default for the naive
-one. CPU time is counted, of all processes: other work on the machine hardly changes it. Before
-anything is timed the pixels of the two are compared.
+Both make the same clips in turns, each in a process of its own. Our process sets up its memory as
+a loader process or a test on the CPU does; the naive one keeps the C library's default. The CPU
+time of all processes is counted, because other work on the machine hardly changes it. Before
+anything is timed, the pixels of the two are compared.
 """
 
 import gc
@@ -35,26 +35,26 @@ from studies import naive_data
 from studies.turns import Setup, in_turns
 
 Row = dict[str, Any]
-_TURN = 16  # transforms of one variant before it is the turn of the next
+_TURN = 16  # transforms of one variant before the next one takes its turn
 
 
 def benchmark_loader(
     video: str | None = None, clips: int = 96, rounds: int = 5, workers: int = 2
 ) -> list[Row]:
-    """Training: the transform of a clip of 8 frames, and the whole loader.
+    """Measures training: the transform of a clip of 8 frames, and the whole loader.
 
-    For a 10 s film of 340x256 with a keyframe every 250 frames, or `video`, and for what
-    tools/prepare_dataset.py makes of it.
+    The file is `video`, or a 10 s film of 340x256 with a keyframe every 250 frames. It is measured
+    as it is and after tools/prepare_dataset.py has re-encoded it.
 
     Returns:
         Rows of file, kind (transform or loader), variant (naive or ours; ours_float32 with
         DATA.TRAIN_PIXELS float32), cpu_ms a clip (median of the rounds), spread_ms (between the
         quartiles), clips_per_s_per_core, ratio (naive / this one, median of the rounds),
-        max_difference from naive (of 255). Of a prepared file also ratio_to_source: to the naive
-        path on the file it was made from.
+        max_difference from naive (of 255). A prepared file also has ratio_to_source, relative to
+        the naive path on its source file.
 
     Raises:
-        UserError: the two paths do not show the same pixels, or the video can not be read.
+        UserError: the two paths do not give the same pixels, or the video cannot be read.
     """
     rows = []
     with _one_thread(), _files(video) as files:
@@ -78,11 +78,11 @@ def benchmark_loader(
 
 
 def benchmark_test(video: str | None = None, rounds: int = 3) -> list[Row]:
-    """30 views (10 clips x 3 crops) of a video.
+    """Measures the 30 views (10 clips x 3 crops) of a video.
 
-    Rows as those of `benchmark_loader`, kind views, with videos_per_s_per_core. Variant ours is
-    what a loader process does, up to the uint8 frames that go to the device; ours_to_batches
-    normalises them and cuts the views as well, as where the device is the CPU; naive does both.
+    Returns rows like `benchmark_loader`'s, kind views, with videos_per_s_per_core. Variant ours is
+    what a loader process does, up to the uint8 frames that go to the device. ours_to_batches also
+    normalises them and cuts the views, as on the CPU; naive does both.
     """
     rows = []
     with _one_thread(), _files(video) as files:
@@ -104,7 +104,7 @@ def benchmark_test(video: str | None = None, rounds: int = 3) -> list[Row]:
 
 
 def _cfg(path: Path, clips: int, workers: int) -> CfgNode:
-    """The defaults, for lists beside the file that name it `clips` times."""
+    """Returns the defaults, with lists beside the file that name it `clips` times."""
     folder = path.parent / f"{path.name}.lists"
     folder.mkdir(exist_ok=True)
     for split, count in (("train", clips), ("test", 1)):
@@ -209,7 +209,7 @@ def _test(cfg: CfgNode) -> list[Tensor]:
 
 
 def _difference(path: Path, ours: Tensor, naive: Tensor, rounded: bool = False) -> float:
-    """The largest difference of two normalised videos, of 255.
+    """Returns the largest difference between two normalised videos, of 255.
 
     Raises:
         UserError: it is more than rounding.
@@ -267,7 +267,7 @@ def _one_thread() -> Any:
 
 @contextmanager
 def _files(video: str | None) -> Any:
-    """The film, and what tools/prepare_dataset.py makes of it."""
+    """Yields the film, and the same re-encoded by tools/prepare_dataset.py."""
     with tempfile.TemporaryDirectory() as folder:
         if video is None:
             source = Path(folder) / "synthetic_gop250.mp4"
@@ -282,7 +282,7 @@ def _files(video: str | None) -> Any:
 
 
 def format_data_rows(rows: Sequence[Row]) -> str:
-    """The rows as a table in Markdown."""
+    """Returns the rows as a table in Markdown."""
     lines = [
         "| file | what | variant | CPU ms | spread | per s and core | naive / this | difference |",
         "|---|---|---|---|---|---|---|---|",

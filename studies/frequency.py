@@ -1,5 +1,4 @@
-"""Which frequencies a layer holds: mean energy spectra of its high and low groups (Fig. 4 of
-"Drop an Octave")."""
+"""Mean energy spectra of the high and the low group of a layer (Fig. 4 of "Drop an Octave")."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -25,19 +24,21 @@ _DECADES = 8  # that the colours span at most
 
 
 def energy_spectrum(x: Tensor) -> np.ndarray:
-    """Mean over maps of |FFT|^2 / pixels: (..., H, W) -> float64 (H, W), frequency 0 in the middle.
+    """Returns the mean over maps of |FFT|^2 / pixels: (..., H, W) -> float64 (H, W).
 
-    Its sum is the mean over maps of their sum of squares (Parseval).
+    Frequency 0 is in the middle.
+
+    The sum of the result is the mean over maps of their sum of squares (Parseval).
     """
     spectrum = torch.fft.fft2(x.double(), norm="ortho").abs().square()
     return torch.fft.fftshift(spectrum.flatten(0, -3).mean(0)).cpu().numpy()
 
 
 def radial_profile(spectrum: np.ndarray, pixel: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """The mean energy of a centred spectrum (H, W) by distance from frequency 0.
+    """Returns the mean energy of a centred spectrum (H, W) by distance from frequency 0.
 
-    pixel: size of the map's pixels, in pixels of the high map. Gives frequencies, in cycles per
-    pixel of the high map, and energies, both of min(H, W) // 2 + 1 rings.
+    pixel: size of the map's pixels, in pixels of the high map. The result is frequencies, in
+    cycles per pixel of the high map, and energies, for min(H, W) // 2 + 1 rings.
     """
     height, width = spectrum.shape
     rings = min(height, width)
@@ -53,10 +54,10 @@ def radial_profile(spectrum: np.ndarray, pixel: int = 1) -> tuple[np.ndarray, np
 
 @torch.inference_mode()
 def layer_spectra(model: nn.Module, layer: str, batches: Iterable[Tensor]) -> dict[str, np.ndarray]:
-    """Mean spectra of what a layer gives for batches of inputs of one size.
+    """Returns the mean spectra of a layer's output for batches of inputs of one size.
 
     Returns:
-        high and, where the layer gives an octave value, low: centred spectra (H, W);
+        high and, if the layer gives an octave value, low: centred spectra (H, W);
         high_frequency, high_energy and so on: see ``radial_profile``; inputs: how many there were.
 
     Raises:
@@ -97,13 +98,13 @@ def layer_spectra(model: nn.Module, layer: str, batches: Iterable[Tensor]) -> di
 def inputs_of(
     model: Any, folder: Path | None, limit: int, size: int | None = None
 ) -> Iterator[Tensor]:
-    """Batches of one: pictures or middle clips of the files of a folder, in the order of names.
+    """Yields batches of one: the images, or the middle clips of the videos, of a folder, by name.
 
-    Files that a network of pictures (of videos) does not take are left alone. Without a folder:
-    ``limit`` inputs of random edges, from a fixed seed. ``size``: side of the crop.
+    Files that the network cannot take are skipped. Without a folder, ``limit`` inputs of random
+    edges are made from a fixed seed. ``size``: side of the crop.
 
     Raises:
-        UserError: the folder has no such files, or one of them can not be read.
+        UserError: the folder has no such files, or one of them cannot be read.
     """
     is_image = isinstance(model.spec, ImageSpec)
     settings = ViewSettings.of_model(model)
@@ -135,7 +136,7 @@ def _with_size(settings: ViewSettings, size: int) -> ViewSettings:
 
 
 def _edges(spec: Any, is_image: bool, count: int, size: int) -> Iterator[Tensor]:
-    """Half planes of random place and direction, each of the same values in all frames."""
+    """Yields half planes of random position and direction, the same in all frames."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:size, :size] / size - 0.5
     for _ in range(count):
@@ -146,9 +147,9 @@ def _edges(spec: Any, is_image: bool, count: int, size: int) -> Iterator[Tensor]
 
 
 def frequency_edges(count: int, pixel: int) -> tuple[float, float]:
-    """Where the first bin of a centred spectrum starts and the last one ends.
+    """Returns where the first bin of a centred spectrum starts and the last one ends.
 
-    In cycles per pixel of the high map; every bin has its frequency in its middle.
+    The unit is cycles per pixel of the high map; every bin has its frequency in its middle.
     """
     bins = np.fft.fftshift(np.fft.fftfreq(count, pixel))
     half = 0.5 / count / pixel
@@ -156,7 +157,7 @@ def frequency_edges(count: int, pixel: int) -> tuple[float, float]:
 
 
 def draw_spectra(figure: Any, spectra: dict[str, np.ndarray], layer: str) -> Any:
-    """Draws the spectrum of each group, in one colour scale, and both by distance from 0."""
+    """Draws the spectrum of each group, in one colour scale, and both over distance from 0."""
     names: Sequence[str] = [name for name in GROUPS if name in spectra]
     figure.set_size_inches(4 * len(names) + 5, 4)
     *maps, curve = figure.subplots(1, len(names) + 1)
@@ -185,7 +186,7 @@ def draw_spectra(figure: Any, spectra: dict[str, np.ndarray], layer: str) -> Any
 
 
 def write_spectra(spectra: dict[str, np.ndarray], layer: str, out: Path) -> list[Path]:
-    """Writes out.npz always and, where matplotlib is installed, out.png; returns what it wrote."""
+    """Writes out.npz and, if matplotlib is installed, out.png; returns what it wrote."""
     out.parent.mkdir(parents=True, exist_ok=True)
     paths = [out.with_name(f"{out.name}.npz")]
     with whole_file(paths[0]) as part, open(part, "wb") as file:

@@ -53,7 +53,7 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
 
 
 def takes_cfg(function: ast.FunctionDef) -> bool:
-    """Whether it takes the whole configuration, and is not where that is meant to end."""
+    """Returns whether a function takes the whole configuration without being a builder or a run."""
     arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
     names = {argument.arg for argument in arguments}
     return "cfg" in names and not function.name.startswith(("build_", "run_"))

@@ -1,8 +1,8 @@
-"""The data path as PySlowFast's is built, kept to be measured against; nothing else uses it.
+"""A data path built like PySlowFast's, for comparison; nothing else uses it.
 
 A file is opened for every clip, and for every view of a test. From the keyframe before the clip to
-its end all frames are decoded, all of the clip's span become RGB, and then some are chosen. Whole
-frames become float32, are normalised and resized, and then the crop is cut out.
+its end all frames are decoded, all of the clip's span are converted to RGB, and only then some are
+chosen. Whole frames become float32, are normalised and resized, and then the crop is cut out.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 
 
 def read_clip(path: str, choose: Callable[[int, float], np.ndarray]) -> Tensor:
-    """uint8 (T, H, W, 3): the frames that `choose` takes of their number and frames a second."""
+    """Returns uint8 (T, H, W, 3), the frames that `choose(number, frames per second)` picks."""
     with open_container(path) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
@@ -35,7 +35,7 @@ def read_clip(path: str, choose: Callable[[int, float], np.ndarray]) -> Tensor:
 
 
 def _decode_span(container: InputContainer, first: int, last: int) -> list[VideoFrame]:
-    """Frames first..last of a file of constant rate."""
+    """Returns frames first..last of a file of constant rate."""
     stream = container.streams.video[0]
     tick = (stream.duration or 0) / stream.frames
     begin = stream.start_time or 0
@@ -50,7 +50,7 @@ def _decode_span(container: InputContainer, first: int, last: int) -> list[Video
 
 
 def normalized(frames: Tensor) -> Tensor:
-    """uint8 (T, H, W, 3) -> float32 (3, T, H, W)."""
+    """Converts uint8 (T, H, W, 3) to float32 (3, T, H, W)."""
     video = (frames.float() / 255.0 - torch.tensor(MEAN)) / torch.tensor(STD)
     return video.permute(3, 0, 1, 2)
 
@@ -62,7 +62,7 @@ def resized(video: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def training_clip(frames: Tensor, rng: np.random.Generator, spec: TrainTransform) -> Tensor:
-    """As `training_view`, normalised."""
+    """Returns what `training_view` gives, normalised."""
     size, top, left = random_crop_params(frames.shape[1], frames.shape[2], rng, spec)
     video = resized(normalized(frames), size)
     video = video[:, :, top : top + spec.crop_size, left : left + spec.crop_size]
@@ -90,7 +90,7 @@ class NaiveClips(Dataset):
 def naive_views(
     path: str, sampling: ClipSampling, num_clips: int, num_crops: int, crop_size: int
 ) -> Iterator[Tensor]:
-    """Every view (3, T, S, S) of a video, normalised, in the order of a test."""
+    """Returns every view (3, T, S, S) of a video, normalised, in the order of a test."""
     for clip in range(num_clips):
         for crop in range(num_crops):
             frames = read_clip(

@@ -1,8 +1,8 @@
 """Tables 1 to 6 of "Drop an Octave": our multiply-adds, parameters and times beside the paper's.
 
-1 FLOP = 1 multiply-add of a convolution or linear layer, one picture of 224x224 (or of the size
-that a row names), octave in res2..res4. The paper's figures are those that it or the authors'
-repository states for a network of theirs; where neither has one, the column stays empty.
+1 FLOP = 1 multiply-add of a convolution or linear layer, one image of 224x224 (or of the size
+that a row names), octave in res2..res4. The paper's figures come from the paper or the authors'
+repository; if neither has one, the column stays empty.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,7 @@ TITLES = {
 
 
 class Paper(NamedTuple):
-    """A network and what the paper has for it: G multiply-adds, million parameters, ms."""
+    """A network and the paper's figures for it: G multiply-adds, million parameters, ms."""
 
     model: str
     alpha: float
@@ -78,17 +78,17 @@ ALPHAS = (0.0, 0.125, 0.25, 0.5, 0.75, 0.875)  # of Table 1; 1.0 leaves no high 
 def paper_tables(
     numbers: Sequence[int] = tuple(TITLES), rounds: int | None = None, threads: int = 1
 ) -> list[Row]:
-    """The rows of these tables, each with its ``table``.
+    """Returns the rows of these tables, each with its ``table``.
 
     Args:
         numbers: of 1..6.
-        rounds: of the measurement of Table 2's times, in one interleaved run; None: no times.
-        threads: of the CPU, for that measurement; the paper has one.
+        rounds: how often Table 2's times are measured, in one interleaved run; None: no times.
+        threads: CPU threads of that measurement; the paper uses one.
 
     Returns:
-        Table 1: alpha, cost and memory (those of a 3x3 layer, counted, over the vanilla one's),
+        Table 1: alpha, cost and memory (counted for a 3x3 layer, relative to the vanilla one),
         paper_cost and paper_memory (its formulas). Tables 2 to 5: model, alpha, size, macs,
-        params, paper_gmacs, paper_mparams, difference_percent (None where the paper has no
+        params, paper_gmacs, paper_mparams, difference_percent (None if the paper has no
         figure); Table 2 also median_ms, spread_ms, relative_time (None without a measurement),
         paper_ms, paper_relative_time, both relative to alpha 0. Table 6: see ``table6``.
 
@@ -111,7 +111,7 @@ def paper_tables(
 
 
 def _table1() -> list[Row]:
-    """Of a 3x3 convolution of 256 channels on 56x56 pixels."""
+    """Returns the rows of a 3x3 convolution of 256 channels on 56x56 pixels."""
     costs = []
     for alpha in ALPHAS:
         with torch.device("meta"):
@@ -130,7 +130,7 @@ def _table1() -> list[Row]:
 
 
 class _OfOneMap(torch.nn.Module):
-    """The layer on a map (N, C, H, W), whose first channels at half the size are its L."""
+    """Runs a layer on one map (N, C, H, W), whose first channels at half the size become L."""
 
     def __init__(self, layer: OctConv2d) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ def _row(paper: Paper) -> Row:
 
 
 def _add_times(rows: Sequence[Row], rounds: int | None, threads: int) -> None:
-    """To the rows of Table 2, whose first is the vanilla network."""
+    """Adds times to the rows of Table 2, whose first is the vanilla network."""
     measured: dict[float, Row] = {}
     if rounds is not None:
         alphas = [paper.alpha for paper in TABLE_2]
@@ -183,7 +183,7 @@ _TIMES = ("ms", "spread", "time / alpha 0", "paper (ms)", "paper's / alpha 0")
 
 
 def format_paper_tables(rows: Sequence[Row]) -> str:
-    """The rows of ``paper_tables`` as tables in Markdown, a title before each."""
+    """Returns the rows of ``paper_tables`` as tables in Markdown, each with a title."""
     texts = []
     for number in dict.fromkeys(row["table"] for row in rows):
         of_table = [row for row in rows if row["table"] == number]

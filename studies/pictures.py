@@ -58,7 +58,7 @@ def draw_operator(path: Path) -> None:
 
 
 def _draw_maps(page: Drawing, x: float, y: float, side: float, colour: str, name: str) -> None:
-    """A stack of three feature maps."""
+    """Draws a stack of three feature maps."""
     for k in (2, 1, 0):
         page.rect(x + 6 * k, y + 6 * (2 - k), side, side, stroke=colour, fill="#ffffff")
     page.rect(x, y + 12, side, side, stroke=colour, fill=colour, opacity=0.15)
@@ -75,7 +75,7 @@ def _draw_step(page: Drawing, x: float, y: float, words: str, colour: str) -> No
 
 
 def _draw_weight(page: Drawing, x: float, y: float, side: float, low: float) -> None:
-    """One weight of the vanilla shape, low channels first: rows are outputs, columns inputs."""
+    """Draws the one weight, low channels first: rows are outputs, columns inputs."""
     high = side - low
     for column, row, width, height, colour, name in (
         (0, 0, low, low, LOW, "W_LL"),
@@ -101,7 +101,7 @@ def draw_actions(path: Path, side: int = 72, num_frames: int = 5) -> None:
     for index, action in enumerate(ACTIONS):
         pair, twin = divmod(index, 2)
         x, y = margin + twin * block, margin + pair * (side + gap)
-        # Three frames a second, so that the eye sees the motion from frame to frame.
+        # At five frames a second the eye sees the motion from frame to frame.
         frames = render_clip(pair + 2, action, num_frames, side, side, fps=5)
         pen.text((x + label - 8, y + side / 2), action, fill=INK, font=font, anchor="rm")
         for k, frame in enumerate(frames):
@@ -179,7 +179,7 @@ def draw_costs(path: Path) -> None:
 
 
 def _costs() -> dict[str, list[tuple[float, float, float]]]:
-    """(alpha, 1e9 multiply-adds, top-1 %) of the networks of the paper's Table 6, by family."""
+    """Returns (alpha, 1e9 multiply-adds, top-1 %) of the networks of Table 6, by family."""
     families: dict[str, list[tuple[float, float, float]]] = {}
     for entry in zoo_entries():
         if entry.origin != "paper" or entry.data != "Kinetics-400" or entry.top1 is None:
@@ -218,7 +218,7 @@ def draw_speed(path: Path) -> None:
 
 
 def _times(page: Path) -> list[tuple[str, float, str, float]]:
-    """(model, alpha, variant, milliseconds) of the rows of the page's first table."""
+    """Returns (model, alpha, variant, milliseconds) from the page's first table."""
     lines = page.read_text(encoding="utf-8").splitlines()
     first = next(k for k, line in enumerate(lines) if line.startswith("| model |"))
     rows = []

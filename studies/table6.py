@@ -2,7 +2,7 @@
 
 1 FLOP = 1 multiply-add of a convolution or linear layer, one clip of 224x224. No placement of the
 octave gives the paper's number in every row (its two savings for SlowFast have the ratio 1.5, where
-one placement gives 1.9), so both placements are shown with their difference.
+one placement gives 1.9), so both placements are shown with their differences.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ PLACEMENTS = ((2, 3, 4, 5), (2, 3, 4))
 
 
 def table6() -> list[dict[str, Any]]:
-    """A row for each network of the paper's table and, where it is octave, each placement.
+    """Returns a row for each network of the paper's table and each placement of the octave.
 
     Returns:
         Rows of name, alpha, stages ([] for a vanilla network), macs, params, paper_gflops and
@@ -75,7 +75,7 @@ def _row(paper: PaperRow, stages: Sequence[int]) -> dict[str, Any]:
 
 
 def format_table6(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows of ``table6`` as a table in Markdown."""
+    """Returns the rows of ``table6`` as a table in Markdown."""
     lines = [
         "| network | alpha | octave stages | multiply-adds | paper (G) | difference | parameters |",
         "|---|---|---|---|---|---|---|",

@@ -1,6 +1,6 @@
-"""CPU time of several variants that take turns, each in a process of its own.
+"""Measures the CPU time of several variants that take turns, each in a process of its own.
 
-A process shares neither its memory, as the C library keeps it, nor its caches with another variant.
+So variants share neither caches nor the memory that the C library keeps.
 """
 
 import multiprocessing
@@ -17,10 +17,10 @@ Setup = Callable[[], Callable[[], Any]]
 
 
 def in_turns(setups: Mapping[str, Setup], rounds: int, units: int) -> dict[str, list[float]]:
-    """CPU seconds a unit of each variant in each round, after a round to warm up.
+    """Returns the CPU seconds per unit of each variant in each round, after a warm-up round.
 
-    The time is that of the variant's process and of all that it has started and that have ended;
-    torch has one thread. units: clips or videos of a call.
+    The time includes the variant's process and every process that it has started and that has
+    ended; torch has one thread. units: clips or videos in a call.
 
     Raises:
         RuntimeError: a variant's process has failed (its traceback is on standard error).

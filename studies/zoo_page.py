@@ -36,7 +36,7 @@ access, put the file there by hand; the error message names the place.
 
 
 def zoo_page() -> str:
-    """The text of MODEL_ZOO.md."""
+    """Returns the text of MODEL_ZOO.md."""
     entries = zoo_entries()
     published = [entry for entry in entries if entry.address and not entry.is_image_network]
     parts = [
@@ -132,7 +132,7 @@ def _authors_networks(entries: list[ZooEntry]) -> str:
 
 
 def _numbers(entry: ZooEntry) -> list[str]:
-    """Clip, views, top-1, top-5 and origin."""
+    """Returns clip, views, top-1, top-5 and origin."""
     if entry.inflate:
         return ["1 image", "", "", "", ""]
     return [
