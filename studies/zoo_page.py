@@ -110,7 +110,7 @@ model.view_settings.mean, model.view_settings.std  # how to normalise images in 
 To test the same network on ImageNet:
 
 ```bash
-python tools/run_net.py --cfg configs/ImageNet/OCT_RESNET50_A0.125.yaml --opts \\
+octvideo run --cfg ImageNet/OCT_RESNET50_A0.125 --opts \\
     DATA.PATH_TO_DATA_DIR imagenet  TRAIN.ENABLE False  NUM_GPUS 1 \\
     TEST.CHECKPOINT_FILE_PATH oct_resnet50_v2_a0.125_in1k_mxnet
 ```

@@ -37,21 +37,21 @@ ONLY_PARSED = {
     "source ": ELSEWHERE,
     "pip install": ELSEWHERE,
     ".venv/bin/pip": ELSEWHERE,
-    "python tools/run_net.py --cfg A.yaml": CHOICE,
-    "python tools/run_net.py --cfg FILE": CLUSTER,
-    "python tools/run_net.py --cfg configs/Own/one_gpu.yaml": GPU,
-    "python tools/run_net.py --cfg configs/Kinetics/OCT_I3D_8x8.yaml": GPU,
-    "python tools/run_net.py --cfg configs/ImageNet/": GPU,
-    "python tools/convert_checkpoint.py": DOWNLOAD,
-    "python tools/extract_features.py --model": DOWNLOAD,
+    "octvideo run --cfg A.yaml": CHOICE,
+    "octvideo run --cfg FILE": CLUSTER,
+    "octvideo run --cfg Own/one_gpu": GPU,
+    "octvideo run --cfg Kinetics/OCT_I3D_8x8": GPU,
+    "octvideo run --cfg ImageNet/": GPU,
+    "octvideo convert": DOWNLOAD,
+    "octvideo features --model": DOWNLOAD,
+    "octvideo benchmark model": TIME,
+    "octvideo benchmark train": TIME,
+    "octvideo submit": CLUSTER,
     "python -m pytest": "the tests are running",
     "python tools/benchmark.py tables": TIME,
-    "python tools/benchmark.py model": TIME,
-    "python tools/benchmark.py train": TIME,
     "python tools/benchmark.py loader": TIME,
     "python tools/benchmark.py test": TIME,
     "python tools/analyze.py": CHOICE,
-    "python tools/submit.py": CLUSTER,
     "torchrun ": CLUSTER,
     "sbatch ": CLUSTER,
 }
@@ -245,9 +245,9 @@ def scratch(tmp_path_factory) -> Path:
 # Typed as they are, but for the size of the synthetic sets.
 SHELL = """
 set -e
-python() {
-    if [ "$1" = tools/make_synthetic.py ]; then set -- "$@" --train 24 --val 8 --test 8; fi
-    command PYTHON "$@"
+octvideo() {
+    if [ "$1" = synthetic ]; then set -- "$@" --train 24 --val 8 --test 8; fi
+    PYTHON -m octvideo "$@"
 }
 """
 

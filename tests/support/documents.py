@@ -30,7 +30,7 @@ class Block:
     def kind(self) -> str:
         if re.match(_PYTHON, self.text):
             return "python"
-        return "shell" if re.match(_SHELL + r"|[A-Z0-9]+=\"python", self.text) else "text"
+        return "shell" if re.match(_SHELL + r"|[A-Z0-9]+=\"octvideo", self.text) else "text"
 
     @property
     def commands(self) -> list[str]:
