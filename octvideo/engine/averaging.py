@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo.distributed.collectives import all_reduce
 from octvideo.layers import Value
+from octvideo.layers.torch_private import lerp_
 
 
 class _Statistics:
@@ -95,7 +96,7 @@ def update_bn_statistics(model: nn.Module | Sequence[nn.Module], batches: Iterab
         try:
             for batch in batches:
                 for each in models:
-                    each._call_impl(batch)
+                    each.forward(batch)
                 num_batches += 1
             complete = num_batches > 0
             if complete:
@@ -140,6 +141,6 @@ class WeightAverage:
     def update(self) -> None:
         """To be called after each optimizer step. Stays on the device."""
         own, others = zip(*self._averaged, strict=True)
-        torch._foreach_lerp_(own, others, 1 - self.decay)
+        lerp_(own, others, 1 - self.decay)
         for own_counter, other in self._copied:
             own_counter.copy_(other)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from octvideo.distributed.collectives import all_gather_objects
+from octvideo.layers.torch_private import norms
 
 _SHOWN = 64  # videos of a batch that a message names
 
@@ -33,7 +34,7 @@ class SkippedSteps:
     def judge(self) -> Tensor:
         """After the backward pass; whether the gradients are finite: a bool on the device."""
         grads = [p.grad for p in self.parameters if p.grad is not None]
-        self.finite = torch.stack(torch._foreach_norm(grads)).isfinite().all()
+        self.finite = torch.stack(norms(grads)).isfinite().all()
         for saved, buffer in zip(self.saved, self.buffers, strict=True):
             buffer.copy_(torch.where(self.finite, buffer, saved))
         return self.finite

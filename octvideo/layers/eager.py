@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from octvideo.layers.torch_private import is_transformed
+
 # torch.compile and torch.export are told apart from torch 2.7 on.
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 
@@ -20,8 +22,7 @@ def is_recorded() -> bool:
     """
     if torch.compiler.is_compiling():
         return _is_exporting()
-    # torch has no public question for its function transforms.
-    return torch.jit.is_tracing() or torch._C._functorch.peek_interpreter_stack() is not None
+    return torch.jit.is_tracing() or is_transformed()
 
 
 def is_eager() -> bool:

@@ -6,7 +6,6 @@ that it likes best; these are the operations that torch.compile generates code w
 and ReLU are done in place.
 """
 
-import platform
 from typing import Any
 
 import torch
@@ -16,9 +15,13 @@ from torch import Tensor, nn
 from octvideo.layers import conv3d_as_2d
 from octvideo.layers.eager import is_recorded
 from octvideo.layers.octave import OctConv2d, OctConv3d
+from octvideo.layers.torch_private import (
+    has_onednn,
+    onednn_conv,
+    onednn_conv_add_,
+    onednn_weight,
+)
 from octvideo.layers.value import Value, join_groups, per_frequency, pool, upsample
-
-_IS_X86 = platform.machine() in ("x86_64", "AMD64")  # on Arm torch has no such operations
 
 
 class FusedConv(nn.Module):
@@ -179,21 +182,18 @@ class _Step(nn.Module):
     def _run(self, x: Tensor, y: Tensor | None) -> Tensor:
         if not _has_onednn(x):
             return self._finish(self._conv(x), y)
-        ops, options = torch.ops.mkldnn, (self.padding, self.stride, self.dilation, self.groups)
+        options = (self.stride, self.padding, self.dilation, self.groups)
         weight = self._pack(x)
         if y is None:
-            act: Any = ("relu" if self.relu else "none", [], "")
-            return ops._convolution_pointwise(x, weight, self.bias, *options, *act)
-        sum_act: Any = ("add", 1.0, "relu" if self.relu else None, [], "")
-        return ops._convolution_pointwise_.binary(y, x, weight, self.bias, *options, *sum_act)
+            return onednn_conv(x, weight, self.bias, options, self.relu)
+        return onednn_conv_add_(y, x, weight, self.bias, options, self.relu)
 
     def _pack(self, x: Tensor) -> Tensor:
         """The weight as oneDNN wants it for inputs like x; the last one is kept."""
         shape, weight = self._packed
         if weight is None or shape != x.shape or weight.dtype != x.dtype:
-            weight = torch.ops.mkldnn._reorder_convolution_weight(
-                self.weight, self.padding, self.stride, self.dilation, self.groups, [*x.shape]
-            )
+            options = (self.stride, self.padding, self.dilation, self.groups)
+            weight = onednn_weight(self.weight, options, x.shape)
             self._packed = (x.shape, weight)
         return weight
 
@@ -240,12 +240,6 @@ def _rows(x: Tensor, batch: int) -> Tensor:
 
 
 def _has_onednn(x: Tensor) -> bool:
-    if x.device.type != "cpu" or not _IS_X86:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # a trace cannot hold them
         return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # a trace can not hold them
-        return False
-    if not (torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()):
-        return False
-    if x.dtype == torch.bfloat16:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return x.dtype == torch.float32
+    return has_onednn(x)
