@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo.distributed.collectives import all_reduce
 from octvideo.layers import Value
-from octvideo.layers.torch_private import lerp_
+from octvideo.layers.torch_private import call_as_written, lerp_
 
 
 class _Statistics:
@@ -96,7 +96,7 @@ def update_bn_statistics(model: nn.Module | Sequence[nn.Module], batches: Iterab
         try:
             for batch in batches:
                 for each in models:
-                    each.forward(batch)
+                    call_as_written(each, batch)
                 num_batches += 1
             complete = num_batches > 0
             if complete:

@@ -1,7 +1,7 @@
 """The private names of torch that octvideo uses, each with a way to do without it."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,14 @@ def is_transformed() -> bool:
     functorch = getattr(torch._C, "_functorch", None)
     peek = getattr(functorch, "peek_interpreter_stack", None)
     return peek is not None and peek() is not None
+
+
+def call_as_written(module: Callable[[Tensor], object], x: Tensor) -> object:
+    """Calls a module with its hooks, which a compiled one (``module.compile()``) would not run.
+
+    Where torch has no such call, a compiled module runs as compiled.
+    """
+    return getattr(module, "_call_impl", module)(x)
 
 
 def norms(tensors: Sequence[Tensor]) -> list[Tensor]:

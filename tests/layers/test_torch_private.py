@@ -10,7 +10,7 @@ from torch import nn
 from octvideo.layers import OctConv2d
 from octvideo.layers.eager import is_recorded
 from octvideo.layers.fused import FusedConv
-from octvideo.layers.torch_private import has_onednn, lerp_, norms
+from octvideo.layers.torch_private import call_as_written, has_onednn, lerp_, norms
 
 without_a_list = pytest.mark.parametrize("name", [None, "_foreach_norm", "_foreach_lerp_"])
 
@@ -42,6 +42,16 @@ def test_transforms_of_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     conv = OctConv2d(8, 8, 3, padding=1, alpha_out=0.5)
     conv(torch.randn(1, 8, 6, 6))[0].sum().backward()
     assert conv.weight.grad is not None
+
+
+def test_a_compiled_module_is_called_as_written() -> None:
+    module, seen = nn.Linear(3, 2), []
+    module.compile(backend=lambda graph, inputs: pytest.fail("compiled"))
+    module.register_forward_hook(lambda *_: seen.append(True))
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(call_as_written(module, x), module.forward(x))
+    assert seen == [True]
+    torch.testing.assert_close(call_as_written(torch.neg, x), -x)  # without the private name
 
 
 def fused(call: Callable[[FusedConv, torch.Tensor], torch.Tensor]) -> torch.Tensor:
