@@ -138,8 +138,8 @@ def _numbers(entry: ZooEntry) -> list[str]:
     return [
         f"{entry.num_frames}x{entry.sampling_rate}",
         f"{entry.num_clips}x{entry.num_crops}",
-        "" if entry.top1 is None else str(entry.top1),
-        "" if entry.top5 is None else str(entry.top5),
+        "" if entry.top1 is None else f"{entry.top1:.1f}",
+        "" if entry.top5 is None else f"{entry.top5:.1f}",
         entry.origin or "",
     ]
 
