@@ -118,13 +118,15 @@ def _cfg(path: Path, clips: int, workers: int) -> CfgNode:
 def _transforms(cfg: CfgNode, path: Path) -> dict[str, Callable[[int], Tensor]]:
     clips = build_train_loader(cfg).dataset
     with VideoReader(path) as reader:
-        frames = reader.get_frames(clips.sampling.centre_indices(reader.num_frames, reader.fps))
-    exact = replace(clips.transform, pixels="float32")
+        [indices] = clips.protocol.one_view().view_indices(reader.num_frames, reader.fps)
+        frames = reader.get(indices)
+    crop = clips.transform.crop
+    exact = replace(crop, pixels="float32")
     tensor = torch.from_numpy(frames)
     draw = np.random.default_rng
     return {
         "naive": lambda n: naive_data.training_clip(tensor, draw(n), exact),
-        "ours": lambda n: training_view(frames, draw(n), clips.transform),
+        "ours": lambda n: training_view(frames, draw(n), crop),
         "ours_float32": lambda n: training_view(frames, draw(n), exact),
     }
 
@@ -156,7 +158,8 @@ def _timed(run: Callable[[CfgNode], Any], cfg: CfgNode, keep: bool = False) -> C
 
 def _naive_clips(cfg: CfgNode) -> naive_data.NaiveClips:
     ours = build_train_loader(cfg).dataset
-    return naive_data.NaiveClips(ours.videos.paths(), ours.sampling, ours.transform, ours.seed)
+    crop = ours.transform.crop
+    return naive_data.NaiveClips(ours.videos.paths(), ours.protocol, crop, ours.seed)
 
 
 def _naive_epoch(cfg: CfgNode) -> None:
@@ -184,7 +187,7 @@ def _clip_difference(cfg: CfgNode) -> float:
     return max(
         _difference(
             Path(naive.paths[0]),
-            normalize(ours[key]["video"], naive_data.MEAN, naive_data.STD),
+            normalize(ours[key]["views"][0], naive_data.MEAN, naive_data.STD),
             naive[key][0],
             rounded=True,
         )
@@ -194,8 +197,7 @@ def _clip_difference(cfg: CfgNode) -> float:
 
 def _naive_test(cfg: CfgNode) -> list[Tensor]:
     views = build_test_loader(cfg).dataset
-    numbers = (views.num_clips, views.num_crops, views.crop_size)
-    return list(naive_data.naive_views(views.videos.path(0), views.sampling, *numbers))
+    return list(naive_data.naive_views(views.videos.path(0), views.protocol))
 
 
 def _test_item(cfg: CfgNode) -> dict[str, Any]:

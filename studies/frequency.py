@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from octvideo.api.inference import twin
 from octvideo.api.predict import load_views
 from octvideo.api.views import ViewSettings
-from octvideo.data import VideoError, normalize
-from octvideo.data.pictures import ENDINGS, CentreCrop, read_picture
+from octvideo.data import VideoError
+from octvideo.data.clips import collate_clips
+from octvideo.data.read.image import ENDINGS
 from octvideo.models.image import ImageSpec
 from octvideo.utils.errors import UserError
 from octvideo.utils.files import whole_file
@@ -117,22 +118,14 @@ def inputs_of(
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in endings)[:limit]
     if not files:
         raise UserError(f"{folder} has no files that end in {', '.join(endings)}")
-    pixels = (settings.mean, settings.std, settings.reverse_channels)
+    crop = settings.centre_crop and replace(settings.centre_crop, crop_size=size)
+    settings = replace(settings, crop_size=size, short_side=None, centre_crop=crop)
     for file in files:
         try:
-            if is_image:
-                crop = replace(settings.centre_crop or CentreCrop(), crop_size=size)
-                x = crop(read_picture(str(file)))[:, None]  # of one frame
-            else:
-                x = load_views(file, _with_size(settings, size), fast=True)["video"]
+            batch = collate_clips([load_views(file, settings, fast=True)])
         except VideoError as error:
             raise UserError(str(error)) from error
-        x = normalize(x.to(device), *pixels)[None]
-        yield x[:, :, 0] if is_image else x
-
-
-def _with_size(settings: ViewSettings, size: int) -> ViewSettings:
-    return replace(settings, crop_size=size, short_side=None)
+        yield settings.normalized(batch["video"].to(device))
 
 
 def _edges(spec: Any, is_image: bool, count: int, size: int) -> Iterator[Tensor]:

@@ -16,8 +16,9 @@ from av.video.frame import VideoFrame
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from octvideo.data.protocol import Protocol
 from octvideo.data.read.packet_index import open_container
-from octvideo.data.sampling import ClipSampling, crop_offsets
+from octvideo.data.sampling import crop_offsets
 from octvideo.data.transforms import TrainTransform, random_crop_params, short_side_size
 
 MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
@@ -71,10 +72,10 @@ def training_clip(frames: Tensor, rng: np.random.Generator, spec: TrainTransform
 
 @dataclass
 class NaiveClips(Dataset):
-    """The clips of `TrainClips`, normalised, and their labels."""
+    """The clips of `RandomClips`, normalised, and their labels."""
 
     paths: list[str]
-    sampling: ClipSampling
+    protocol: Protocol
     transform: TrainTransform
     seed: int = 0
 
@@ -82,19 +83,18 @@ class NaiveClips(Dataset):
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
         frames = read_clip(
-            self.paths[index], lambda count, fps: self.sampling.random_indices(count, fps, rng)
+            self.paths[index], lambda count, fps: self.protocol.random_indices(count, fps, rng)
         )
         return training_clip(frames, rng, self.transform), 0
 
 
-def naive_views(
-    path: str, sampling: ClipSampling, num_clips: int, num_crops: int, crop_size: int
-) -> Iterator[Tensor]:
-    """Returns every view (3, T, S, S) of a video, normalised, in the order of a test."""
-    for clip in range(num_clips):
+def naive_views(path: str, protocol: Protocol) -> Iterator[Tensor]:
+    """Every view (3, T, S, S) of a video, normalised, in the order of a test."""
+    num_crops, crop_size = protocol.num_crops, protocol.crop_size
+    for clip in range(protocol.num_clips):
         for crop in range(num_crops):
             frames = read_clip(
-                path, lambda count, fps, n=clip: sampling.view_indices(count, fps, num_clips)[n]
+                path, lambda count, fps, n=clip: protocol.view_indices(count, fps)[n]
             )
             size = short_side_size(frames.shape[1], frames.shape[2], crop_size)
             top, left = crop_offsets(*size, crop_size, num_crops)[crop]

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from octvideo.data.sampling import ClipSampling, crop_offsets
+from octvideo.data.protocol import Protocol
+from octvideo.data.sampling import crop_offsets
 from octvideo.data.synthetic.scenes import ACTIONS, render_clip
 from octvideo.models import create_model
 from octvideo.utils.complexity import count
@@ -113,8 +114,7 @@ def draw_actions(path: Path, side: int = 72, num_frames: int = 5) -> None:
 def draw_views(path: Path) -> None:
     """Draws the 30 views of a ten-second video: 10 clips of 8 x 8 frames, 3 crops of each."""
     length, fps, clips = 300, 30.0, 10
-    sampling = ClipSampling(num_frames=8, sampling_rate=8)
-    views = sampling.view_indices(length, fps, clips)
+    views = Protocol(num_frames=8, sampling_rate=8, num_clips=clips).view_indices(length, fps)
     page = Drawing(900, 300, "The 30 views of a video: 10 clips in time, 3 crops in space")
     left, scale, top = 70.0, 1.6, 44
     page.text(left + length * scale / 2, 24, "10 clips of 8 frames, every 8th", bold=True)

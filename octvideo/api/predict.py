@@ -16,12 +16,12 @@ from octvideo.api.create import checkpoints_of, load
 from octvideo.api.inference import for_inference
 from octvideo.api.views import ViewSettings
 from octvideo.data import VideoError
+from octvideo.data.clips import AllViews
 from octvideo.data.crash_safe_loader import Watch
-from octvideo.data.imagenet import CentrePictures
-from octvideo.data.kinetics import CentreClips, TestViews, VideoList
 from octvideo.data.labels import class_names as read_class_names
-from octvideo.data.pictures import CentreCrop, is_picture
-from octvideo.data.read.video import Decoding, check_backend
+from octvideo.data.read.image import is_image
+from octvideo.data.read.video import check_backend
+from octvideo.data.sources import FileList, source_of
 from octvideo.engine.scorer import Features, Scorer
 from octvideo.utils.errors import NonFiniteError, UserError
 
@@ -121,7 +121,7 @@ def rows(scorer: Scorer, item: dict[str, Any]) -> np.ndarray:
 
 
 def load_views(video: Video, settings: ViewSettings, fast: bool = False) -> dict[str, Any]:
-    """The decoded views of a file, an item of TestViews, (fast) CentreClips or CentrePictures."""
+    """Returns the decoded views of a file, an item of `AllViews`."""
     item = views_of([video], settings, fast)[0]
     if item["bad"]:
         raise VideoError(*item["bad"][0])
@@ -130,42 +130,36 @@ def load_views(video: Video, settings: ViewSettings, fast: bool = False) -> dict
 
 def views_of(
     videos: Sequence[Video], settings: ViewSettings, fast: bool, watch: Watch | None = None
-) -> "CentreClips | TestViews | _PicturesAndVideos":
-    """The views of several files as a data set; unreadable ones are items with ``bad``.
+) -> "AllViews | _ImagesAndVideos":
+    """Returns the views of several files as a data set; unreadable ones are items with ``bad``.
 
-    Of an image network, a picture has the one view of a test, and a video those of videos.
+    Of an image network, an image has the one view of a test, and a video those of videos.
     """
     try:
         check_backend(settings.backend)
     except ImportError as error:
         raise UserError(str(error)) from error
-    files = VideoList.from_rows((os.fspath(video), 0) for video in videos)
-    sampling, watch = settings.sampling(), watch or Watch()
-    decoding = Decoding(settings.backend, settings.square_pixels, settings.allow_partial)
-    how = (settings.crop_size, decoding, watch, settings.short_side)
-    clips: CentreClips | TestViews = CentreClips(files, sampling, *how)
-    if not fast:
-        clips = TestViews(files, sampling, settings.num_clips, settings.num_crops, *how)
+    files = FileList.from_rows((os.fspath(video), 0) for video in videos)
+    protocol, watch = settings.one_view() if fast else settings, watch or Watch()
+    clips = AllViews(files, source_of("kinetics"), protocol, watch)
     if settings.centre_crop is None:
         return clips
-    return _PicturesAndVideos(
-        CentrePictures(files, CentreCrop(**vars(settings.centre_crop)), watch), clips
-    )
+    images = AllViews(files, source_of("imagenet"), settings.of_images(), watch)
+    return _ImagesAndVideos(images, clips)
 
 
-class _PicturesAndVideos(Dataset):
+class _ImagesAndVideos(Dataset):
     """Each file as what it is."""
 
-    def __init__(self, pictures: CentrePictures, clips: CentreClips | TestViews) -> None:
-        self.pictures, self.clips = pictures, clips
+    def __init__(self, images: AllViews, clips: AllViews) -> None:
+        self.images, self.clips = images, clips
         self.videos, self.watch = clips.videos, clips.watch
 
     def __len__(self) -> int:
         return len(self.videos)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        has_picture = is_picture(self.videos.path(index))
-        return (self.pictures if has_picture else self.clips)[index]
+        return (self.images if is_image(self.videos.path(index)) else self.clips)[index]
 
 
 def check_finite(values: np.ndarray, what: str, video: Video) -> None:

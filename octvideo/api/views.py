@@ -7,7 +7,6 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from octvideo.data.protocol import CentreCrop, Protocol, build_protocol
-from octvideo.data.sampling import ClipSampling
 from octvideo.models.image import ImageSpec
 from octvideo.utils.errors import UserError
 from octvideo.weights.zoo import ZooEntry
@@ -17,15 +16,6 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 class ViewSettings(Protocol):
     """The protocol of a model: see ``Protocol``."""
-
-    def sampling(self) -> ClipSampling:
-        return ClipSampling(
-            self.num_frames,
-            self.sampling_rate,
-            self.target_fps,
-            use_offset=self.use_offset,
-            by_time=self.by_time,
-        )
 
     @classmethod
     def of_cfg(cls, cfg: CfgNode) -> "ViewSettings":

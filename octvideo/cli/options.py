@@ -103,11 +103,13 @@ def videos_of(args: argparse.Namespace) -> list[str]:
     Raises:
         UserError: there are none, or a list cannot be read.
     """
-    from octvideo.data.lists import read_list
+    from octvideo.data.sources.lists import read_list
 
     videos = list(args.videos)
     for file in args.list:
-        videos += read_list(file, args.separator, args.prefix, unlabelled="any").paths()
+        listed = read_list(file, args.separator, args.prefix, unlabelled="any")
+        listed.report()
+        videos += listed.paths()
     if not videos:
         raise UserError("there are no videos: name them, or give a --list")
     return videos

@@ -1,6 +1,6 @@
 """Checks of single keys: which values each may have."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
@@ -8,6 +8,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from octvideo.config.datasets import DATASETS
 from octvideo.config.scope import FOREIGN_VALUES, NOT_YET
 from octvideo.config.values import show
 
@@ -23,7 +24,7 @@ class Problem:
         return self.text
 
 
-CHOICES: dict[str, tuple[Any, ...]] = {
+CHOICES: dict[str, Collection[Any]] = {
     "BN.NORM_TYPE": ("batchnorm", "sync_batchnorm"),
     "DATA.DECODING_BACKEND": ("pyav", "decord", "torchcodec"),
     "DATA.ENSEMBLE_METHOD": ("sum", "max"),
@@ -44,11 +45,11 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "SOLVER.OPTIMIZING_METHOD": ("sgd", "adam", "adamw"),
     "TEST.CHECKPOINT": ("last", "best"),
     "TEST.CHECKPOINT_TYPE": ("pytorch", "caffe2", "mxnet"),
-    "TEST.DATASET": ("kinetics", "imagenet"),
+    "TEST.DATASET": DATASETS,
     "TEST.NUM_SPATIAL_CROPS": (1, 3),
     "TEST.PRECISION": ("fp32", "bf16", "fp16"),
     "TRAIN.CHECKPOINT_TYPE": ("pytorch", "caffe2", "mxnet"),
-    "TRAIN.DATASET": ("kinetics", "imagenet"),
+    "TRAIN.DATASET": DATASETS,
     "TRAIN.NONFINITE_LOSS": ("stop", "skip"),
     "TRAIN.PRECISION": ("fp32", "bf16", "fp16"),
 }

@@ -4,12 +4,10 @@ import math
 
 from fvcore.common.config import CfgNode
 
+from octvideo.config.datasets import DATASETS
 from octvideo.distributed.launcher_env import read_launcher_env
 
-# SGD's BASE_LR is 0.1 for 64 clips a step (PySlowFast's recipes), and for 256 pictures (Goyal et
-# al., "Accurate, Large Minibatch SGD").
-REFERENCE_BATCH = {"kinetics": 64, "imagenet": 256}
-REFERENCE_LR = 0.1
+REFERENCE_LR = 0.1  # of SGD, for DataSet.reference_batch samples a step
 
 
 def processes_per_node(cfg: CfgNode) -> int:
@@ -46,17 +44,12 @@ def effective_base_lr(cfg: CfgNode) -> float:
 
 
 def linear_rule_lr(cfg: CfgNode, batch: int | None = None) -> float:
-    """The base learning rate that the linear rule gives: that of REFERENCE_BATCH, in proportion.
+    """Returns the base learning rate of the linear rule: REFERENCE_LR, in proportion to the batch.
 
     ``batch``: clips of a step; None is that of ``cfg``.
     """
     batch = global_batch_size(cfg) if batch is None else batch
-    return REFERENCE_LR * batch / REFERENCE_BATCH[cfg.TRAIN.DATASET]
-
-
-def has_pictures(cfg: CfgNode, split: str = "train") -> bool:
-    """Whether the data set of a split ("test", else that of training) is of pictures."""
-    return bool(cfg["TEST" if split == "test" else "TRAIN"].DATASET == "imagenet")
+    return REFERENCE_LR * batch / DATASETS[cfg.TRAIN.DATASET].reference_batch
 
 
 def clip_counts_of_test(cfg: CfgNode) -> list[int]:
@@ -78,10 +71,9 @@ def short_side_of_test(cfg: CfgNode) -> int:
 
 
 def input_shape(cfg: CfgNode) -> tuple[int, ...]:
-    """One training clip (C, T, S, S), or one picture (C, S, S)."""
+    """Returns the shape (C, T, S, S) of a training clip; an image is a clip of one frame."""
     side = cfg.DATA.TRAIN_CROP_SIZE
-    frames = () if has_pictures(cfg) else (cfg.DATA.NUM_FRAMES,)
-    return (cfg.DATA.INPUT_CHANNEL_NUM[0], *frames, side, side)
+    return (cfg.DATA.INPUT_CHANNEL_NUM[0], cfg.DATA.NUM_FRAMES, side, side)
 
 
 def train_precision(cfg: CfgNode) -> str:
@@ -92,20 +84,19 @@ def train_precision(cfg: CfgNode) -> str:
 def describe_scaling(cfg: CfgNode) -> tuple[str, str | None]:
     """A line for the log, and a warning where SGD's rate is not that of the linear rule."""
     batch, lr, rule = global_batch_size(cfg), effective_base_lr(cfg), linear_rule_lr(cfg)
-    samples = "pictures" if has_pictures(cfg) else "clips"
+    kind = DATASETS[cfg.TRAIN.DATASET]
     copies = f" in {cfg.AUG.NUM_SAMPLE} copies" if cfg.AUG.NUM_SAMPLE > 1 else ""
     line = (
         f"global batch {batch} ({num_nodes(cfg)} x {processes_per_node(cfg)} processes with "
-        f"{batch_per_process(cfg)} {samples} each{copies}), base LR {lr:g}"
+        f"{batch_per_process(cfg)} {kind.samples} each{copies}), base LR {lr:g}"
     )
     if cfg.SOLVER.OPTIMIZING_METHOD != "sgd" or math.isclose(lr, rule, rel_tol=1e-6):
         return line, None
     if cfg.TRAIN.CHECKPOINT_FILE_PATH and lr < rule:  # usual where weights are fine-tuned
         return f"{line} (from scratch the linear rule would give {rule:g})", None
-    reference = REFERENCE_BATCH[cfg.TRAIN.DATASET]
     warning = (
-        f"base LR {lr:g} differs from the linear rule ({REFERENCE_LR:g} for {reference} "
-        f"{samples}), which gives {rule:g} for a global batch of {batch}: "
+        f"base LR {lr:g} differs from the linear rule ({REFERENCE_LR:g} for {kind.reference_batch} "
+        f"{kind.samples}), which gives {rule:g} for a global batch of {batch}: "
         f"set SOLVER.BASE_LR {rule / lr_scale(cfg):g} to follow it"
     )
     return line, warning

@@ -5,11 +5,12 @@ from itertools import pairwise
 
 from fvcore.common.config import CfgNode
 
+from octvideo.config.datasets import DATASETS, DataSet
 from octvideo.config.defaults import get_cfg
 from octvideo.config.keys import CHOICES, Problem, choices, ranges, value_of
 from octvideo.config.notation import parse_rand_augment
 from octvideo.config.pyslowfast import IMAGE_DEPTHS, WITHOUT_POOL
-from octvideo.config.scaling import batch_per_process, has_pictures, processes_per_node
+from octvideo.config.scaling import batch_per_process, processes_per_node
 from octvideo.config.values import show
 from octvideo.distributed.launcher_env import read_launcher_env
 from octvideo.utils.errors import UserError
@@ -111,8 +112,8 @@ def remarks(cfg: CfgNode) -> list[str]:
         found.append(
             "RESNET.STRIDE_1X1 is ignored: as in PySlowFast, SlowFast strides on the 3x3 alone"
         )
-    if aug.ENABLE and not has_pictures(cfg) and not aug.AA_TYPE and aug.COLOR_JITTER:
-        found.append("AUG.COLOR_JITTER is for still pictures: videos are not changed by it")
+    if aug.ENABLE and cfg.MODEL.ARCH != "2d" and not aug.AA_TYPE and aug.COLOR_JITTER:
+        found.append("AUG.COLOR_JITTER is for still images: videos are not changed by it")
     if aug.ENABLE and aug.RE_SPLIT and aug.NUM_SAMPLE == 1:
         found.append("AUG.RE_SPLIT spares the first of several copies: AUG.NUM_SAMPLE is 1")
     return found
@@ -182,7 +183,7 @@ def _clips(cfg: CfgNode) -> Iterator[Problem]:
             other = relative[1 - relative.index(key)]
             yield Problem(key, f"{key} is empty but {other} is not: set both or neither")
     smallest = min(data.TRAIN_JITTER_SCALES, default=0)
-    of_clips = cfg.TRAIN.ENABLE and not has_pictures(cfg)
+    of_clips = cfg.TRAIN.ENABLE and cfg.MODEL.ARCH != "2d"
     if of_clips and not any(ranges) and smallest < data.TRAIN_CROP_SIZE:
         yield Problem(
             "DATA.TRAIN_JITTER_SCALES",
@@ -193,12 +194,13 @@ def _clips(cfg: CfgNode) -> Iterator[Problem]:
 
 def _pictures(cfg: CfgNode) -> Iterator[Problem]:
     for key in ("TRAIN.DATASET", "TEST.DATASET"):
-        enabled = cfg[key.partition(".")[0]].ENABLE
-        if enabled and value_of(cfg, key) == "imagenet" and cfg.MODEL.ARCH != "2d":
+        enabled, name = cfg[key.partition(".")[0]].ENABLE, value_of(cfg, key)
+        kind = DATASETS.get(name, DataSet())
+        if enabled and kind.arch not in (None, cfg.MODEL.ARCH):
             yield Problem(
                 key,
-                f"{key} imagenet is of pictures, but MODEL.ARCH {cfg.MODEL.ARCH} takes videos: set "
-                f"{key} kinetics, or MODEL.ARCH 2d",
+                f"{key} {name} is of {kind.samples}, but MODEL.ARCH {cfg.MODEL.ARCH} takes videos: "
+                f"set {key} kinetics, or MODEL.ARCH {kind.arch}",
             )
     values, vectors = cfg.DATA.TRAIN_PCA_EIGVAL, cfg.DATA.TRAIN_PCA_EIGVEC
     if len(values) != 3:

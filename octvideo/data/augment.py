@@ -5,8 +5,8 @@ whichever process makes it. Ranges and probabilities are those of timm and PySlo
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 
 from octvideo.config.notation import RandAugmentSpec
 from octvideo.data import frame_ops
-from octvideo.data.read.video import Convert
+from octvideo.data.read.frames import Convert
 from octvideo.data.transforms import TrainTransform, training_view
 
 MAX_MAGNITUDE = 10.0
@@ -183,7 +183,7 @@ class RandomErasing:
 class Augmentation:
     """What PySlowFast's section AUG adds to crop and flip.
 
-    copies: clips that one video gives, each drawn anew from the same frames. clean_first: the
+    copies: clips that one video gives, each drawn separately from the same frames. clean_first: the
     first of several copies is not erased. Erasing is for float32 pixels: noise goes beyond 0..255.
     """
 
@@ -192,27 +192,35 @@ class Augmentation:
     copies: int = 1
     clean_first: bool = False
 
+    def clean_copies(self) -> list[bool]:
+        """Returns for each copy whether it is spared from erasing."""
+        return [self.clean_first and copy == 0 < self.copies - 1 for copy in range(self.copies)]
 
-def augmented_views(
-    clip: Callable[[Convert], torch.Tensor],
-    rng: np.random.Generator,
-    crop: TrainTransform,
-    spec: Augmentation,
-) -> list[torch.Tensor]:
-    """spec.copies views of a clip (see `VideoReader.clip`), each as of `training_view`.
 
-    RandAugment on the whole frames, then crop and flip, then erasing.
-    """
-    views = []
-    for copy in range(spec.copies):
-        before = rng.bit_generator.state
+@dataclass(frozen=True)
+class ClipTransform:
+    """Makes the training views of a clip: RandAugment on whole frames, crop, flip, then erasing."""
 
-        def change(frames: np.ndarray, before: dict[str, Any] = before) -> torch.Tensor:
-            rng.bit_generator.state = before  # every part of a clip gets the same
-            changed = spec.rand_augment(frames, rng) if spec.rand_augment else frames
-            return training_view(changed, rng, crop)
+    crop: TrainTransform
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
-        video = clip(change)
-        clean = spec.clean_first and copy == 0 and spec.copies > 1
-        views.append(spec.erasing(video, rng) if spec.erasing and not clean else video)
-    return views
+    def __post_init__(self) -> None:
+        if self.augmentation.erasing and self.crop.pixels != "float32":
+            raise ValueError("random erasing needs pixels float32")
+
+    def __call__(
+        self, clip: Callable[[Convert], torch.Tensor], rng: np.random.Generator
+    ) -> list[torch.Tensor]:
+        """A clip (see `Frames.clip`) -> a view (3, T, s, s) for each copy (see `training_view`)."""
+        views, extra = [], self.augmentation
+        for clean in extra.clean_copies():
+            before = rng.bit_generator.state
+
+            def change(frames: np.ndarray, before: Mapping[str, Any] = before) -> torch.Tensor:
+                rng.bit_generator.state = before  # every part of a clip gets the same
+                changed = extra.rand_augment(frames, rng) if extra.rand_augment else frames
+                return training_view(changed, rng, self.crop)
+
+            video = clip(change)
+            views.append(extra.erasing(video, rng) if extra.erasing and not clean else video)
+        return views

@@ -168,7 +168,7 @@ class VideoLoader:
     Without workers there is no such protection: what ends a decoder ends the run.
 
     Args:
-        dataset: has ``videos``, a `VideoList`, and ``watch``, a `Watch` that it reads under.
+        dataset: has ``videos``, a `FileList`, and ``watch``, a `Watch` that it reads under.
         keys: what to load, in this order, anew in each iteration.
         options: of `DataLoader`.
 

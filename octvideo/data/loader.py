@@ -3,38 +3,22 @@
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 
-from octvideo.config import batch_per_process, has_pictures, short_side_of_test
+from octvideo.config import batch_per_process
 from octvideo.config.notation import parse_rand_augment
-from octvideo.data.augment import Augmentation, RandAugment, RandomErasing
+from octvideo.data.augment import Augmentation, ClipTransform, RandAugment, RandomErasing
+from octvideo.data.clips import AllViews, RandomClips, TrainingViews, collate_clips
 from octvideo.data.crash_safe_loader import VideoLoader, Watch
-from octvideo.data.imagenet import (
-    CentrePictures,
-    TrainPictures,
-    list_pictures,
-    picture_classes,
-)
-from octvideo.data.kinetics import (
-    CentreClips,
-    RandomValidationClips,
-    TestViews,
-    TrainClips,
-    VideoList,
-    collate_clips,
-)
-from octvideo.data.labels import class_names_beside
-from octvideo.data.lists import UNLABELLED, find_list, names_beside, read_list, warn_of_labels
-from octvideo.data.pictures import CentreCrop, PCANoise, PictureTransform
-from octvideo.data.read.video import Decoding, check_backend
-from octvideo.data.sampling import ClipSampling
+from octvideo.data.image_transforms import ImageTransform, PCANoise
+from octvideo.data.protocol import Protocol, build_protocol
+from octvideo.data.read.video import check_backend
+from octvideo.data.sources import FileList, Place, Source, source_of
 from octvideo.data.transforms import TrainTransform
 from octvideo.distributed.collectives import is_main
 from octvideo.utils.errors import UserError
@@ -77,7 +61,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.arange(self.num_samples)
         if self.shuffle:
-            # TrainClips draws from [seed, epoch, index]: num_samples is no video's index.
+            # RandomClips draws from [seed, epoch, index]: num_samples is no video's index.
             np.random.default_rng([self.seed, self.epoch, self.num_samples]).shuffle(order)
         order = order[self.start :]
         whole_steps = len(order) - len(order) % self.samples_per_step
@@ -90,173 +74,108 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoLoader:
-    """Batches of random clips (see `collate_clips`), or of pictures, whose "video" is (N, 3, s, s).
+    """Returns batches of random clips (see `collate_clips`), or of images, clips of one frame.
 
-    A batch has AUG.NUM_SAMPLE clips for each of its videos. `loader.sampler` is an `EpochSampler`.
+    A batch has AUG.NUM_SAMPLE clips for each of its files. `loader.sampler` is an `EpochSampler`.
     """
-    videos = read_split(cfg, "train", report=True)
+    source, videos = source_of(cfg.TRAIN.DATASET), read_split(cfg, "train", report=True)
     batch_size = batch_per_process(cfg)
     sampler = EpochSampler(len(videos), batch_size, cfg.RNG_SEED, rank, world_size)
     if not sampler.num_batches:
         raise UserError(
-            f"{_list_path(cfg, 'train')} lists {len(videos)} videos, fewer than one batch "
-            f"({batch_size} clips in each of {world_size} processes): lower TRAIN.BATCH_SIZE"
+            f"the training set in {cfg.DATA.PATH_TO_DATA_DIR} lists {len(videos)} {source.noun}, "
+            f"fewer than one batch ({batch_size} clips in each of {world_size} processes): lower "
+            "TRAIN.BATCH_SIZE"
         )
-    dataset = _train_pictures(cfg, videos) if has_pictures(cfg) else _train_clips(cfg, videos)
-    return _loader(cfg, dataset, sampler, batch_size=batch_size, collate_fn=collate_clips)
-
-
-def _train_clips(cfg: CfgNode, videos: VideoList) -> TrainClips:
-    augmentation = _augmentation(cfg)
-    transform = _train_transform(cfg)
-    if augmentation.erasing:  # what it writes has no place in uint8
-        transform = replace(transform, pixels="float32")
-    return TrainClips(
+    clips = RandomClips(
         videos,
-        _sampling(cfg),
-        transform,
+        source,
+        build_protocol(cfg),
+        build_training_views(cfg),
         seed=cfg.RNG_SEED,
-        decoding=_decoding(cfg),
-        augmentation=augmentation,
+        jitter_fps=cfg.DATA.TRAIN_JITTER_FPS,
         watch=_watch(cfg),
     )
-
-
-def _train_transform(cfg: CfgNode) -> TrainTransform:
-    return TrainTransform(
-        jitter_scales=tuple(cfg.DATA.TRAIN_JITTER_SCALES),
-        crop_size=cfg.DATA.TRAIN_CROP_SIZE,
-        flip=cfg.DATA.RANDOM_FLIP,
-        inv_uniform=cfg.DATA.INV_UNIFORM_SAMPLE,
-        relative_scales=tuple(cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE),
-        relative_aspects=tuple(cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE),
-        pixels=cfg.DATA.TRAIN_PIXELS,
-    )
-
-
-def _train_pictures(cfg: CfgNode, pictures: VideoList) -> TrainPictures:
-    """RandAugment takes the place of colour jitter and noise; jitter is for AUG.ENABLE alone."""
-    data, augmentation = cfg.DATA, _augmentation(cfg)
-    noise = None
-    if data.TRAIN_PCA_NOISE:
-        noise = PCANoise(data.TRAIN_PCA_NOISE, data.TRAIN_PCA_EIGVAL, data.TRAIN_PCA_EIGVEC)
-    transform = PictureTransform(
-        crop_size=data.TRAIN_CROP_SIZE,
-        scales=tuple(data.TRAIN_JITTER_SCALES_RELATIVE) or PictureTransform.scales,
-        aspects=tuple(data.TRAIN_JITTER_ASPECT_RELATIVE) or PictureTransform.aspects,
-        flip=data.RANDOM_FLIP,
-        color_jitter=cfg.AUG.COLOR_JITTER if cfg.AUG.ENABLE else 0.0,
-        noise=noise,
-        rand_augment=augmentation.rand_augment,
-        erasing=augmentation.erasing,
-    )
-    return TrainPictures(
-        pictures,
-        transform,
-        cfg.RNG_SEED,
-        augmentation.copies,
-        augmentation.clean_first,
-        watch=_watch(cfg),
-    )
-
-
-def _centre_pictures(cfg: CfgNode, pictures: VideoList) -> CentrePictures:
-    data = cfg.DATA
-    crop = CentreCrop(data.TEST_CROP_SIZE, data.IN_VAL_CROP_RATIO, data.TEST_INTERPOLATION)
-    return CentrePictures(pictures, crop, watch=_watch(cfg))
+    return _loader(cfg, clips, sampler, batch_size=batch_size, collate_fn=collate_clips)
 
 
 def build_val_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoLoader:
-    """Batches of validation clips; over all ranks each video comes once: ranks may differ by one.
+    """Returns batches of one view a file; over all ranks each comes once: ranks may differ by one.
 
-    DATA.VAL_VIEW says which clip and crop of a video it is.
+    DATA.VAL_VIEW says which clip and crop it is: those in the middle, or random ones that are the
+    same in every validation.
     """
-    videos = read_split(cfg, "val", report=True)
-    mine = range(rank, len(videos), world_size)
-    if has_pictures(cfg):
-        clips: Any = _centre_pictures(cfg, videos)
-    elif cfg.DATA.VAL_VIEW == "random":
-        clips = RandomValidationClips(
+    source, videos = source_of(cfg.TRAIN.DATASET), read_split(cfg, "val", report=True)
+    mine, batch_size = range(rank, len(videos), world_size), batch_per_process(cfg)
+    if cfg.DATA.VAL_VIEW == "random":
+        clips: Dataset = RandomClips(
             videos,
-            replace(_sampling(cfg), jitter_fps=0.0),
-            replace(_train_transform(cfg), relative_scales=(), relative_aspects=()),
+            source,
+            build_protocol(cfg),
+            build_training_views(cfg, plain=True),
             seed=cfg.RNG_SEED,
-            decoding=_decoding(cfg),
+            max_tries=1,
             watch=_watch(cfg),
         )
+        keys: Sequence[Any] = [(index,) for index in mine]
     else:
-        clips = CentreClips(
-            videos,
-            _sampling(cfg),
-            cfg.DATA.TEST_CROP_SIZE,
-            decoding=_decoding(cfg),
-            watch=_watch(cfg),
-            short_side=short_side_of_test(cfg),
-        )
-    return _loader(cfg, clips, mine, batch_size=batch_per_process(cfg), collate_fn=collate_clips)
+        protocol = _test_protocol(cfg, source).one_view()
+        clips, keys = AllViews(videos, source, protocol, _watch(cfg)), mine
+    return _loader(cfg, clips, keys, batch_size=batch_size, collate_fn=collate_clips)
 
 
 def build_test_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoLoader:
-    """Items of `TestViews`, one video after another; over all ranks each video comes once.
+    """Returns items of `AllViews`, one file after another; over all ranks each file comes once.
 
-    Pictures have one view, the centre crop: they come in batches, as for validation.
+    Where a file has one view, they come in batches, as in validation.
     """
-    videos = read_split(cfg, "test", report=True)
-    mine = range(rank, len(videos), world_size)
-    if has_pictures(cfg, "test"):
-        size, pictures = batch_per_process(cfg, "test"), _centre_pictures(cfg, videos)
-        return _loader(cfg, pictures, mine, batch_size=size, collate_fn=collate_clips)
-    views = TestViews(
-        videos,
-        _sampling(cfg),
-        num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
-        num_crops=cfg.TEST.NUM_SPATIAL_CROPS,
-        crop_size=cfg.DATA.TEST_CROP_SIZE,
-        decoding=_decoding(cfg),
-        watch=_watch(cfg),
-        short_side=short_side_of_test(cfg),
-    )
+    source, videos = source_of(cfg.TEST.DATASET), read_split(cfg, "test", report=True)
+    mine, protocol = range(rank, len(videos), world_size), _test_protocol(cfg, source)
+    views = AllViews(videos, source, protocol, _watch(cfg))
+    if protocol.num_views == 1:
+        size = batch_per_process(cfg, "test")
+        return _loader(cfg, views, mine, batch_size=size, collate_fn=collate_clips)
     # An item holds all views of a video: one in advance is enough.
     return _loader(cfg, views, mine, batch_size=None, prefetch_factor=1)
 
 
-def normalization(cfg: CfgNode, split: str = "train") -> dict[str, Any]:
-    """The arguments of ``normalize`` for batches of a split."""
-    return {
-        "mean": cfg.DATA.MEAN,
-        "std": cfg.DATA.STD,
-        "reverse_channels": cfg.DATA.REVERSE_INPUT_CHANNEL,
-        "axis": -3 if has_pictures(cfg, split) else -4,
-    }
+def _test_protocol(cfg: CfgNode, source: Source) -> Protocol:
+    protocol = build_protocol(cfg)
+    return protocol.of_images() if source.images else protocol
 
 
-def data_class_names(cfg: CfgNode, split: str = "train") -> list[str] | None:
-    """The names of the classes of a data set, if it has any, in the order of their labels.
-
-    A training writes them into its checkpoints, and a test into its results (split "test").
-    """
-    if has_pictures(cfg, split):
-        return picture_classes(cfg.DATA.PATH_TO_DATA_DIR, cfg.MODEL.NUM_CLASSES)
-    folder, count = cfg.DATA.PATH_TO_DATA_DIR, cfg.MODEL.NUM_CLASSES
-    if (names := class_names_beside(folder, count)) is None:
-        path = find_list(folder, "train")
-        names = names_beside(path, cfg.DATA.PATH_LABEL_SEPARATOR) if path.is_file() else None
-    return names if names is None or len(names) == count else None
-
-
-def _decoding(cfg: CfgNode) -> Decoding:
+def build_training_views(cfg: CfgNode, plain: bool = False) -> TrainingViews:
+    """Returns what makes the training views of a clip; plain: crop and flip alone."""
     data = cfg.DATA
-    return Decoding(data.DECODING_BACKEND, data.SQUARE_PIXELS, data.ALLOW_PARTIAL)
+    augmentation = Augmentation() if plain else _augmentation(cfg)
+    if source_of(cfg.TRAIN.DATASET).images:
+        return _image_transform(cfg, augmentation)
+    crop = TrainTransform(
+        jitter_scales=tuple(data.TRAIN_JITTER_SCALES),
+        crop_size=data.TRAIN_CROP_SIZE,
+        flip=data.RANDOM_FLIP,
+        inv_uniform=data.INV_UNIFORM_SAMPLE,
+        relative_scales=() if plain else tuple(data.TRAIN_JITTER_SCALES_RELATIVE),
+        relative_aspects=() if plain else tuple(data.TRAIN_JITTER_ASPECT_RELATIVE),
+        # What erasing writes has no place in uint8.
+        pixels="float32" if augmentation.erasing else data.TRAIN_PIXELS,
+    )
+    return ClipTransform(crop, augmentation)
 
 
-def _sampling(cfg: CfgNode) -> ClipSampling:
-    return ClipSampling(
-        num_frames=cfg.DATA.NUM_FRAMES,
-        sampling_rate=cfg.DATA.SAMPLING_RATE,
-        target_fps=cfg.DATA.TARGET_FPS,
-        jitter_fps=cfg.DATA.TRAIN_JITTER_FPS,
-        use_offset=cfg.DATA.USE_OFFSET_SAMPLING,
-        by_time=cfg.DATA.SAMPLE_BY_TIME,
+def _image_transform(cfg: CfgNode, augmentation: Augmentation) -> ImageTransform:
+    """RandAugment takes the place of colour jitter and noise; jitter is for AUG.ENABLE alone."""
+    data, noise = cfg.DATA, None
+    if data.TRAIN_PCA_NOISE:
+        noise = PCANoise(data.TRAIN_PCA_NOISE, data.TRAIN_PCA_EIGVAL, data.TRAIN_PCA_EIGVEC)
+    return ImageTransform(
+        crop_size=data.TRAIN_CROP_SIZE,
+        scales=tuple(data.TRAIN_JITTER_SCALES_RELATIVE) or ImageTransform.scales,
+        aspects=tuple(data.TRAIN_JITTER_ASPECT_RELATIVE) or ImageTransform.aspects,
+        flip=data.RANDOM_FLIP,
+        color_jitter=cfg.AUG.COLOR_JITTER if cfg.AUG.ENABLE else 0.0,
+        noise=noise,
+        augmentation=augmentation,
     )
 
 
@@ -272,60 +191,37 @@ def _augmentation(cfg: CfgNode) -> Augmentation:
     return Augmentation(rand_augment, erasing, aug.NUM_SAMPLE, aug.RE_SPLIT)
 
 
-def _list_path(cfg: CfgNode, split: str) -> Path:
-    folder = Path(cfg.DATA.PATH_TO_DATA_DIR)
-    return folder / split if has_pictures(cfg, split) else find_list(folder, split)
+def read_split(cfg: CfgNode, split: str, report: bool = False) -> FileList:
+    """Returns the files of ``train``, ``val`` or ``test``.
 
-
-# What does without a split, to be told where its list is missing.
-_WITHOUT = {
-    "train": "",
-    "val": "; TRAIN.EVAL_PERIOD 0 trains without val.csv",
-    "test": "; TEST.ENABLE False leaves the test out",
-}
-
-
-def read_split(cfg: CfgNode, split: str, report: bool = False) -> VideoList:
-    """The videos (images) of ``train``, ``val`` or ``test``.
-
-    report: log how many there are, and warn, in the main process, of labels that look wrong.
+    report: log, in the main process, how many there are and what looks wrong about them.
 
     Raises:
-        UserError: there is no list, or there are no videos in it; names the file and the line.
+        UserError: there is no list, or there are no files in it; names the file and the line.
     """
-    if has_pictures(cfg, split):
-        return list_pictures(cfg.DATA.PATH_TO_DATA_DIR, split, cfg.MODEL.NUM_CLASSES)
-    path = _list_path(cfg, split)
-    if not path.is_file():
-        raise UserError(
-            f"there is no list of videos {path}: DATA.PATH_TO_DATA_DIR "
-            f"({cfg.DATA.PATH_TO_DATA_DIR!r}) must be a folder with train.csv, val.csv and "
-            f"test.csv, a line 'path{cfg.DATA.PATH_LABEL_SEPARATOR}label' for each video"
-            f"{_WITHOUT[split]}"
-        )
-    separator, prefix = cfg.DATA.PATH_LABEL_SEPARATOR, cfg.DATA.PATH_PREFIX
-    num_classes, unlabelled = cfg.MODEL.NUM_CLASSES, "all" if split == "test" else "refuse"
-    try:
-        videos = read_list(path, separator, prefix, num_classes, unlabelled)
-    except OSError as error:
-        raise UserError(f"the list {path} can not be read: {error.strerror}") from error
-    if report:
-        _report(videos, path, cfg.MODEL.NUM_CLASSES, split)
-    return videos
+    files = _source(cfg, split).list_files(_place(cfg), split)
+    if report and is_main():
+        files.report()
+    return files
 
 
-def _report(videos: VideoList, path: Path, num_classes: int, split: str) -> None:
-    if not is_main():
-        return
-    if (videos.labels == UNLABELLED).all():
-        logger.warning(
-            "%s has no labels: predictions.csv has the predicted class of each video, and there is "
-            "no accuracy",
-            path,
-        )
-    else:
-        warn_of_labels(videos.labels, num_classes, path, split == "train")
-    logger.info("%s: %d videos", path, len(videos))
+def data_class_names(cfg: CfgNode, split: str = "train") -> list[str] | None:
+    """Returns the names of the classes of a data set, if it has any, in the order of their labels.
+
+    A training run writes them into its checkpoints, and a test into its results (split "test").
+    """
+    return _source(cfg, split).class_names(_place(cfg))
+
+
+def _source(cfg: CfgNode, split: str) -> Source:
+    return source_of(cfg["TEST" if split == "test" else "TRAIN"].DATASET)
+
+
+def _place(cfg: CfgNode) -> Place:
+    data = cfg.DATA
+    return Place(
+        data.PATH_TO_DATA_DIR, cfg.MODEL.NUM_CLASSES, data.PATH_LABEL_SEPARATOR, data.PATH_PREFIX
+    )
 
 
 def _watch(cfg: CfgNode) -> Watch:

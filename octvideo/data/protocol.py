@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 
-from octvideo.config import clip_counts_of_test, has_pictures, short_side_of_test
+from octvideo.config import clip_counts_of_test, short_side_of_test
 from octvideo.data.sampling import Clock, centre_start, clip_span, random_clip_start, view_start
 from octvideo.data.transforms import normalize
 
@@ -107,6 +107,8 @@ class Protocol:
         seconds at which each frame is shown (`Timing`). jitter_fps: uniform(0, jitter_fps) is
         added to target_fps.
         """
+        if length == 1:  # there is nothing to draw
+            return np.zeros(self.num_frames, np.int64)
         clock = Clock.of(length, fps, seconds if self.by_time else None)
         target_fps = self.target_fps + (rng.uniform(0.0, jitter_fps) if jitter_fps > 0 else 0.0)
         span = clip_span(self.num_frames, self.sampling_rate, clock.fps, target_fps)
@@ -136,7 +138,7 @@ def build_protocol(cfg: CfgNode) -> Protocol:
     """Returns the protocol that a configuration describes."""
     data, side = cfg.DATA, short_side_of_test(cfg)
     centre_crop = None
-    if cfg.MODEL.ARCH == "2d" and (has_pictures(cfg, "test") or has_pictures(cfg)):
+    if cfg.MODEL.ARCH == "2d":
         centre_crop = CentreCrop(
             data.TEST_CROP_SIZE, data.IN_VAL_CROP_RATIO, data.TEST_INTERPOLATION
         )

@@ -14,64 +14,6 @@ _ROUNDING = 0.02  # frames
 
 
 @dataclass(frozen=True)
-class ClipSampling:
-    """How a clip is taken from a video.
-
-    num_frames: frames of the clip; sampling_rate: distance of two of them, in frames at
-    target_fps; jitter_fps: training adds uniform(0, jitter_fps) to target_fps; use_offset: test
-    views reach the end of the video, nearly (see `view_start`); by_time: where the frame rate
-    varies, take the frame that is shown at each point in time, instead of counting frames.
-
-    The methods take a video as its number of frames and frames per second and, where the rate
-    varies, the seconds at which each frame is shown (`Timing.seconds`).
-    """
-
-    num_frames: int
-    sampling_rate: int
-    target_fps: float = 30.0
-    jitter_fps: float = 0.0
-    use_offset: bool = False
-    by_time: bool = True
-
-    def span(self, fps: float) -> float:
-        """Length of the clip in frames of a video of `fps` frames per second."""
-        return clip_span(self.num_frames, self.sampling_rate, fps, self.target_fps)
-
-    def random_indices(
-        self, length: int, fps: float, rng: np.random.Generator, seconds: np.ndarray | None = None
-    ) -> np.ndarray:
-        """A random training clip of a video: int64 (num_frames,)."""
-        clock = self._clock(length, fps, seconds)
-        target_fps = self.target_fps
-        if self.jitter_fps > 0:
-            target_fps += rng.uniform(0.0, self.jitter_fps)
-        span = clip_span(self.num_frames, self.sampling_rate, clock.fps, target_fps)
-        return clock.indices(random_clip_start(clock.length, span, rng), span, self.num_frames)
-
-    def centre_indices(
-        self, length: int, fps: float, seconds: np.ndarray | None = None
-    ) -> np.ndarray:
-        """The clip in the middle of a video: int64 (num_frames,)."""
-        clock = self._clock(length, fps, seconds)
-        span = self.span(clock.fps)
-        return clock.indices(centre_start(clock.length, span), span, self.num_frames)
-
-    def view_indices(
-        self, length: int, fps: float, num_views: int, seconds: np.ndarray | None = None
-    ) -> np.ndarray:
-        """The clips of a test: int64 (num_views, num_frames)."""
-        clock = self._clock(length, fps, seconds)
-        span = self.span(clock.fps)
-        starts = [
-            view_start(clock.length, span, v, num_views, self.use_offset) for v in range(num_views)
-        ]
-        return np.stack([clock.indices(start, span, self.num_frames) for start in starts])
-
-    def _clock(self, length: int, fps: float, seconds: np.ndarray | None) -> "Clock":
-        return Clock.of(length, fps, seconds if self.by_time else None)
-
-
-@dataclass(frozen=True)
 class Clock:
     """The frames of a video on an even clock.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from octvideo.data.lists import UNLABELLED
+from octvideo.data.sources.lists import UNLABELLED
 from octvideo.distributed.collectives import all_gather_objects, gather_objects, world_size
 from octvideo.engine.confusion import (
     confusion_matrix,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from octvideo.data.kinetics import view
+from octvideo.data.clips import view
 from octvideo.data.protocol import Protocol
 from octvideo.engine.precision import Evaluation
 from octvideo.utils.errors import UserError
@@ -56,21 +56,25 @@ class Scorer:
         """
         if "clips" in item:  # frames (3, U, H, W), which all views of the file share
             frames = self._normalized(item["frames"])
-            values = torch.cat([self.evaluate(v) for v in self._views(item, frames)])
+            values = torch.cat([self._scores(views) for views in self._views(item, frames)])
             return Scores([int(item["index"])], values[None])
         clips = item.get("video")
         if clips is None or not len(clips):
             return Scores([], torch.empty(0, 1, 0, device=self.device))
         files = torch.as_tensor(item["index"]).reshape(-1).tolist()
-        clips = clips.reshape(len(files), 3, -1, *clips.shape[-2:])  # images: clips of one frame
-        return Scores(files, self.evaluate(self._normalized(clips))[:, None])
+        return Scores(files, self._scores(self._normalized(clips))[:, None])
+
+    def _scores(self, clips: Tensor) -> Tensor:
+        # Image networks of other projects take no clips of one frame.
+        is_image = self.protocol.centre_crop is not None and clips.shape[2] == 1
+        return self.evaluate(clips[:, :, 0] if is_image else clips)
 
     def _normalized(self, pixels: Tensor) -> Tensor:
         return self.protocol.normalized(pixels.to(self.device, non_blocking=True))
 
     def _views(self, item: Item, frames: Tensor) -> Iterator[Tensor]:
         """Yields the views of a file in order, (B, 3, T, S, S) with B up to batch_size."""
-        return view_batches(item, frames, self.protocol.crop_size, self.batch_size)
+        return view_batches(item, frames, item["size"], self.batch_size)
 
 
 def view_batches(item: Item, frames: Tensor, crop_size: int, batch_size: int) -> Iterator[Tensor]:

@@ -13,7 +13,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from tqdm import tqdm
 
-from octvideo.config import batch_per_process, clip_counts_of_test, has_pictures
+from octvideo.config import batch_per_process, clip_counts_of_test
 from octvideo.data import VideoLoader, build_test_loader, data_class_names
 from octvideo.data.protocol import build_protocol
 from octvideo.distributed.collectives import is_main, on_all, on_main, rank, world_size
@@ -72,13 +72,13 @@ def run_test(
     loader = build_test_loader(cfg, rank(), world_size())
     folder = Path(cfg.OUTPUT_DIR)
     bad_videos = BadVideos(folder, cfg.DATA.MAX_BAD_FRACTION)
-    views = 1 if has_pictures(cfg, "test") else scorer.protocol.num_views
+    views = loader.dataset.protocol.num_views
     table = ScoreTable(loader.dataset.videos.labels, views, cfg.MODEL.NUM_CLASSES)
     progress = _Progress(len(loader), cfg.LOG_PERIOD, folder, cfg.JSON_STATS_STEPS)
     with StopRequest() as stop:
         score_videos(scorer, loader, table, bad_videos, stop, progress)
     table.gather()
-    kind = "pictures" if has_pictures(cfg, "test") else "videos"
+    kind = loader.dataset.source.noun
     report = Report(folder, cfg.DATA.ENSEMBLE_METHOD, cfg.TEST.SAVE_RESULTS_PATH, kind)
 
     def finish() -> dict[str, Any]:

@@ -16,7 +16,6 @@ from tqdm import tqdm
 from octvideo.config import (
     batch_per_process,
     describe_scaling,
-    has_pictures,
     input_shape,
     train_precision,
 )
@@ -25,8 +24,6 @@ from octvideo.data import (
     build_train_loader,
     build_val_loader,
     data_class_names,
-    normalization,
-    normalize,
 )
 from octvideo.data.protocol import build_protocol
 from octvideo.distributed.collectives import all_max, is_main, rank, world_size
@@ -97,11 +94,10 @@ def log_model_info(model: nn.Module, cfg: CfgNode) -> None:
     cost = count(model, (1, *shape))
     name = cfg.MODEL.MODEL_NAME if cfg.MODEL.ARCH == "2d" else cfg.MODEL.ARCH
     logger.info(
-        "%s: %.3f M parameters, %.3f G multiply-adds for a %s of %s",
+        "%s: %.3f M parameters, %.3f G multiply-adds for a clip of %s",
         f"Oct-{name} (alpha {cfg.OCTAVE.ALPHA:g})" if cfg.OCTAVE.ENABLE else name,
         cost.params / 1e6,
         cost.macs / 1e9,
-        "picture" if has_pictures(cfg) else "clip",
         "x".join(map(str, shape)),
     )
 
@@ -118,7 +114,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, cfg)
         self.schedule = build_schedule(cfg)
         self.mixup = build_mixup(cfg)
-        self.precision = train_precision(cfg)
+        self.precision, self.protocol = train_precision(cfg), build_protocol(cfg)
         self.optimizer_step = OptimizerStep(
             self.model,
             self.optimizer,
@@ -296,7 +292,7 @@ class Trainer:
         assert self.val_loader is not None
         self.evaluated.eval()
         self._begin_pass("val", self.val_loader)
-        protocol = replace(build_protocol(self.cfg).one_view(), precision=self.precision)
+        protocol = replace(self.protocol.one_view(), precision=self.precision)
         scorer = Scorer(self.evaluated, protocol, compiled=self.cfg.TRAIN.COMPILE)
         bar = tqdm(self.val_loader, desc="validation", leave=False, disable=not is_terminal())
         loss = partial(
@@ -337,7 +333,7 @@ class Trainer:
     def _to_device(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         video = batch["video"].to(self.device, non_blocking=True)
         labels = batch["label"].to(self.device, non_blocking=True)
-        return channels_last(normalize(video, **normalization(self.cfg))), labels
+        return channels_last(self.protocol.normalized(video)), labels
 
     def _save(self) -> None:
         self._check_loss(self.meters["steps"].read()["loss"])

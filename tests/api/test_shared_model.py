@@ -12,7 +12,7 @@ from torch import nn
 import octvideo
 from octvideo.api.inference import for_inference
 from octvideo.api.views import ViewSettings
-from octvideo.data.pictures import CentreCrop
+from octvideo.data.protocol import CentreCrop
 from studies.frequency import layer_spectra
 from support import liven
 

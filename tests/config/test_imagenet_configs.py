@@ -83,6 +83,6 @@ def test_the_rate_is_that_of_the_linear_rule(name: str, caplog: pytest.LogCaptur
     from octvideo.config import describe_scaling
 
     line, warning = describe_scaling(load_cfg(RECIPES[name]))
-    assert "128 pictures each" in line
+    assert "128 images each" in line
     assert warning is None
     assert not caplog.records  # no setting is ignored

@@ -10,11 +10,11 @@ from octvideo.config.notation import RandAugmentSpec
 from octvideo.data import augment
 from octvideo.data.augment import (
     Augmentation,
+    ClipTransform,
     RandAugment,
     RandomErasing,
-    augmented_views,
 )
-from octvideo.data.read.video import Convert
+from octvideo.data.read.frames import Convert
 from octvideo.data.transforms import TrainTransform, normalize, training_view
 
 
@@ -210,11 +210,12 @@ def of(frames: np.ndarray) -> Callable[[Convert], torch.Tensor]:
 
 
 CROP = TrainTransform(jitter_scales=(36, 44), crop_size=32)
+PRECISE = dataclasses.replace(CROP, pixels="float32")
 
 
 def test_without_augmentation_the_view_is_as_ever():
     frames = noise(3, 40, 60)
-    [view] = augmented_views(of(frames), np.random.default_rng(3), CROP, Augmentation())
+    [view] = ClipTransform(CROP)(of(frames), np.random.default_rng(3))
     assert torch.equal(view, training_view(frames, np.random.default_rng(3), CROP))
 
 
@@ -224,10 +225,10 @@ def test_frames_then_crop_then_erasing(monkeypatch):
     randaugment = RandAugment(RandAugmentSpec(9, 2, 0.5, True))
     erasing = RandomErasing(1.0, "const")
     spec = Augmentation(randaugment, erasing, copies=2)
-    views = augmented_views(of(frames), np.random.default_rng(3), CROP, spec)
+    views = ClipTransform(PRECISE, spec)(of(frames), np.random.default_rng(3))
     for view in views:
         changed = randaugment(frames, rng)
-        expected = erasing(training_view(changed, rng, CROP), rng)
+        expected = erasing(training_view(changed, rng, PRECISE), rng)
         assert torch.equal(view, expected)
     assert not torch.equal(*views)
 
@@ -236,8 +237,8 @@ def test_the_first_copy_may_stay_clean():
     frames = np.full((2, 40, 60, 3), 200, np.uint8)
     erasing = RandomErasing(1.0, "const")
     spec = Augmentation(None, erasing, copies=3, clean_first=True)
-    views = augmented_views(of(frames), np.random.default_rng(3), CROP, spec)
+    views = ClipTransform(PRECISE, spec)(of(frames), np.random.default_rng(3))
     assert [bool((view - 200).abs().max() > 1) for view in views] == [False, True, True]
     single = dataclasses.replace(spec, copies=1)
-    [view] = augmented_views(of(frames), np.random.default_rng(3), CROP, single)
+    [view] = ClipTransform(PRECISE, single)(of(frames), np.random.default_rng(3))
     assert (view - 200).abs().max() > 1

@@ -31,7 +31,7 @@ def numbers_of(code: str, *args: object) -> list[float]:
 
 LIST = """
 import sys
-from octvideo.data.lists import read_list
+from octvideo.data.sources.lists import read_list
 from octvideo.data.loader import EpochSampler
 from octvideo.utils.memory import process_memory
 before = process_memory()["VmRSS"]

@@ -13,14 +13,13 @@ import torch
 import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 
-from octvideo.api.views import ViewSettings
 from octvideo.config import get_cfg, load_cfg
 from octvideo.config.notation import RandAugmentSpec
-from octvideo.data import build_test_loader, build_train_loader, build_val_loader, normalization
-from octvideo.data.kinetics import view
+from octvideo.data import build_test_loader, build_train_loader, build_val_loader
+from octvideo.data.clips import AllViews, view
 from octvideo.data.loader import EpochSampler
+from octvideo.data.protocol import Protocol, build_protocol
 from octvideo.data.read.video import VideoReader
-from octvideo.data.sampling import ClipSampling
 from octvideo.data.synthetic.videos import write_video
 from octvideo.utils.errors import UserError
 
@@ -135,7 +134,7 @@ def read_epoch(loader: torch.utils.data.DataLoader, epoch: int) -> dict[int, tor
     for batch in loader:
         assert batch["video"].shape == (2, 3, 4, 32, 32)
         assert batch["video"].is_contiguous()
-        assert loader.dataset.transform.pixels in str(batch["video"].dtype)
+        assert loader.dataset.transform.crop.pixels in str(batch["video"].dtype)
         assert batch["label"].tolist() == batch["index"].tolist()
         assert batch["bad"] == []
         videos.update(zip(batch["index"].tolist(), batch["video"], strict=True))
@@ -227,15 +226,16 @@ def test_configuration_reaches_the_data(folder):
     )
     clips = build_train_loader(cfg).dataset
     assert clips.seed == 9
-    assert (clips.sampling.jitter_fps, clips.sampling.target_fps) == (5.0, 25)
-    assert clips.sampling.use_offset
-    assert clips.transform.relative_scales == (0.1, 1.0)
-    assert clips.transform.relative_aspects == (0.75, 1.33)
-    assert clips.transform.inv_uniform
-    assert not clips.transform.flip
-    views = build_test_loader(cfg).dataset
-    assert (views.num_clips, views.num_crops, views.crop_size) == (2, 1, 32)
-    assert normalization(cfg)["reverse_channels"]
+    assert (clips.jitter_fps, clips.protocol.target_fps) == (5.0, 25)
+    crop = clips.transform.crop
+    assert crop.relative_scales == (0.1, 1.0)
+    assert crop.relative_aspects == (0.75, 1.33)
+    assert crop.inv_uniform
+    assert not crop.flip
+    protocol = build_test_loader(cfg).dataset.protocol
+    assert (protocol.num_clips, protocol.num_crops, protocol.crop_size) == (2, 1, 32)
+    assert protocol.use_offset
+    assert protocol.reverse_channels
 
 
 def test_pixels_may_stay_exact(folder, epochs):
@@ -256,14 +256,14 @@ def test_augmentation_reaches_the_data(folder):
         *("AUG.RE_COUNT", 3, "AUG.RE_SPLIT", True, "DATA.MEAN", [0.4, 0.5, 0.6]),
     )
     loader = build_train_loader(cfg)
-    spec = loader.dataset.augmentation
+    spec = loader.dataset.transform.augmentation
     assert spec.rand_augment.spec == RandAugmentSpec(7, 4, 0.0, True)
     assert spec.rand_augment.interpolation == "bilinear"
     erasing = spec.erasing
     assert (erasing.probability, erasing.mode, erasing.max_count) == (0.5, "const", 3)
     assert erasing.mean == (0.4, 0.5, 0.6)
     assert spec.clean_first
-    assert loader.dataset.transform.pixels == "float32"  # for the noise of erasing
+    assert loader.dataset.transform.crop.pixels == "float32"  # for the noise of erasing
     batches = list(loader)
     assert len(batches) == 3  # a batch has the copies of two videos
     assert all(batch["video"].shape == (4, 3, 4, 32, 32) for batch in batches)
@@ -278,13 +278,13 @@ def changed(cfg: CfgNode) -> list[Any]:
 
 
 def test_augmentation_is_off_where_it_is_not_asked_for(folder):
-    spec = build_train_loader(config(folder)).dataset.augmentation
+    spec = build_train_loader(config(folder)).dataset.transform.augmentation
     assert (spec.rand_augment, spec.erasing, spec.copies) == (None, None, 1)
     cfg = config(folder, "AUG.ENABLE", True, "AUG.AA_TYPE", "", "AUG.RE_PROB", 0.0)
-    spec = build_train_loader(cfg).dataset.augmentation
+    spec = build_train_loader(cfg).dataset.transform.augmentation
     assert (spec.rand_augment, spec.erasing) == (None, None)
     # nor does it touch validation
-    assert not hasattr(build_val_loader(cfg).dataset, "augmentation")
+    assert isinstance(build_val_loader(cfg).dataset, AllViews)
 
 
 def test_missing_list_is_explained(folder, tmp_path):
@@ -339,8 +339,10 @@ def test_a_list_that_can_not_be_read_is_named(folder, monkeypatch):
     def denied(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("octvideo.data.loader.read_list", denied)  # to root nothing is denied
-    with pytest.raises(UserError, match=r"list .*val.csv can not be read: Permission denied"):
+    monkeypatch.setattr(
+        "octvideo.data.sources.videos.read_list", denied
+    )  # to root nothing is denied
+    with pytest.raises(UserError, match=r"list .*val.csv cannot be read: Permission denied"):
         build_val_loader(config(folder))
 
 
@@ -358,20 +360,20 @@ def test_one_crop_is_the_centre_of_larger_frames(folder):
     one = config(folder, "TEST.NUM_SPATIAL_CROPS", 1, "DATA.TRAIN_JITTER_SCALES", [34, 40])
     item = build_test_loader(one).dataset[0]
     with VideoReader(str(folder / "0.mp4")) as reader:
-        clip = ClipSampling(4, 2).view_indices(20, 30.0, 2)[1]
+        clip = Protocol(4, 2, num_clips=2).view_indices(20, 30.0)[1]
         frames = torch.from_numpy(reader.get_frames(clip)).permute(3, 0, 1, 2).float()
     whole = F.interpolate(frames, (34, 45), mode="bilinear", align_corners=False)
     [crop] = item["crops"]
-    assert crop.tolist() == [1, 7]  # ceil of half of what is left
     got = view(item["frames"], item["clips"][1], crop, 32)
+    # From row 1 and column 7: the ceiling of half of what is left.
     torch.testing.assert_close(got, whole[:, :, 1:33, 7:39], rtol=0, atol=1e-3)
     # The centre clip of validation and of quick predictions looks at it in the same size.
-    assert build_val_loader(one).dataset.short_side == 34
-    assert ViewSettings.of_cfg(one).short_side == 34
+    assert build_val_loader(one).dataset.protocol.short_side == 34
+    assert build_protocol(one).short_side == 34
     three = build_test_loader(config(folder)).dataset[0]
     assert three["frames"].shape[2] == 32
     larger = config(folder, "TEST.NUM_SPATIAL_CROPS", 1, "DATA.TEST_CROP_SIZE", 48)
-    assert build_test_loader(larger).dataset[0]["crops"].tolist() == [[0, 8]]
+    assert build_test_loader(larger).dataset[0]["frames"].shape[-2:] == (48, 48)
 
 
 def test_validation_takes_random_clips_where_it_is_asked_to(folder):

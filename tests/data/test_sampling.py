@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from octvideo.data.protocol import Protocol
 from octvideo.data.sampling import (
-    ClipSampling,
     centre_start,
     clip_span,
     crop_offsets,
@@ -78,9 +78,9 @@ def test_all_views_are_those_of_pyslowfast(offset):
     for length in lengths:
         for fps in (0.4, 5.0, 23.976, 25.0, 29.97, 30.0, 60.0):
             for frames, rate in ((1, 1), (4, 16), (8, 8), (32, 2)):
-                sampling = ClipSampling(frames, rate, use_offset=offset)
                 for views in (1, 3, 10):
-                    ours = sampling.view_indices(length, fps, views).tolist()
+                    protocol = Protocol(frames, rate, num_clips=views, use_offset=offset)
+                    ours = protocol.view_indices(length, fps).tolist()
                     wanted = views_of_pyslowfast(length, fps, frames, rate, views, offset)
                     assert ours == wanted, (length, fps, frames, rate, views)
                     count += views
@@ -89,10 +89,10 @@ def test_all_views_are_those_of_pyslowfast(offset):
 
 def test_a_clip_shorter_than_a_frame_stays_in_it():
     """One frame every ten seconds: eight frames in half a second are all the same one."""
-    sampling = ClipSampling(num_frames=8, sampling_rate=2)
+    protocol = Protocol(num_frames=8, sampling_rate=2, num_clips=3)
     rng = np.random.default_rng(0)
-    clips = [sampling.centre_indices(6, 0.1), *sampling.view_indices(6, 0.1, 3)]
-    clips += [sampling.random_indices(6, 0.1, rng) for _ in range(20)]
+    clips = [*protocol.one_view().view_indices(6, 0.1), *protocol.view_indices(6, 0.1)]
+    clips += [protocol.random_indices(6, 0.1, rng) for _ in range(20)]
     assert all(len(set(clip.tolist())) == 1 for clip in clips)
     assert {int(clip[0]) for clip in clips[4:]} == set(range(5))
 
@@ -131,8 +131,7 @@ def test_short_video_repeats_its_last_frame():
 
 
 def test_view_indices():
-    sampling = ClipSampling(num_frames=8, sampling_rate=8)
-    views = sampling.view_indices(300, 30.0, 10)
+    views = Protocol(num_frames=8, sampling_rate=8).view_indices(300, 30.0)
     assert views.shape == (10, 8)
     assert views[0].tolist() == list(range(0, 64, 9))
     assert views[1].tolist() == [23, 32, 41, 50, 59, 68, 77, 86]  # from 23.6
@@ -140,15 +139,12 @@ def test_view_indices():
 
 
 def test_jittered_frame_rate_shortens_the_clip():
-    plain = ClipSampling(num_frames=8, sampling_rate=8)
-    jittered = ClipSampling(num_frames=8, sampling_rate=8, jitter_fps=30.0)
-    rng = np.random.default_rng(0)
-    spans = [np.ptp(jittered.random_indices(1000, 30.0, rng)) for _ in range(200)]
-    assert np.ptp(plain.random_indices(1000, 30.0, rng)) == 63
+    protocol, rng = Protocol(num_frames=8, sampling_rate=8), np.random.default_rng(0)
+    clips = [protocol.random_indices(1000, 30.0, rng, jitter_fps=30.0) for _ in range(200)]
+    spans = np.ptp(clips, axis=1)
+    assert np.ptp(protocol.random_indices(1000, 30.0, rng)) == 63
     assert 31 <= min(spans) < 36  # at 60 frames per second the clip lasts 32 frames
     assert 58 < max(spans) <= 63
-    # test and validation have no jitter
-    assert np.ptp(jittered.centre_indices(1000, 30.0)) == 63
 
 
 @pytest.mark.parametrize(("frames", "ratio"), [(32, 8), (32, 4), (8, 2), (16, 8)])

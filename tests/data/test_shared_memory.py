@@ -14,7 +14,7 @@ SCRIPT = """
 import json, logging, sys
 import torch
 from octvideo.data.crash_safe_loader import VideoLoader, Watch
-from octvideo.data.kinetics import collate_clips
+from octvideo.data.clips import collate_clips
 
 class Videos(list):
     def path(self, index):
@@ -26,14 +26,15 @@ class Clips:
         return 12
     def __getitem__(self, index):
         video = torch.full((3, 1000, 1000), float(index))  # 12 MB
-        return {"video": video, "label": index, "index": index, "bad": []}
+        return {"views": [video], "label": index, "index": index, "bad": []}
 
 logging.basicConfig(stream=sys.stderr)
 means = {}
 for size in (2, None):
     options = {"batch_size": size, "collate_fn": collate_clips if size else None}
     loader = VideoLoader(Clips(), range(12), 2, prefetch_factor=2, **options)
-    means[size or 0] = [float(batch["video"].mean()) for batch in loader]
+    videos = (batch["video"] if size else batch["views"][0] for batch in loader)
+    means[size or 0] = [float(video.mean()) for video in videos]
 print(json.dumps(means))
 """
 

@@ -35,7 +35,7 @@ def test_a_run_on_pictures(tmp_path: Path) -> None:
     result = run_test(cfg, path)
     assert (result["num_videos"], result["num_missing"], result["num_views"]) == (6, 1, 1)
     log = (tmp_path / "run" / "stdout.log").read_text()
-    assert re.search(r"1 view: top-1 .* of 6 pictures; 1 missing", log)
+    assert re.search(r"1 view: top-1 .* of 6 images; 1 missing", log)
     lines = (tmp_path / "run" / "json_stats.log").read_text().splitlines()
     stats = [json.loads(line.partition("json_stats: ")[2]) for line in lines]
     [validation] = [s for s in stats if s["_type"] == "val_epoch"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from octvideo.config import load_cfg
-from octvideo.data.lists import UNLABELLED
+from octvideo.data.sources.lists import UNLABELLED
 from octvideo.engine import run_test, run_train
 from octvideo.engine.confusion import (
     confusion_matrix,

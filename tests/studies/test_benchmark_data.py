@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from octvideo.data import VideoReader
-from octvideo.data.sampling import ClipSampling
+from octvideo.data.protocol import Protocol
 from octvideo.data.synthetic.scenes import render_clip
 from octvideo.data.synthetic.videos import write_video
 from octvideo.utils.errors import UserError
@@ -25,9 +25,9 @@ def film(tmp_path_factory) -> Path:
 
 
 def test_the_naive_path_reads_the_same_frames(film):
-    sampling = ClipSampling(num_frames=4, sampling_rate=5)
+    protocol = Protocol(num_frames=4, sampling_rate=5, num_clips=7)
     with VideoReader(film) as reader:
-        for indices in sampling.view_indices(90, 30.0, 7):
+        for indices in protocol.view_indices(90, 30.0):
             ours = torch.from_numpy(reader.get_frames(indices))
             naive = naive_data.read_clip(str(film), lambda count, fps, i=indices: i)
             assert torch.equal(naive, ours)

@@ -16,7 +16,9 @@ import numpy as np
 from tqdm import tqdm
 
 from octvideo.data.labels import class_names
-from octvideo.data.prepare.folders import (
+from octvideo.data.prepare.reencode import Encoding, VideoFacts, check_video, reencode
+from octvideo.data.read.packet_index import VideoError
+from octvideo.data.sources.folders import (
     SPLITS,
     first_few,
     folders_in,
@@ -24,8 +26,6 @@ from octvideo.data.prepare.folders import (
     split_of,
     video_files,
 )
-from octvideo.data.prepare.reencode import Encoding, VideoFacts, check_video, reencode
-from octvideo.data.read.packet_index import VideoError
 from octvideo.utils.errors import UserError
 from octvideo.utils.files import write_whole
 from octvideo.utils.workers import Failure, run_guarded

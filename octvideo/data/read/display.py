@@ -11,7 +11,7 @@ Matrix = tuple[int, int, int, int]
 
 def display_matrix(frame: VideoFrame) -> Matrix:
     """(a, b, c, d) of the display matrix: a decoded pixel (x, y) is shown at (ax + cy, bx + dy)."""
-    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    data = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]
     if data is None:
         return 1, 0, 0, 1
     a, b, _, c, d = np.frombuffer(bytes(data), np.int32, 5).tolist()  # 3x3; u, v, w do not matter

@@ -49,10 +49,10 @@ def display_times(
     shown = np.array([pts if has_pts else dts for pts, dts in pairs], np.int64)
     decoded = np.array([dts if has_dts else pts for pts, dts in pairs], np.int64)
     many_clocks = bool(Flags(container.format.flags) & Flags.ts_discont)
-    limit = _MAX_GAP / stream.time_base if many_clocks else np.inf
+    limit = _MAX_GAP / _tick(stream) if many_clocks else np.inf
     if many_clocks:
         steps = np.diff(decoded)
-        cuts = np.flatnonzero((steps < 0) | (steps > limit)) + 1 if has_dts else []
+        cuts = np.flatnonzero((steps < 0) | (steps > limit)) + 1 if has_dts else np.empty(0, int)
         shown = np.concatenate([np.sort(part) for part in np.split(shown, cuts)])
     else:
         shown = np.sort(shown)
@@ -76,7 +76,7 @@ def timing(path: str, stream: VideoStream, times: np.ndarray, count: int) -> Tim
         # A raw stream has the rate of its demuxer as the average, its own as the guess.
         rates = declared if stream.duration else declared[::-1]
         return _reported(path, Timing(float(rates[0])), count) if rates else None
-    tick = float(stream.time_base)
+    tick = _tick(stream)
     seconds, steps = (times - times[0]) * tick, len(times) - 1
     fps = steps / float(seconds[-1])
     for rate in declared:
@@ -87,6 +87,12 @@ def timing(path: str, stream: VideoStream, times: np.ndarray, count: int) -> Tim
     off = np.ptp(seconds - np.linspace(0, seconds[-1], steps + 1))
     constant = off <= 1 / fps + _rounding(1 / fps, tick)
     return _reported(path, Timing(fps, None if constant else seconds), count)
+
+
+def _tick(stream: VideoStream) -> float:
+    """Seconds of a unit of the time stamps."""
+    assert stream.time_base is not None  # every demuxer of FFmpeg sets it
+    return float(stream.time_base)
 
 
 def _agrees(step: float, seconds: np.ndarray, tick: float) -> bool:

@@ -21,10 +21,10 @@ import av
 import numpy as np
 from tqdm import tqdm
 
+from octvideo.data.sources.folders import SPLITS
 from octvideo.data.synthetic.scenes import ACTIONS, render_clip
 from octvideo.utils.files import has_content, write_whole
 
-SPLITS = ("train", "val", "test")
 FRAME_RATES = (15, 24, 25, 30)
 ASPECT_RATIOS = ((1, 1), (4, 3), (16, 9), (3, 4), (9, 16))  # width : height
 KEYFRAME_INTERVALS = (12, 25, 50)

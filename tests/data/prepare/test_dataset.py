@@ -18,7 +18,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from octvideo.data.lists import read_list
 from octvideo.data.prepare.dataset import (
     Video,
     draw_splits,
@@ -28,6 +27,7 @@ from octvideo.data.prepare.dataset import (
 )
 from octvideo.data.prepare.reencode import Encoding, check_video, reencode
 from octvideo.data.read.video import VideoError, VideoReader
+from octvideo.data.sources.lists import read_list
 from octvideo.data.synthetic.scenes import ACTIONS, render_clip
 from octvideo.data.synthetic.videos import write_video
 from octvideo.utils.errors import UserError

@@ -11,11 +11,13 @@ import av
 import numpy as np
 import pytest
 
-from octvideo.data.kinetics import CentreClips, TestViews, TrainClips, VideoList
+from octvideo.data.augment import ClipTransform
+from octvideo.data.clips import AllViews, RandomClips
+from octvideo.data.protocol import Protocol
 from octvideo.data.read.decoding import filled
 from octvideo.data.read.ffmpeg_errors import ffmpeg_errors
-from octvideo.data.read.video import BACKENDS, Decoding, VideoError, VideoReader, check_backend
-from octvideo.data.sampling import ClipSampling
+from octvideo.data.read.video import BACKENDS, VideoError, VideoReader, check_backend
+from octvideo.data.sources import FileList, source_of
 from octvideo.data.transforms import TrainTransform
 
 FRAMES, BIT = 48, 16
@@ -178,12 +180,11 @@ def test_allow_partial_leaves_out_what_is_damaged(
         assert reader.left_out
         assert numbers(reader.get_frames([len(there) - 1, 0])) == [there[-1], 0]
 
-    videos, sampling = VideoList.from_rows([(str(path), 0)]), ClipSampling(64, 1)
+    files = FileList.from_rows([(str(path), 0)]), source_of("kinetics")
     for allow in (False, True):
-        how = Decoding(allow_partial=allow)
-        train = TrainClips(videos, sampling, TrainTransform((64, 64), 64), decoding=how)
-        centre = CentreClips(videos, sampling, 64, how)
-        views = TestViews(videos, sampling, 1, 1, 64, how)
+        how = Protocol(64, 1, 64, 1, 1, allow_partial=allow)
+        train = RandomClips(*files, how, ClipTransform(TrainTransform((64, 64), 64)))
+        centre, views = AllViews(*files, how.one_view()), AllViews(*files, how)
         with caplog.at_level(logging.WARNING):
             items = [train[0, 0], centre[0], views[0]]
         assert [bool(item["bad"]) for item in items] == [not allow] * 3

@@ -8,11 +8,11 @@ import av
 import numpy as np
 import pytest
 
-from octvideo.data.kinetics import TestViews
-from octvideo.data.lists import VideoList
+from octvideo.data.clips import AllViews
 from octvideo.data.prepare.reencode import Encoding, reencode
-from octvideo.data.read.video import BACKENDS, Decoding, VideoError, VideoReader
-from octvideo.data.sampling import ClipSampling
+from octvideo.data.protocol import Protocol
+from octvideo.data.read.video import BACKENDS, VideoError, VideoReader
+from octvideo.data.sources import FileList, source_of
 
 COLOURS = {"R": (255, 0, 0), "G": (0, 255, 0), "B": (0, 0, 255), "Y": (200, 200, 0)}
 # a, b, c, d of the matrix, and the corners (from left to right, from the top down) of a frame with
@@ -160,10 +160,10 @@ def test_reencoded_files_have_square_pixels(tmp_path: Path) -> None:
 def test_views_follow_the_key(tmp_path: Path) -> None:
     """A clip of the test, of 96x64 with pixels twice as wide as high: 192x64 or 96x64."""
     path = four_colours(tmp_path / "a.mp4", "2/1")
-    files = VideoList.from_rows([(str(path), 0)])
+    files = FileList.from_rows([(str(path), 0)])
     widths = []
     for square in (False, True):
-        decoding = Decoding(square_pixels=square)
-        views = TestViews(files, ClipSampling(2, 1), 1, 1, 64, decoding)
+        protocol = Protocol(2, 1, 64, 1, 3, square_pixels=square)
+        views = AllViews(files, source_of("kinetics"), protocol)
         widths.append(views[0]["frames"].shape[-1])
     assert widths == [96, 192]

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from octvideo.data.prepare.reencode import Encoding, reencode
+from octvideo.data.protocol import Protocol
 from octvideo.data.read.video import BACKENDS, VideoError, VideoReader
-from octvideo.data.sampling import ClipSampling
 
 MS = Fraction(1, 1000)
 X264 = {"preset": "veryfast", "bf": "2", "x264-params": "log-level=none"}
@@ -91,7 +91,7 @@ def test_rate_comes_from_the_time_stamps(
         assert reader.timing.seconds is None
         # Two seconds and a third of a video are sampled two seconds apart, not as frame 0 and the
         # last one over again.
-        clip = ClipSampling(4, 15).centre_indices(reader.num_frames, reader.fps)
+        [clip] = Protocol(4, 15).one_view().view_indices(reader.num_frames, reader.fps)
         assert np.diff(clip).min() > 10
     assert not caplog.records
 
@@ -149,9 +149,9 @@ def test_variable_rates_are_sampled_by_time(suffix: str, tmp_path: Path) -> None
     with VideoReader(path) as reader:
         assert reader.fps == pytest.approx(47 / at[-1], rel=1e-3)
         np.testing.assert_allclose(reader.timing.seconds, at, atol=2e-3)
-        sampling = ClipSampling(num_frames=12, sampling_rate=8)
-        video = (FRAMES, reader.fps, 4)
-        clips = sampling.view_indices(*video, reader.timing.seconds)
+        protocol = Protocol(num_frames=12, sampling_rate=8, num_clips=4)
+        video = (FRAMES, reader.fps)
+        clips = protocol.view_indices(*video, reader.timing.seconds)
         grey = reader.get_frames(clips[1])[:, 32, 32, 0]
     assert abs(grey.astype(int) - 5 * clips[1]).max() <= 3
     # As PySlowFast samples this video once it has a constant rate: 60 frames more, which repeat
@@ -161,8 +161,10 @@ def test_variable_rates_are_sampled_by_time(suffix: str, tmp_path: Path) -> None
     wanted = constant[torch.linspace(start, start + 8 * 12 - 1, 12).long().numpy()]
     off = abs(at[clips[1]] - at[wanted])
     assert off.max() <= (0 if suffix == "ts" else 0.05)  # milliseconds may tip a frame over
-    by_number = ClipSampling(12, 8, by_time=False).view_indices(*video, reader.timing.seconds)
-    assert by_number.tolist() == sampling.view_indices(*video).tolist()
+    by_number = Protocol(12, 8, num_clips=4, by_time=False).view_indices(
+        *video, reader.timing.seconds
+    )
+    assert by_number.tolist() == protocol.view_indices(*video).tolist()
     assert by_number.tolist() != clips.tolist()
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from octvideo.data.imagenet import list_pictures
-from octvideo.data.pictures import read_picture
+from octvideo.data.read.image import read_image
+from octvideo.data.sources.images import list_images
 from octvideo.data.synthetic.images import CLASSES, make_synthetic_images, render_picture
 
 
@@ -15,12 +15,12 @@ def test_a_set_is_made_once_and_is_the_same_again(tmp_path: Path) -> None:
     assert make_synthetic_images(first, num_train=12, num_val=6)
     assert not make_synthetic_images(first, num_train=12, num_val=6)
     assert make_synthetic_images(second, num_train=12, num_val=6)
-    pictures = list_pictures(first, "train", len(CLASSES))
+    pictures = list_images(first, "train", len(CLASSES))
     assert pictures.labels.tolist() == sorted([*range(6)] * 2)
     for path in pictures.paths():
         other = second / Path(path).relative_to(first)
         assert Path(path).read_bytes() == other.read_bytes()
-        assert min(read_picture(path).size) >= 64
+        assert min(read_image(path).size) >= 64
 
 
 def test_other_folders_are_left_alone(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from octvideo.data.prepare.folders import VIDEO_ENDINGS
+from octvideo.data.sources.folders import VIDEO_ENDINGS
 from octvideo.utils.errors import UserError
 
 # What the header of a csv calls its columns; the first of these that it has counts.
@@ -49,8 +49,8 @@ class ListFile:
                 return
         for means_label in (is_number, _is_word):
             for candidate in candidates:
-                path, label = _path_and_label(first, candidate)
-                if path and label and means_label(label):
+                name, label = _path_and_label(first, candidate)
+                if name and label and means_label(label):
                     self.separator = candidate
                     return
 

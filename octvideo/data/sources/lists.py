@@ -7,22 +7,19 @@ and a JSON file work too, and so do the variants that spreadsheets and other pro
 import logging
 import os
 import re
-from array import array
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from octvideo.data.labels import class_names
-from octvideo.data.list_rows import ListFile, Row, is_number, is_video_name
-from octvideo.data.prepare.folders import first_few
+from octvideo.data.sources.file_list import UNLABELLED, FileList, Finding
+from octvideo.data.sources.folders import first_few
+from octvideo.data.sources.list_rows import ListFile, Row, is_number, is_video_name
 from octvideo.utils.errors import UserError
 
-logger = logging.getLogger("octvideo")
-
-UNLABELLED = -1
+Unlabelled = Literal["refuse", "all", "any"]
 _ENDINGS = (".csv", ".txt", ".tsv", ".json")  # of a list, in the order of search
 _MAX_PATH_BYTES = 4096  # what Linux opens at most: a longer one has lost a line break
 _MAX_DIGITS = 9  # of a label
@@ -30,72 +27,14 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNOR
 _PROBED = 8  # videos of a list that are looked for on the disk
 
 
-@dataclass(frozen=True, eq=False)
-class VideoList:
-    """Paths and labels of many videos, in three arrays: 650,000 videos take about 50 MB.
-
-    Build it with `from_rows` or `read_list`. prefix and root: see `path`.
-    """
-
-    text: bytes  # the paths, one after another
-    ends: np.ndarray  # int64 (N,): where each ends in text
-    labels: np.ndarray  # int64 (N,)
-    prefix: str = ""
-    root: str = ""
-
-    @classmethod
-    def from_rows(
-        cls, rows: Iterable[tuple[str, int]], prefix: str = "", root: str = ""
-    ) -> "VideoList":
-        text, ends, labels = bytearray(), array("q"), array("q")
-        for path, label in rows:
-            text += path.encode("utf-8", "surrogateescape")
-            ends.append(len(text))
-            labels.append(label)
-        return cls(bytes(text), np.array(ends), np.array(labels), prefix, root)
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def listed(self, index: int) -> str:
-        """The path of video `index` as the list has it."""
-        start = self.ends[index - 1] if index else 0
-        return self.text[start : self.ends[index]].decode("utf-8", "surrogateescape")
-
-    def path(self, index: int) -> str:
-        """Where video `index` is: prefix joined with the path of the list.
-
-        Without a prefix a relative path counts from the current folder, as in PySlowFast, and
-        where there is no such file, from `root` (the folder of the list). ``~`` is a home folder.
-        Where a path with backslashes is of no file, they are taken for slashes.
-        """
-        path = self.listed(index)
-        if path.startswith("~") and not os.path.exists(path):
-            path = os.path.expanduser(path)
-        if "\\" in path and not os.path.exists(found := self._placed(path)):
-            slashed = self._placed(path.replace("\\", "/"))
-            return slashed if os.path.exists(slashed) else found
-        return self._placed(path)
-
-    def _placed(self, path: str) -> str:
-        if self.prefix:
-            return os.path.join(self.prefix, path)
-        if os.path.isabs(path) or os.path.exists(path):
-            return path
-        return os.path.join(self.root, path)
-
-    def paths(self) -> list[str]:
-        return [self.path(index) for index in range(len(self))]
-
-
 def read_list(
     path: str | Path,
     separator: str = " ",
     prefix: str = "",
     num_classes: int | None = None,
-    unlabelled: Literal["refuse", "all", "any"] = "refuse",
-) -> VideoList:
-    """Read a list of videos: lines ``path<SEP>label``, a csv with a header, or JSON.
+    unlabelled: Unlabelled = "refuse",
+) -> FileList:
+    """Reads a list of videos: lines ``path<SEP>label``, a csv with a header, or JSON.
 
     Lines: the last separator splits, so that paths may hold separators; blank lines and those
     that start with # are skipped. The default separator, a blank, also stands for a tab, and for
@@ -122,14 +61,13 @@ def read_list(
     file = ListFile(Path(path), separator)
     labels = _Labels(file, num_classes, unlabelled)
     root = os.path.dirname(path)
-    videos = VideoList.from_rows(map(labels.read, file.rows()), os.path.expanduser(prefix), root)
+    files = FileList.from_rows(map(labels.read, file.rows()), os.path.expanduser(prefix), root)
     labels.finish()
-    if not len(videos):
+    if not len(files):
         raise UserError(f"{path} lists no videos: it needs a line 'path{separator}label' each")
     if file.is_lines:
-        videos = _without_middle(videos, file)
-    _warn_of_two_places(videos, file)
-    return videos
+        files = _without_middle(files, file)
+    return files.noting(*_two_places(files, file))
 
 
 def find_list(folder: str | Path, split: str) -> Path:
@@ -154,26 +92,38 @@ def names_beside(path: str | Path, separator: str = " ") -> list[str] | None:
     return sorted(words) or None
 
 
-def warn_of_labels(labels: np.ndarray, num_classes: int, where: object, training: bool) -> None:
-    """Warns where the labels of a list are unlikely ones.
+def label_findings(
+    labels: np.ndarray, num_classes: int, where: object, training: bool
+) -> Iterator[Finding]:
+    """Yields what is unlikely about the labels of a list.
 
-    A warning and no error: a subset of Kinetics keeps the labels of the whole, of which it need
-    not have the first, and a network with outputs to spare learns the rest as well.
+    That is no error: a subset of Kinetics keeps the labels of the whole, of which it need not have
+    the first, and a network with outputs to spare learns the rest as well.
     """
     found = np.unique(labels)
-    if len(found) > 1 and found.tolist() == list(range(1, len(found) + 1)):
-        logger.warning(
-            "%s: the labels run from 1 to %d and are never 0, but labels count from 0. Unless "
-            "class 0 has no videos on purpose, subtract 1 from each, and set MODEL.NUM_CLASSES %d",
-            *(where, len(found), len(found)),
+    if found.tolist() == [UNLABELLED]:
+        yield Finding(
+            logging.WARNING,
+            f"{where} has no labels: predictions.csv has the predicted class of each video, and "
+            "there is no accuracy",
+        )
+    elif len(found) > 1 and found.tolist() == list(range(1, len(found) + 1)):
+        yield Finding(
+            logging.WARNING,
+            f"{where}: the labels run from 1 to {len(found)} and are never 0, but labels count "
+            "from 0. Unless class 0 has no videos on purpose, subtract 1 from each, and set "
+            f"MODEL.NUM_CLASSES {len(found)}",
         )
     elif training and len(found) < num_classes:
         absent = [str(label) for label in np.setdiff1d(np.arange(num_classes), found)]
         cure = ""
         if len(found) == found[-1] + 1:
             cure = f"; MODEL.NUM_CLASSES {len(found)} would fit the list"
-        text = "%s has videos of %d of the %d classes of MODEL.NUM_CLASSES; none of %s%s"
-        logger.warning(text, where, len(found), num_classes, first_few(absent), cure)
+        yield Finding(
+            logging.WARNING,
+            f"{where} has videos of {len(found)} of the {num_classes} classes of "
+            f"MODEL.NUM_CLASSES; none of {first_few(absent)}{cure}",
+        )
 
 
 class _Labels:
@@ -265,8 +215,8 @@ def _error(row: Row, problem: str) -> UserError:
     return UserError(f"{row.where}: {problem}; the line is {text!r}")
 
 
-def _without_middle(videos: VideoList, file: ListFile) -> VideoList:
-    """Without the field between path and label, which PySlowFast ignores, where there is one.
+def _without_middle(files: FileList, file: ListFile) -> FileList:
+    """Returns the list without the field between path and label, which PySlowFast ignores.
 
     A path may hold a blank as well. So there is such a field only if every line has one, and the
     paths with it are no files, while those without it are, or it is a number in every line.
@@ -274,42 +224,42 @@ def _without_middle(videos: VideoList, file: ListFile) -> VideoList:
     separator = None if file.separator == " " else file.separator
 
     def fields(index: int) -> list[str]:
-        return [field.strip() for field in videos.listed(index).split(separator)]
+        return [field.strip() for field in files.listed(index).split(separator)]
 
-    def short(indices: range) -> VideoList:
-        rows = ((fields(index)[0], int(videos.labels[index])) for index in indices)
-        return VideoList.from_rows(rows, videos.prefix, videos.root)
+    def short(indices: range) -> FileList:
+        rows = ((fields(index)[0], int(files.labels[index])) for index in indices)
+        return FileList.from_rows(rows, files.prefix, files.root)
 
     def has_one(index: int) -> bool:
-        return len(fields(index)) == 2 and videos.labels[index] != UNLABELLED
+        return len(fields(index)) == 2 and files.labels[index] != UNLABELLED
 
     # A few lines and the disk answer for nearly all lists. Only where they do not, all are read.
-    probed = range(min(_PROBED, len(videos)))
-    if not all(map(has_one, probed)) or any(os.path.exists(videos.path(i)) for i in probed):
-        return videos
+    probed = range(min(_PROBED, len(files)))
+    if not all(map(has_one, probed)) or any(os.path.exists(files.path(i)) for i in probed):
+        return files
     few = short(probed)
     is_known = any(os.path.isfile(few.path(index)) for index in probed)
     if not is_known and not all(is_number(fields(index)[1]) for index in probed):
-        return videos
-    for index in range(len(videos)):
+        return files
+    for index in range(len(files)):
         if not has_one(index) or not (is_known or is_number(fields(index)[1])):
-            return videos
-    logger.info("%s: the field between path and label is left out, as in PySlowFast", file.path)
-    return short(range(len(videos)))
+            return files
+    text = f"{file.path}: the field between path and label is left out, as in PySlowFast"
+    return short(range(len(files))).noting(Finding(logging.INFO, text))
 
 
-def _warn_of_two_places(videos: VideoList, file: ListFile) -> None:
-    """Of a relative path that is a file both in the current folder and beside the list."""
-    if videos.prefix:
+def _two_places(files: FileList, file: ListFile) -> Iterator[Finding]:
+    """Finds a relative path that is a file both in the current folder and beside the list."""
+    if files.prefix:
         return
-    for index in range(min(_PROBED, len(videos))):
-        path = videos.path(index)
-        beside = os.path.join(videos.root, path)
+    for index in range(min(_PROBED, len(files))):
+        path = files.path(index)
+        beside = os.path.join(files.root, path)
         if not os.path.isabs(path) and os.path.exists(path) and os.path.exists(beside):
             if not os.path.samefile(path, beside):
-                logger.warning(
-                    "%s: %s is a file in the current folder, which is taken, and another one "
-                    "beside the list: set DATA.PATH_PREFIX to the folder that is meant",
-                    *(file.path, path),
+                yield Finding(
+                    logging.WARNING,
+                    f"{file.path}: {path} is a file in the current folder, which is taken, and "
+                    "another one beside the list: set DATA.PATH_PREFIX to the folder that is meant",
                 )
             return

@@ -12,14 +12,12 @@ import torch
 from PIL import Image
 
 from octvideo.config.notation import parse_rand_augment
-from octvideo.data.augment import RandAugment, RandomErasing
-from octvideo.data.pictures import (
-    CentreCrop,
-    ImageError,
-    PCANoise,
-    PictureTransform,
-    read_picture,
-)
+from octvideo.data.augment import Augmentation, RandAugment, RandomErasing
+from octvideo.data.clips import AllViews
+from octvideo.data.image_transforms import ImageTransform, PCANoise
+from octvideo.data.protocol import CentreCrop, Protocol
+from octvideo.data.read.image import ImageError, read_image
+from octvideo.data.sources import FileList, source_of
 from octvideo.data.transforms import normalize
 
 EIGVAL = [0.2175, 0.0188, 0.0045]
@@ -37,7 +35,7 @@ def smooth(height: int, width: int) -> Image.Image:
 def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
     Image.new(mode, (12, 8)).save(path)
-    picture = read_picture(str(path))
+    picture = read_image(str(path))
     assert (picture.mode, picture.size) == ("RGB", (12, 8))
 
 
@@ -49,7 +47,7 @@ def test_grey_of_16_bits_keeps_its_shades(tmp_path: Path) -> None:
         else:  # big-endian, by definition
             content = b"P5 16 16 65535\n" + (grey * 257).astype(">u2").tobytes()
             (tmp_path / file).write_bytes(content)
-        pixels = np.asarray(read_picture(str(tmp_path / file)))
+        pixels = np.asarray(read_image(str(tmp_path / file)))
         assert np.array_equal(pixels, np.repeat(grey[..., None], 3, axis=2))
 
 
@@ -57,7 +55,7 @@ def test_pictures_are_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the top is at the right
     smooth(20, 30).save(tmp_path / "x.jpg", exif=exif)
-    assert read_picture(str(tmp_path / "x.jpg")).size == (20, 30)
+    assert read_image(str(tmp_path / "x.jpg")).size == (20, 30)
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "pipe", "empty", "text", "cut", "changed"])
@@ -77,7 +75,7 @@ def test_what_is_no_picture_is_named(tmp_path: Path, kind: str) -> None:
             {"empty": b"", "text": b"hello", "cut": content[:middle], "changed": broken}[kind]
         )
     with pytest.raises(ImageError) as error:
-        read_picture(str(path))
+        read_image(str(path))
     assert str(error.value).startswith(f"{path}: ")
     assert error.value.reason
     if kind in ("empty", "text"):
@@ -91,14 +89,14 @@ def test_absurdly_large_pictures_are_refused_before_they_are_decoded(tmp_path: P
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
     (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(ImageError, match="20000x6000 pixels, more than"):
-        read_picture(str(tmp_path / "x.png"))
+        read_image(str(tmp_path / "x.png"))
 
 
 @pytest.mark.parametrize(("height", "width"), [(300, 400), (401, 300), (256, 256), (90, 1000)])
 @pytest.mark.parametrize(("size", "ratio"), [(224, 0.875), (320, 0.875), (224, 1.0)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_the_centre_crop_is_that_of_the_resized_picture(
-    height: int, width: int, size: int, ratio: float, interpolation: str
+    tmp_path: Path, height: int, width: int, size: int, ratio: float, interpolation: str
 ) -> None:
     """Against the usual way: resize all of it with Pillow, then cut."""
     picture = smooth(height, width)
@@ -109,15 +107,18 @@ def test_the_centre_crop_is_that_of_the_resized_picture(
     whole = np.asarray(picture.resize((w, h), how[interpolation]))
     top, left = -(-(h - size) // 2), -(-(w - size) // 2)
     wanted = whole[top : top + size, left : left + size].astype(int)
-    crop = CentreCrop(size, ratio, interpolation)(picture)
+    picture.save(tmp_path / "x.png")
+    protocol = Protocol(1, 1, centre_crop=CentreCrop(size, ratio, interpolation)).of_images()
+    files = FileList.from_rows([(str(tmp_path / "x.png"), 0)])
+    crop = AllViews(files, source_of("imagenet"), protocol)[0]["frames"]
     assert crop.dtype == torch.uint8
-    assert np.abs(crop.permute(1, 2, 0).numpy() - wanted).max() <= 1
+    assert np.abs(crop[:, 0].permute(1, 2, 0).numpy() - wanted).max() <= 1
 
 
 def test_a_training_picture_is_a_region_resized_and_half_are_mirrored() -> None:
     picture, mirrored, areas = smooth(200, 300), 0, []
     for seed in range(60):
-        view = PictureTransform(crop_size=64)(picture, np.random.default_rng(seed))
+        view = ImageTransform(crop_size=64).view(picture, np.random.default_rng(seed))[:, 0]
         left, right = (float(view[0, :, x].float().mean()) for x in (0, -1))
         top, bottom = (float(view[1, y].float().mean()) for y in (0, -1))
         assert top < bottom
@@ -130,7 +131,7 @@ def test_a_training_picture_is_a_region_resized_and_half_are_mirrored() -> None:
 
 def test_jitter_stays_within_its_factors_and_changes_colours() -> None:
     grey = Image.new("RGB", (32, 32), (100, 100, 100))
-    jitter = PictureTransform(crop_size=8, color_jitter=0.4)
+    jitter = ImageTransform(crop_size=8, color_jitter=0.4).view
     values = [float(jitter(grey, np.random.default_rng(seed)).float().mean()) for seed in range(60)]
     # Of an even grey only the brightness is changed.
     assert 58 <= min(values) < 75
@@ -138,7 +139,7 @@ def test_jitter_stays_within_its_factors_and_changes_colours() -> None:
     colour = Image.new("RGB", (32, 32), (150, 100, 50))
     spreads = []
     for seed in range(60):
-        view = jitter(colour, np.random.default_rng(seed)).float().mean((1, 2))
+        view = jitter(colour, np.random.default_rng(seed)).float().mean((1, 2, 3))
         spreads.append(float((view[0] - view[2]) / view.mean()))
     assert min(spreads) < 0.75
     assert max(spreads) > 1.25
@@ -161,21 +162,21 @@ def test_pca_noise_has_the_colours_of_its_vectors() -> None:
 def test_rand_augment_takes_the_place_of_jitter_and_noise() -> None:
     picture = smooth(64, 64)
     rand = RandAugment(parse_rand_augment("rand-m9-n2"))
-    options = {"crop_size": 32, "rand_augment": rand}
+    options = {"crop_size": 32, "augmentation": Augmentation(rand)}
     noise = PCANoise(5.0, EIGVAL, EIGVEC)
     for seed in range(8):
-        plain = PictureTransform(**options)(picture, np.random.default_rng(seed))
-        both = PictureTransform(**options, color_jitter=0.4, noise=noise)
-        assert torch.equal(plain, both(picture, np.random.default_rng(seed)))
+        plain = ImageTransform(**options).view(picture, np.random.default_rng(seed))
+        both = ImageTransform(**options, color_jitter=0.4, noise=noise)
+        assert torch.equal(plain, both.view(picture, np.random.default_rng(seed)))
 
 
 def test_erasing_makes_float_pictures_and_spares_a_clean_copy() -> None:
     erasing = RandomErasing(1.0, "const", mean=(0.5,) * 3)
-    transform = PictureTransform(crop_size=32, erasing=erasing)
-    view = transform(smooth(64, 64), np.random.default_rng(0))
+    transform = ImageTransform(crop_size=32, augmentation=Augmentation(erasing=erasing))
+    view = transform.view(smooth(64, 64), np.random.default_rng(0))
     assert view.dtype == torch.float32
     assert (view == 127.5).any()
-    clean = transform(smooth(64, 64), np.random.default_rng(0), clean=True)
+    clean = transform.view(smooth(64, 64), np.random.default_rng(0), clean=True)
     assert clean.dtype == torch.float32
     assert not (clean == 127.5).any()
 

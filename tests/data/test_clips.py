@@ -1,7 +1,9 @@
 import os
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -11,23 +13,39 @@ import torch.nn.functional as F
 
 from octvideo.config.notation import RandAugmentSpec
 from octvideo.data import VideoReader, view
-from octvideo.data.augment import Augmentation, RandAugment, RandomErasing
-from octvideo.data.kinetics import (
-    CentreClips,
-    TestViews,
-    TrainClips,
-    VideoList,
-    collate_clips,
-)
-from octvideo.data.lists import read_list
-from octvideo.data.read import video as reader
-from octvideo.data.read.video import Convert
-from octvideo.data.sampling import ClipSampling, crop_offsets, view_start
+from octvideo.data.augment import Augmentation, ClipTransform, RandAugment, RandomErasing
+from octvideo.data.clips import AllViews, RandomClips, collate_clips
+from octvideo.data.protocol import Protocol
+from octvideo.data.read import frames as frames_module
+from octvideo.data.read.frames import Convert, Frames
+from octvideo.data.sampling import crop_offsets, view_start
+from octvideo.data.sources import FileList, source_of
+from octvideo.data.sources import videos as video_source
+from octvideo.data.sources.lists import read_list
 from octvideo.data.synthetic.videos import write_video
 from octvideo.data.transforms import TrainTransform
 
-SAMPLING = ClipSampling(num_frames=4, sampling_rate=4)
-TRANSFORM = TrainTransform(jitter_scales=(36, 44), crop_size=32)
+PROTOCOL = Protocol(num_frames=4, sampling_rate=4, crop_size=32)
+TRANSFORM = ClipTransform(TrainTransform(jitter_scales=(36, 44), crop_size=32))
+VIDEOS = source_of("kinetics")
+
+
+def random_clips(files: FileList, transform: ClipTransform = TRANSFORM, **more: Any) -> RandomClips:
+    return RandomClips(files, VIDEOS, more.pop("protocol", PROTOCOL), transform, **more)
+
+
+def views_of(files: FileList, num_clips: int = 10, num_crops: int = 3) -> AllViews:
+    return AllViews(files, VIDEOS, replace(PROTOCOL, num_clips=num_clips, num_crops=num_crops))
+
+
+def middle_views(files: FileList) -> AllViews:
+    return AllViews(files, VIDEOS, PROTOCOL.one_view())
+
+
+def only_view(item: dict[str, Any]) -> torch.Tensor:
+    """The video of an item of one view."""
+    [video] = collate_clips([item])["video"]
+    return video
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +61,8 @@ def folder(tmp_path_factory) -> Path:
     return root
 
 
-def videos(folder: Path, numbers: list[int]) -> VideoList:
-    return VideoList.from_rows(((f"{n}.mp4", n) for n in numbers), prefix=str(folder))
+def videos(folder: Path, numbers: list[int]) -> FileList:
+    return FileList.from_rows(((f"{n}.mp4", n) for n in numbers), prefix=str(folder))
 
 
 def decode(path: Path | str) -> torch.Tensor:
@@ -138,7 +156,7 @@ def test_file_names_that_are_not_utf8(tmp_path):
 
 def test_list_is_a_few_arrays():
     paths = [f"/data/k700/train/some class/{n:011}.mp4" for n in range(20_000)]
-    read = VideoList.from_rows((path, n % 700) for n, path in enumerate(paths))
+    read = FileList.from_rows((path, n % 700) for n, path in enumerate(paths))
     assert read.paths() == paths
     # no objects: the characters, and two numbers a video
     assert len(pickle.dumps(read)) < sum(len(path) + 16 for path in paths) + 1000
@@ -148,26 +166,27 @@ def test_list_is_a_few_arrays():
 
 
 def test_training_clip_repeats_for_its_key_and_differs_for_others(folder):
-    clips = TrainClips(videos(folder, [0, 2, 4]), SAMPLING, TRANSFORM, seed=1)
+    clips = random_clips(videos(folder, [0, 2, 4]), seed=1)
     item = clips[0, 2]
-    assert item["video"].shape == (3, 4, 32, 32)
-    assert item["video"].dtype == torch.uint8
-    assert 0 <= item["video"].min() < 40 < 200 < item["video"].max() <= 255
+    [video] = item["views"]
+    assert video.shape == (3, 4, 32, 32)
+    assert video.dtype == torch.uint8
+    assert 0 <= video.min() < 40 < 200 < video.max() <= 255
     assert (item["label"], item["index"], item["bad"]) == (4, 2, [])
-    assert torch.equal(clips[0, 2]["video"], item["video"])
-    other_seed = TrainClips(clips.videos, SAMPLING, TRANSFORM, seed=2)
+    assert torch.equal(clips[0, 2]["views"][0], video)
+    other_seed = random_clips(clips.videos, seed=2)
     for other in (clips[1, 2], clips[0, 1], other_seed[0, 2]):
-        assert not torch.equal(other["video"], item["video"])
+        assert not torch.equal(other["views"][0], video)
 
 
 def test_training_clip_shows_the_right_frames(folder):
     """No jitter, no room for the crop: the pixels tell the frames."""
     fixed = TrainTransform(jitter_scales=(32, 32), crop_size=32, flip=False)
-    clips = TrainClips(videos(folder, [4]), SAMPLING, fixed)
+    clips = random_clips(videos(folder, [4]), ClipTransform(fixed))
     frames = decode(folder / "4.mp4")
     starts = set()
     for epoch in range(20):
-        video = clips[epoch, 0]["video"]  # 32x44 needs no resize: exact pixels
+        [video] = clips[epoch, 0]["views"]  # 32x44 needs no resize: exact pixels
         places = [
             [
                 t
@@ -186,36 +205,35 @@ def test_training_clip_shows_the_right_frames(folder):
     assert max(starts) <= 70 - 12.8
 
 
-def test_erasing_needs_exact_pixels(folder):
-    erasing = Augmentation(erasing=RandomErasing(1.0))
+def test_erasing_needs_exact_pixels():
     with pytest.raises(ValueError, match="float32"):
-        TrainClips(videos(folder, [0]), SAMPLING, TRANSFORM, augmentation=erasing)
+        ClipTransform(TRANSFORM.crop, Augmentation(erasing=RandomErasing(1.0)))
 
 
 def test_short_video_repeats_its_last_frame(folder):
     fixed = TrainTransform(jitter_scales=(40, 40), crop_size=40, flip=False)
-    sampling = ClipSampling(num_frames=4, sampling_rate=10)  # 20 frames at 15 fps; there are 9
-    video = TrainClips(videos(folder, [2]), sampling, fixed)[0, 0]["video"]
+    protocol = Protocol(num_frames=4, sampling_rate=10)  # 20 frames at 15 fps; there are 9
+    clips = random_clips(videos(folder, [2]), ClipTransform(fixed), protocol=protocol)
+    [video] = clips[0, 0]["views"]
     assert torch.equal(video[:, 2], video[:, 3])
     assert not torch.equal(video[:, 0], video[:, 3])
 
 
 def test_unreadable_training_videos_are_replaced_and_reported(folder):
-    clips = TrainClips(videos(folder, [0, 1, 3, 5]), SAMPLING, TRANSFORM, max_tries=50)
+    clips = random_clips(videos(folder, [0, 1, 3, 5]), max_tries=50)
     item = clips[0, 1]
     assert (item["label"], item["index"]) == (0, 0)
     assert item["bad"][0][0] == str(folder / "1.mp4")
     assert {Path(path).name for path, _ in item["bad"]} <= {"1.mp4", "3.mp4", "5.mp4"}
     assert all(reason and "mp4" not in reason for _, reason in item["bad"])
     again = clips[0, 1]
-    assert torch.equal(again["video"], item["video"])
+    assert torch.equal(again["views"][0], item["views"][0])
     assert again["bad"] == item["bad"]
 
 
 def test_the_search_for_a_readable_video_has_an_end(folder):
-    clips = TrainClips(videos(folder, [1, 3]), SAMPLING, TRANSFORM)
-    item = clips[0, 0]
-    assert item["video"] is None
+    item = random_clips(videos(folder, [1, 3]))[0, 0]
+    assert item["views"] == []
     assert len(item["bad"]) == 10
     assert {Path(path).name for path, _ in item["bad"]} == {"1.mp4", "3.mp4"}
 
@@ -228,21 +246,21 @@ def test_copies_of_a_clip_come_from_one_reading(folder, monkeypatch):
             opened.append(path)
             super().__init__(path, **options)
 
-    monkeypatch.setattr(reader, "VideoReader", Counting)
-    three = Augmentation(copies=3)
-    clips = TrainClips(videos(folder, [0, 2, 3]), SAMPLING, TRANSFORM, augmentation=three)
+    monkeypatch.setattr(video_source, "VideoReader", Counting)
+    three = ClipTransform(TRANSFORM.crop, Augmentation(copies=3))
+    clips = random_clips(videos(folder, [0, 2, 3]), three)
     items = [clips[0, index] for index in (0, 1)]
     assert len(opened) == 2
-    batch = collate_clips([*items, {"video": None, "label": 3, "index": 2, "bad": [("x", "y")]}])
+    batch = collate_clips([*items, {"views": [], "label": 3, "index": 2, "bad": [("x", "y")]}])
     assert batch["video"].shape == (6, 3, 4, 32, 32)
     assert batch["label"].tolist() == [0, 0, 0, 2, 2, 2]
     assert batch["index"].tolist() == [0, 0, 0, 1, 1, 1]
     assert batch["bad"] == [("x", "y")]
-    copies = [video for item in items for video in item["video"]]
+    copies = [video for item in items for video in item["views"]]
     assert all(torch.equal(a, b) for a, b in zip(batch["video"], copies, strict=True))
     assert not torch.equal(copies[0], copies[1])
     # the first is the clip that there would be without copies
-    single = TrainClips(clips.videos, SAMPLING, TRANSFORM)[0, 0]["video"]
+    [single] = random_clips(clips.videos)[0, 0]["views"]
     assert torch.equal(copies[0], single)
 
 
@@ -251,8 +269,8 @@ def test_copies_of_a_clip_come_from_one_reading(folder, monkeypatch):
 
 @pytest.mark.parametrize("number", [0, 2])
 def test_centre_clip(folder, number):
-    clips = CentreClips(videos(folder, [number]), SAMPLING, crop_size=32)
-    item = clips[0]
+    clips = middle_views(videos(folder, [number]))
+    video = only_view(clips[0])
     frames = resized(decode(folder / f"{number}.mp4"), 32)
     span = {0: 16.0, 2: 8.0}[number]  # at 30 and at 15 fps
     start = (len(frames) - span) / 2
@@ -260,22 +278,22 @@ def test_centre_clip(folder, number):
     h, w = frames.shape[2:]
     [(top, left)] = crop_offsets(h, w, 32, 1)
     expected = frames[wanted, :, top : top + 32, left : left + 32].transpose(0, 1)
-    torch.testing.assert_close(item["video"], expected, rtol=0, atol=0.02)
-    assert torch.equal(clips[0]["video"], item["video"])
+    torch.testing.assert_close(video, expected, rtol=0, atol=0.02)
+    assert torch.equal(only_view(clips[0]), video)
 
 
 def test_missing_validation_videos_are_left_out_of_the_batch(folder):
-    clips = CentreClips(videos(folder, [0, 1, 2, 3]), SAMPLING, crop_size=32)
+    clips = middle_views(videos(folder, [0, 1, 2, 3]))
     batch = collate_clips([clips[i] for i in range(4)])
     assert batch["video"].shape == (2, 3, 4, 32, 32)
-    assert torch.equal(batch["video"][1], clips[2]["video"])
+    assert torch.equal(batch["video"][1], only_view(clips[2]))
     assert batch["label"].tolist() == batch["index"].tolist() == [0, 2]
     assert batch["label"].dtype == batch["index"].dtype == torch.int64
     assert [Path(path).name for path, _ in batch["bad"]] == ["1.mp4", "3.mp4"]
 
 
 def test_batch_of_missing_videos_is_empty(folder):
-    clips = CentreClips(videos(folder, [1, 3]), SAMPLING, crop_size=32)
+    clips = middle_views(videos(folder, [1, 3]))
     batch = collate_clips([clips[0], clips[1]])
     assert len(batch["label"]) == len(batch["index"]) == len(batch["video"]) == 0
     assert len(batch["bad"]) == 2
@@ -289,8 +307,7 @@ def test_batch_of_missing_videos_is_empty(folder):
 def test_views_equal_those_computed_one_by_one(folder, number, num_crops):
     fps = {0: 30, 2: 15, 4: 24}[number]
     num_clips, size = 5, 32
-    views = TestViews(videos(folder, [number]), SAMPLING, num_clips, num_crops, size)
-    item = views[0]
+    item = views_of(videos(folder, [number]), num_clips, num_crops)[0]
     assert item["frames"].dtype == (torch.uint8 if number == 4 else torch.float32)
     assert (item["label"], item["index"], item["bad"]) == (number, 0, [])
     assert item["clips"].shape == (num_clips, 4)
@@ -326,32 +343,33 @@ def test_a_video_is_opened_once_and_its_frames_are_asked_for_once(folder, monkey
             calls.append("close")
             super().close()
 
-    monkeypatch.setattr(reader, "VideoReader", Counting)
-    item = TestViews(videos(folder, [0]), SAMPLING, num_clips=10, num_crops=3, crop_size=32)[0]
+    monkeypatch.setattr(video_source, "VideoReader", Counting)
+    item = views_of(videos(folder, [0]))[0]
     assert len(item["clips"]) * len(item["crops"]) == 30
     assert calls == ["open", "read", "close"]
 
 
 @pytest.mark.parametrize("frames_at_once", [1, 3])
 def test_large_frames_are_converted_part_by_part(folder, monkeypatch, frames_at_once):
-    """All three ways to read, with all that training draws, give what they give of whole clips."""
+    """Both ways to read, with all that training draws, give what they give of whole clips."""
     listed = videos(folder, [0, 2, 4])
     extra = Augmentation(
         RandAugment(RandAugmentSpec(9, 2, 0.5, True)), RandomErasing(1.0, max_count=2), copies=2
     )
-    precise = TrainTransform(jitter_scales=(36, 44), crop_size=32, pixels="float32")
+    crop = TrainTransform(jitter_scales=(36, 44), crop_size=32, pixels="float32")
+    precise = ClipTransform(crop, extra)
 
     def items() -> list[torch.Tensor]:
         found = []
         for n in range(len(listed)):
-            found += TrainClips(listed, SAMPLING, precise, augmentation=extra)[0, n]["video"]
-            found.append(TrainClips(listed, SAMPLING, TRANSFORM)[0, n]["video"])
-            found.append(CentreClips(listed, SAMPLING, 32)[n]["video"])
-            found.append(TestViews(listed, SAMPLING, 10, 3, 32)[n]["frames"])
+            found += random_clips(listed, precise)[0, n]["views"]
+            found += random_clips(listed)[0, n]["views"]
+            found.append(middle_views(listed)[n]["frames"])
+            found.append(views_of(listed)[n]["frames"])
         return found
 
     parts = []
-    original = VideoReader._parts
+    original = Frames._parts
 
     def counted(self: VideoReader, *args: object) -> Iterator[object]:
         for part in original(self, *args):
@@ -359,8 +377,8 @@ def test_large_frames_are_converted_part_by_part(folder, monkeypatch, frames_at_
             yield part
 
     whole = items()
-    monkeypatch.setattr(reader, "PART_BYTES", frames_at_once * 40 * 64 * 3)
-    monkeypatch.setattr(VideoReader, "_parts", counted)
+    monkeypatch.setattr(frames_module, "PART_BYTES", frames_at_once * 40 * 64 * 3)
+    monkeypatch.setattr(Frames, "_parts", counted)
     for got, expected in zip(items(), whole, strict=True):
         assert torch.equal(got, expected)
     assert frames_at_once in parts
@@ -368,7 +386,7 @@ def test_large_frames_are_converted_part_by_part(folder, monkeypatch, frames_at_
 
 
 def test_missing_test_video(folder):
-    item = TestViews(videos(folder, [0, 3]), SAMPLING, 10, 3, 32)[1]
+    item = views_of(videos(folder, [0, 3]))[1]
     assert item.keys() == {"label", "index", "bad"}
     assert (item["label"], item["index"]) == (3, 1)
     [(path, reason)] = item["bad"]
