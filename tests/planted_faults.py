@@ -84,7 +84,7 @@ FAULTS = [
         "views are ordered by crop",
         'for clip in item["clips"] for crop in item["crops"]',
         'for crop in item["crops"] for clip in item["clips"]',
-        ("api/test_predict.py", "apps/test_predict.py", "engine/test_results.py"),
+        ("engine/test_view_order.py", "engine/test_results.py"),
     ),
     Fault(
         "labels are sorted in a batch",
