@@ -15,9 +15,14 @@ from octvideo.models import NonLocalPlacement, create_model, optimize_for_infere
 from support import VIDEO_MODELS
 
 SMALL = {"crop_size": 32, "width_per_group": 8, "num_classes": 5}
-# With one block a stage these have what the others have; vanilla networks less than octave ones.
-SHALLOW = [("i3d_r50", 0.0), ("slowfast_r50", 0.0)]
-SHALLOW += [(name, 0.25) for name in ("i3d_nln_r50", "slow_r18", "slowfast_nln_r50")]
+# With one block a stage these have what the others have, and the first two every kind of layer.
+SHALLOW = [
+    *(("slowfast_nln_r50", 0.25), ("slow_r18", 0.25)),
+    *(
+        pytest.param(name, alpha, marks=pytest.mark.slow)
+        for name, alpha in (("i3d_r50", 0.0), ("slowfast_r50", 0.0), ("i3d_nln_r50", 0.25))
+    ),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -133,8 +133,7 @@ def test_onnx_by_torch_export(name, optimized, tmp_path) -> None:
         check(got, model(clips(64, 64)))
 
 
-@as_it_is_and_optimized
-@pytest.mark.parametrize("name", ["oct_i3d", "oct_resnet"])
+@pytest.mark.parametrize(("name", "optimized"), [("oct_i3d", False), ("oct_resnet", True)])
 def test_torch_export_has_a_guard(name, optimized) -> None:
     model, clips = build(name, optimized)
     x = clips(64, 64)
@@ -145,8 +144,19 @@ def test_torch_export_has_a_guard(name, optimized) -> None:
             program.module()(clips(96, 64))
 
 
-@as_it_is_and_optimized
-@pytest.mark.parametrize("name", ["oct_i3d", "oct_slowfast", "oct_resnet"])
+@pytest.mark.parametrize(
+    ("name", "optimized"),
+    [
+        *(("oct_resnet", False), ("oct_i3d", True)),
+        *(
+            pytest.param(name, optimized, marks=pytest.mark.slow)
+            for name, optimized in (
+                *(("oct_resnet", True), ("oct_i3d", False)),
+                *(("oct_slowfast", False), ("oct_slowfast", True)),
+            )
+        ),
+    ],
+)
 def test_openvino(name, optimized) -> None:
     openvino = pytest.importorskip("openvino", reason="needs octvideo[openvino]")
     model, clips = build(name, optimized)
