@@ -1,4 +1,4 @@
-"""Keeps count of videos that could not be read, names each once, and stops where they are many."""
+"""Counts and names the videos that could not be read, and stops the run if they are many."""
 
 import csv
 import io
@@ -22,10 +22,11 @@ HEADER = ("path", "reason", "split", "epoch")
 class BadVideos:
     """The unreadable videos of a run, in the log and in ``OUTPUT_DIR/bad_videos.csv``.
 
-    Each is named once: with several processes, over passes and splits, and when a run is
-    continued. The file has path, reason, and the split and epoch that it was first met in.
+    Each is named once, also with several processes, over passes and splits, and when a run resumes.
+    The file has its path, the reason, and the split and epoch in which it was first met.
 
-    max_fraction: of the videos of a pass, those that may be unreadable; one may be, unless it is 0.
+    Args:
+        max_fraction: of the videos of a pass that may be unreadable; one may be, unless it is 0.
     """
 
     def __init__(self, folder: Path, max_fraction: float = 1.0) -> None:
@@ -37,13 +38,13 @@ class BadVideos:
         self.begin("", 0, 0)
 
     def begin(self, split: str, epoch: int, num_videos: int) -> None:
-        """A pass through a list of ``num_videos`` begins, in an epoch that counts from 1."""
+        """Begins a pass through a list of ``num_videos``, in an epoch that counts from 1."""
         self.split, self.epoch, self.num_videos = split, epoch, num_videos
-        self._failed = 0  # of this process, not told to the others yet
+        self._failed = 0  # of this process, not shared yet
         self.failed = 0  # videos of this pass, of all processes
 
     def add(self, batch: dict[str, Any]) -> None:
-        """What a batch, or a video of a test, brought: ``bad``, (path, reason) pairs."""
+        """Takes ``bad``, (path, reason) pairs, of a batch or of a video of a test."""
         self._failed += batch.get("num_bad", len(batch["bad"]))
         for path, reason in batch["bad"]:
             if path not in self._met:
@@ -53,11 +54,11 @@ class BadVideos:
             self._name(self._take())
 
     def share(self) -> None:
-        """Tells all processes, which have to come here together.
+        """Shares what is new with all processes, which call it together.
 
         Raises:
             UserError: more than ``max_fraction`` of the videos of this pass, and more than one,
-                can not be read; on all processes alike.
+                cannot be read. Raised on all processes.
         """
         failed, new = all_reduce(torch.tensor([self._failed, len(self._new)])).tolist()
         self.failed += failed
@@ -67,14 +68,14 @@ class BadVideos:
         allowed = max(self.max_fraction * self.num_videos, 1) if self.max_fraction else 0
         if self.failed > allowed:
             raise UserError(
-                f"{self.failed} of the {self.num_videos} files of {self.split} can not be read, "
+                f"{self.failed} of the {self.num_videos} files of {self.split} cannot be read, "
                 f"more than DATA.MAX_BAD_FRACTION ({self.max_fraction:g}) allows; they are in "
                 f"{self.path}. Mend the files or DATA.PATH_PREFIX, leave them out (of videos, "
                 "octvideo prepare writes such lists), or raise DATA.MAX_BAD_FRACTION"
             )
 
     def close(self) -> None:
-        """At the end of a run, by an error too: names what has not been told yet."""
+        """Names what has not been named yet, at the end of a run, whatever ends it."""
         self._name(self._take())
         if self._met and is_main():
             logger.warning("Files that could not be read: %d, see %s", len(self._met), self.path)
@@ -102,10 +103,10 @@ class BadVideos:
             with open(self.path, "a", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(_csv([*head, *rows]))
         except OSError as error:
-            raise UserError(f"can not write {self.path}: {error.strerror}") from error
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
 
     def _read(self) -> list[str]:
-        """The paths of an earlier run; a last line that was cut off is removed from the file."""
+        """Returns the paths of an earlier run; removes a last line that was cut off."""
         try:
             with open(self.path, encoding="utf-8", errors="surrogateescape", newline="") as file:
                 text = file.read()
@@ -120,7 +121,7 @@ class BadVideos:
 
 
 def _rows(text: str) -> list[list[str]]:
-    """Of a csv; a path is as long as it is, where the module allows 131,072 characters."""
+    """Returns the rows of a csv with fields of any length; the module allows 131,072 characters."""
     limit = csv.field_size_limit(2**31 - 1)
     try:
         return list(csv.reader(io.StringIO(text, newline="")))

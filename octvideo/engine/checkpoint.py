@@ -2,7 +2,7 @@
 
 ``checkpoint_epoch_00003.pyth`` is written after three epochs, as PySlowFast writes it;
 ``checkpoint_epoch_00003_step_000120.pyth`` after 120 more steps, when TRAIN.CHECKPOINT_SECONDS have
-passed or the run was told to stop; ``checkpoint_best.pyth`` has the lowest validation error so far.
+passed or the run was asked to stop; ``checkpoint_best.pyth`` has the lowest validation error.
 """
 
 import itertools
@@ -17,7 +17,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from octvideo.config import cfg_of_checkpoint, leaf_values
-from octvideo.weights import CheckpointError, Weights, check_state, load_into, read_torch
+from octvideo.weights import CheckpointError, check_state, read_torch
 
 logger = logging.getLogger("octvideo")
 
@@ -25,25 +25,31 @@ _NAME = re.compile(r"checkpoint_epoch_(\d+)(?:_step_(\d+))?\.pyth")
 
 
 def checkpoint_path(folder: Path, epochs: int, step: int = 0) -> Path:
-    """The file of a run that has finished ``epochs`` and ``step`` steps of the next."""
+    """Returns the file of a run that has finished ``epochs`` and ``step`` steps of the next."""
     suffix = f"_step_{step:06d}" if step else ""
     return folder / f"checkpoint_epoch_{epochs:05d}{suffix}.pyth"
 
 
 def best_path(folder: Path) -> Path:
-    """The file of the lowest validation error so far."""
+    """Returns the file of the lowest validation error so far."""
     return folder / "checkpoint_best.pyth"
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, those of the least progress first."""
-    found = [(_progress(path), path) for path in folder.glob("checkpoint_epoch_*.pyth")]
-    return [path for progress, path in sorted(found) if progress is not None]
+    """Returns the checkpoints of a folder, the least progress first."""
+    return [path for _, path in _by_progress(folder)]
 
 
-def _progress(path: Path) -> tuple[int, int] | None:
+def _by_progress(folder: Path) -> list[tuple[tuple[int, int], Path]]:
+    """Returns (finished epochs, steps of the next) and path of each checkpoint, in this order."""
+    paths = folder.glob("checkpoint_epoch_*.pyth")
+    return sorted((_progress(path), path) for path in paths if _NAME.fullmatch(path.name))
+
+
+def _progress(path: Path) -> tuple[int, int]:
     match = _NAME.fullmatch(path.name)
-    return (int(match[1]), int(match[2] or 0)) if match else None
+    assert match is not None
+    return int(match[1]), int(match[2] or 0)
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -62,7 +68,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise CheckpointError(
-            f"can not write the checkpoint {path}: {_cause(error)}; what was saved before is whole"
+            f"cannot write the checkpoint {path}: {_cause(error)}; what was saved before is whole"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -73,7 +79,7 @@ def _temporary(path: Path) -> Path:
 
 
 def _cause(error: BaseException) -> str:
-    """In the words of the system, where it is under what torch has raised."""
+    """Returns the words of the system, if its error is the cause of the one that torch raised."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
@@ -85,7 +91,7 @@ def _cause(error: BaseException) -> str:
 def link_checkpoint(source: Path, path: Path, content: dict[str, Any]) -> None:
     """Gives the file ``source``, which has ``content``, the name ``path`` as well, atomically.
 
-    Where the file system knows no second names, ``content`` is written once more.
+    If the file system has no hard links, ``content`` is written once more.
     """
     temporary = _temporary(path)
     try:
@@ -100,7 +106,7 @@ def link_checkpoint(source: Path, path: Path, content: dict[str, Any]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder can not be opened
+    if os.name != "posix":  # elsewhere a folder cannot be opened
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -124,17 +130,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 class OtherRun(CheckpointError):  # noqa: N818 - the base says it
-    """The file is sound, and not of this run."""
+    """The file is sound, but belongs to another run."""
 
 
 def newest_first(folder: Path, use: Callable[[Path, dict[str, Any]], None]) -> Path | None:
-    """The checkpoint of the most progress that can be read and that ``use`` takes.
+    """Returns the checkpoint of the most progress that can be read and that ``use`` accepts.
 
-    One that fails costs a warning, and the one before it is tried. None: there are none.
+    If one fails, a warning says so and the one before it is tried. None if there are none.
 
     Raises:
-        CheckpointError: that of the newest, where all fail. Of the files of another run, two are
-            tried.
+        CheckpointError: of the newest, if all fail. Two files of another run are enough to fail.
     """
     failures: list[CheckpointError] = []
     for path in reversed(list_checkpoints(folder)):
@@ -152,24 +157,19 @@ def newest_first(folder: Path, use: Callable[[Path, dict[str, Any]], None]) -> P
     return None
 
 
-def load_weights(model: torch.nn.Module, state: dict[str, Any], path: Path) -> None:
-    """Loads ``state`` strictly; a mismatch is one CheckpointError that lists it."""
-    for key, own in model.state_dict().items():
-        if key in state and state[key].is_floating_point() != own.is_floating_point():
-            raise CheckpointError(f"{path} is damaged: {key} is of {state[key].dtype}")
-    load_into(model, Weights(path, "octvideo", state))
-
-
-# A run can not go on with another network or another kind of optimizer.
-_FIXED = ("MODEL.ARCH", "MODEL.MODEL_NAME", "MODEL.NUM_CLASSES", "RESNET.", "OCTAVE.", "SLOWFAST.")
-_FIXED += ("NONLOCAL.", "SOLVER.OPTIMIZING_METHOD", "SOLVER.ZERO_WD_1D_PARAM")
+# A run cannot resume with another network or another kind of optimizer.
+_FIXED = (
+    *("MODEL.ARCH", "MODEL.MODEL_NAME", "MODEL.NUM_CLASSES", "RESNET.", "OCTAVE.", "SLOWFAST."),
+    *("NONLOCAL.", "SOLVER.OPTIMIZING_METHOD", "SOLVER.ZERO_WD_1D_PARAM"),
+)
 _NETWORK = (*(key for key in _FIXED if not key.startswith("SOLVER.")), "BN.EPSILON")
 # What the shapes of the weights do not tell, but a network that starts from them needs alike:
 # which channels are low, and how layers compute.
 SPLIT = ("OCTAVE.", "BN.EPSILON")
-_WATCHED = ("MODEL.", "SOLVER.", "DATA.", "BN.", "AUG.", "MIXUP.", "EMA.", "TRAIN.BATCH_SIZE")
-_WATCHED += ("TRAIN.PRECISION", "TRAIN.MIXED_PRECISION")
-_WATCHED += ("NUM_GPUS", "NUM_SHARDS", "RNG_SEED")
+_WATCHED = (
+    *("MODEL.", "SOLVER.", "DATA.", "BN.", "AUG.", "MIXUP.", "EMA.", "TRAIN.BATCH_SIZE"),
+    *("TRAIN.PRECISION", "TRAIN.MIXED_PRECISION", "NUM_GPUS", "NUM_SHARDS", "RNG_SEED"),
+)
 
 
 def changed_keys(text: str | None, cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
@@ -254,7 +254,7 @@ def prepare_folder(folder: Path) -> None:
     """Makes the folder, removes what a killed run had begun to write, and tries to write.
 
     Raises:
-        CheckpointError: checkpoints could not be written there.
+        CheckpointError: checkpoints cannot be written there.
     """
     probe = _temporary(folder / "checkpoint_probe")
     try:
@@ -264,18 +264,18 @@ def prepare_folder(folder: Path) -> None:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise CheckpointError(
-            f"checkpoints can not be written to {folder}: {error.strerror}; set another OUTPUT_DIR"
+            f"checkpoints cannot be written to {folder}: {error.strerror}; set another OUTPUT_DIR"
         ) from error
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Renames a folder of checkpoints, at once, and makes an empty one in its place.
+    """Renames a folder of checkpoints, atomically, and makes an empty one in its place.
 
-    A new run that wrote beside them would be resumed from whichever has more epochs, would
-    overwrite some and remove others. Of a link the folder behind it is renamed.
+    If a new run wrote beside them, it would later be resumed from whichever has more epochs, and it
+    would overwrite some and remove others. For a link, the folder behind it is renamed.
 
     Returns:
-        Where the checkpoints are now; None where there were none.
+        Where the checkpoints are now; None if there were none.
 
     Raises:
         CheckpointError: the folder cannot be renamed, such as the root of a file system.
@@ -298,17 +298,18 @@ def set_aside(folder: Path) -> Path | None:
 
 
 def remove_superseded(folder: Path, newest: Path, keep: int, done: bool = False) -> None:
-    """Deletes epoch checkpoints but the ``keep`` last (0: none of them), and older step ones.
+    """Deletes all but the ``keep`` last epoch checkpoints (0: none of them), and older step ones.
 
-    The one before ``newest`` stays whatever it is, in case that the newest gets damaged, unless
-    the run is ``done`` and an epoch checkpoint does that duty.
+    The one before ``newest`` always stays, in case the newest gets damaged, unless the run is
+    ``done`` and an epoch checkpoint serves that purpose.
     """
-    older = [p for p in list_checkpoints(folder) if _progress(p) < _progress(newest)]
-    epochs = [p for p in older if not _progress(p)[1]]
-    kept = keep - (not _progress(newest)[1]) if keep else len(epochs)
+    reached = _progress(newest)
+    older = [(progress, path) for progress, path in _by_progress(folder) if progress < reached]
+    epochs = [path for (_, step), path in older if not step]
+    kept = keep - (not reached[1]) if keep else len(epochs)
     staying = set(epochs[len(epochs) - min(kept, len(epochs)) :])
     if not (done and staying):
-        staying.update(older[-1:])
-    for path in older:
+        staying.update(path for _, path in older[-1:])
+    for _, path in older:
         if path not in staying:
             path.unlink(missing_ok=True)

@@ -1,7 +1,5 @@
 """LARS: learning rates that adapt to each layer."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -11,7 +9,7 @@ _EPSILON = 1e-8
 
 
 def add_lars(optimizer: torch.optim.Optimizer, model: nn.Module, trust: float = TRUST) -> None:
-    """From now on each step of the optimizer scales the gradients of each layer as LARS does.
+    """Makes each step of the optimizer scale the gradients of each layer as LARS does.
 
     A parameter w with gradient g and weight decay d takes part with
 
@@ -19,8 +17,8 @@ def add_lars(optimizer: torch.optim.Optimizer, model: nn.Module, trust: float = 
 
     in place of g + d * w, as in PySlowFast (You et al., "Large Batch Training of Convolutional
     Networks"; ratios are not clipped). Batch norm is left to the optimizer. One-dimensional
-    parameters, and those whose w or g is 0, keep their g, without decay. The gradients of the
-    model are as before after the step.
+    parameters, and parameters whose w or g is 0, keep their g, without decay. After the step, the
+    gradients of the model are what they were.
     """
     norms = {
         id(parameter)
@@ -33,7 +31,7 @@ def add_lars(optimizer: torch.optim.Optimizer, model: nn.Module, trust: float = 
     gradients: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
-    def scale(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def scale(optimizer: torch.optim.Optimizer, *_: object) -> None:
         for group in (optimizer.param_groups[i] for i in places):
             decays.append(group["weight_decay"])
             group["weight_decay"] = 0.0  # it is in the scaled gradient
@@ -42,7 +40,7 @@ def add_lars(optimizer: torch.optim.Optimizer, model: nn.Module, trust: float = 
                     gradients.append((parameter, parameter.grad))
                     parameter.grad = scaled_gradient(parameter, parameter.grad, decays[-1], trust)
 
-    def restore(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def restore(optimizer: torch.optim.Optimizer, *_: object) -> None:
         for place, decay in zip(places, decays, strict=True):
             optimizer.param_groups[place]["weight_decay"] = decay
         for parameter, gradient in gradients:
@@ -55,7 +53,7 @@ def add_lars(optimizer: torch.optim.Optimizer, model: nn.Module, trust: float = 
 
 
 def scaled_gradient(weight: Tensor, gradient: Tensor, decay: float, trust: float) -> Tensor:
-    """The gradient that `add_lars` describes. Stays on the device."""
+    """Returns the gradient that `add_lars` describes. Stays on the device."""
     w, g = torch.linalg.vector_norm(weight), torch.linalg.vector_norm(gradient)
     applies = (w > 0) & (g > 0)
     ratio = torch.where(applies, trust * w / (g + decay * w + _EPSILON), 1.0)

@@ -32,14 +32,14 @@ class _Console(logging.StreamHandler):
 
 
 class _NoJson(logging.Filter):
-    """Keeps json_stats lines off a terminal, where the progress bar tells the same."""
+    """Keeps json_stats lines off a terminal, where the progress bar says the same."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not getattr(record, "is_json", False)
 
 
 def setup_logging(output_dir: Path) -> logging.Logger:
-    """Logs to the console and to ``output_dir/stdout.log``; other ranks than 0 log warnings only.
+    """Logs to the console and to ``output_dir/stdout.log``. Ranks other than 0 only log warnings.
 
     On a terminal the json_stats lines go to the files alone.
     """
@@ -94,7 +94,7 @@ def log_json_stats(stats: dict[str, Any], output_dir: Path, to_file: bool = True
         with open(path, "a") as file:
             file.write(line + "\n")
     except OSError as error:
-        raise UserError(f"can not write {path}: {error.strerror}") from error
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _rounded(value: Any) -> Any:
@@ -102,7 +102,7 @@ def _rounded(value: Any) -> Any:
 
 
 def environment_report(device: torch.device) -> str:
-    """One line: versions, device, processors."""
+    """Returns one line: versions, device, processors."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return (
         f"octvideo {__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
@@ -112,7 +112,7 @@ def environment_report(device: torch.device) -> str:
 
 
 def memory_stats(device: torch.device) -> dict[str, str]:
-    """``gpu_mem``: peak of this process; ``RAM``: used / all of this machine, where it is told."""
+    """Returns ``gpu_mem``, the peak of this process, and ``RAM``, used / all of this machine."""
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
     stats = {"gpu_mem": f"{peak / 2**30:.2f}G"}
     meminfo = Path("/proc/meminfo")

@@ -1,4 +1,4 @@
-"""Losses of MODEL.LOSS_FUNC, for labels and for mixed targets alike."""
+"""Losses of MODEL.LOSS_FUNC, for labels as well as for mixed targets."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def bce_logit(logits: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross entropy of each class on its own, mean over samples and classes."""
+    """Returns the mean over samples and classes of each class's own binary cross entropy."""
     if targets.ndim == 1:
         targets = F.one_hot(targets, logits.shape[1])
     return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
@@ -19,15 +19,16 @@ def bce_logit(logits: Tensor, targets: Tensor) -> Tensor:
 
 _LOSSES: dict[str, Loss] = {
     "cross_entropy": F.cross_entropy,
-    "soft_cross_entropy": F.cross_entropy,  # -sum(targets * log_softmax), where they are shares
+    "soft_cross_entropy": F.cross_entropy,  # -sum(targets * log_softmax) for shares
     "bce_logit": bce_logit,
 }
 
 
 def loss_of_scores(scores: Tensor, labels: Tensor, head_act: str, loss: Loss) -> Tensor:
-    """The mean loss of what a model gives in evaluation, (N, C), for labels (N,).
+    """Returns the mean loss of a model's output in evaluation, (N, C), for labels (N,).
 
-    ``head_act`` says what that is: probabilities ("softmax", "sigmoid"), or logits for ``loss``.
+    ``head_act`` says what the output is: probabilities ("softmax", "sigmoid"), or logits for
+    ``loss``.
     A probability of 0 counts as the smallest float32, a loss of 87, so that a mean stays finite.
     """
     if head_act == "none":
@@ -40,5 +41,5 @@ def loss_of_scores(scores: Tensor, labels: Tensor, head_act: str, loss: Loss) ->
 
 
 def build_loss(name: str) -> Loss:
-    """The loss of a name of MODEL.LOSS_FUNC."""
+    """Returns the loss with a name of MODEL.LOSS_FUNC."""
     return _LOSSES[name]

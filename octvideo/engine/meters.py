@@ -11,7 +11,7 @@ from octvideo.distributed.collectives import all_reduce
 
 
 def top_k_correct(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> Tensor:
-    """How many of the N rows have their label among the k best: (N, K), (N,) -> (len(ks),).
+    """Counts the rows whose label is among their k best scores: (N, K), (N,) -> (len(ks),).
 
     A k above the number of classes counts as that number. Stays on the device.
     """
@@ -24,13 +24,16 @@ def top_k_correct(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) ->
 class TrainMeter:
     """Loss and errors since the last reset, summed on the device: reading them synchronises.
 
-    Each process counts its own samples; what is read is of all of them.
+    Each process counts its own samples; what is read covers all processes.
 
-    skip_lost: what has no finite loss is left out, as the scaler of fp16 skips its step.
+    Args:
+        skip_lost: leave out samples without a finite loss, as the scaler of fp16 skips their step.
     """
 
     def __init__(self, device: torch.device, skip_lost: bool = False) -> None:
-        self.sums = torch.zeros(4, device=device)  # loss, top-1 and top-5 hits, number: of samples
+        self.sums = torch.zeros(
+            4, device=device
+        )  # over samples: loss, top-1 hits, top-5 hits, their number
         self.count = 0
         self.skip_lost = skip_lost
 
@@ -39,7 +42,7 @@ class TrainMeter:
         self.count = 0
 
     def state(self) -> list[float]:
-        """What `restore` takes; the sum of several such lists is that of all their samples."""
+        """Returns what `restore` takes; the states of several processes may be added up."""
         return [*self.sums.tolist(), self.count]
 
     def restore(self, state: Sequence[float]) -> None:
@@ -55,7 +58,7 @@ class TrainMeter:
         self.count += num_samples
 
     def read(self) -> dict[str, float]:
-        """``loss``, ``top1_err`` and ``top5_err`` (percent); nan where every loss was skipped.
+        """Returns ``loss``, ``top1_err`` and ``top5_err`` (percent); nan if all were left out.
 
         All processes have to read together.
         """
@@ -67,10 +70,10 @@ class TrainMeter:
 
 
 class Clock:
-    """Seconds a step, and how much of them went by waiting for data.
+    """Measures seconds per step, and the part of them that was spent waiting for data.
 
-    A CUDA device still works while the loop waits: where one is given, its own clock tells for
-    how long it had nothing to do between two steps. Without, the loop's waiting counts.
+    A CUDA device still works while the loop waits: if one is given, its own clock says for how long
+    it was idle between two steps. Otherwise the loop's waiting counts.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
@@ -96,10 +99,10 @@ class Clock:
         self.steps += 1
 
     def read(self) -> dict[str, float]:
-        """Means of seconds a step: ``dt``, of them waiting for data (``dt_data``) and the rest
-        (``dt_net``); ``loader_bound``: percent of the time in which the device waited for data.
+        """Returns mean seconds per step: ``dt``, waiting for data (``dt_data``), and the rest
+        (``dt_net``); and ``loader_bound``, percent of the time in which the device was idle.
 
-        To be read when the device has done its work, as after the loss has been read.
+        Call it when the device has finished, as after the loss has been read.
         """
         steps = max(self.steps, 1)
         dt, dt_data = (time.perf_counter() - self.start) / steps, self.waited / steps
@@ -109,7 +112,7 @@ class Clock:
         return {"dt": dt, "dt_data": dt_data, "dt_net": dt - dt_data, "loader_bound": share}
 
     def _event(self) -> torch.cuda.Event | None:
-        """The point that the device has reached when it has done all that was asked so far."""
+        """Records the point at which the device has done everything it was asked for so far."""
         if not self.on_cuda:
             return None
         event = torch.cuda.Event(enable_timing=True)
@@ -117,17 +120,17 @@ class Clock:
         return event
 
     def _count_idle(self) -> None:
-        """Adds up the gaps that the device has left behind."""
+        """Adds up the gaps that the device has passed."""
         while self.gaps and self.gaps[0][1].query():
             ended, begins = self.gaps.pop(0)
             self.idle += ended.elapsed_time(begins) / 1000
 
 
 def loader_bound(stats: dict[str, float]) -> str:
-    """What ``Clock.read`` gave, as "loader-bound: 35 %"; empty where it is 10 % or less."""
+    """Formats what ``Clock.read`` gave as "loader-bound: 35 %"; "" if it is 10 % or less."""
     return f"loader-bound: {share:.0f} %" if (share := stats["loader_bound"]) > 10 else ""
 
 
 def readable_time(seconds: float) -> str:
-    """Seconds as [D day(s), ]H:MM:SS."""
+    """Formats seconds as [D day(s), ]H:MM:SS."""
     return str(datetime.timedelta(seconds=int(seconds)))

@@ -16,10 +16,10 @@ _STREAM = 0x6D6978  # keeps these random numbers apart from those of the clips
 class Mixup:
     """Mixes sample i with sample N-1-i of a batch; PySlowFast's section MIXUP.
 
-    With `probability`, a share is drawn for the whole batch: by mixup (beta(alpha, alpha): a
-    weighted mean of the two clips) or by CutMix (beta(cutmix_alpha, cutmix_alpha): a box of the
-    other clip, the same in all frames, is pasted in). switch_probability: of CutMix, where both
-    alphas are above 0. The targets are mixed by the share that the own clip really has.
+    With `probability`, a share is drawn for the whole batch: for mixup from beta(alpha, alpha), and
+    the clips are averaged with it; for CutMix from beta(cutmix_alpha, cutmix_alpha), and a box of
+    the other clip, the same in all frames, is pasted in. `switch_probability` chooses CutMix if
+    both alphas are above 0. The targets are mixed by the share that a clip really keeps.
     (Zhang et al., "mixup"; Yun et al., "CutMix".)
     """
 
@@ -35,8 +35,8 @@ class Mixup:
     ) -> tuple[Tensor, Tensor]:
         """video (N, 3, T, H, W) normalised, labels (N,) -> mixed video, targets (N, C) float32.
 
-        The video is changed in place. The slow pathway of a model is cut from the same clip, so
-        it sees the same mixture.
+        Changes the video in place. The slow pathway of a model is sampled from the same clip, so it
+        sees the same mixture.
         """
         share = 1.0
         if rng.random() < self.probability:
@@ -52,7 +52,7 @@ class Mixup:
 
 
 def build_mixup(cfg: CfgNode) -> Mixup | None:
-    """Of the section MIXUP, or None where it is off."""
+    """Returns the mixing of the section MIXUP, or None if it is off."""
     mixup = cfg.MIXUP
     if not mixup.ENABLE:
         return None
@@ -67,7 +67,7 @@ def build_mixup(cfg: CfgNode) -> Mixup | None:
 
 
 def mixing_generator(seed: int, epoch: int, step: int, rank: int) -> np.random.Generator:
-    """The random numbers of one step: a run that goes on at a step mixes as it would have."""
+    """Returns the random numbers of one step, so that a resumed run mixes as it would have."""
     return np.random.default_rng([seed, epoch, step, rank, _STREAM])
 
 
@@ -83,9 +83,9 @@ def _blend(video: Tensor, share: float) -> float:
 
 
 def _cut(video: Tensor, share: float, rng: np.random.Generator) -> float:
-    """Pastes a box of 1 - share of the area around a random point; returns the area that stays.
+    """Pastes a box of 1 - share of the area around a random point; returns the share that stays.
 
-    What of the box lies outside the frame is lost, so more may stay than was asked for.
+    Parts of the box outside the frame are lost, so more may stay than was asked for.
     """
     height, width = video.shape[-2:]
     side = math.sqrt(1 - share)
@@ -99,11 +99,11 @@ def _cut(video: Tensor, share: float, rng: np.random.Generator) -> float:
 
 
 def scores_and_labels(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """What errors in training are counted on: scores (N, C) and one label (N,) a sample.
+    """Returns what training errors are counted on: scores (N, C) and one label (N,) per sample.
 
-    Labels (N,) as targets: nothing changes. Mixed targets (N, C): the label is the class of the
-    largest share, and the second largest class is as good: its probability is added to that of
-    the first. (PySlowFast adds the logits of the two.)
+    Targets that are labels (N,) change nothing. For mixed targets (N, C) the label is the class of
+    the largest share. The second largest is as good: its probability is added to the first one's.
+    (PySlowFast adds the two logits.)
     """
     if targets.ndim == 1:
         return logits, targets

@@ -6,22 +6,23 @@ from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from octvideo.config import lr_scale
 from octvideo.engine.lars import add_lars
 
+Options = dict[str, Any]  # of torch's optimizers
+
 
 @dataclass(frozen=True)
 class LRSchedule:
-    """Learning rate at an epoch, a real number: 2.5 is the middle of the third.
+    """Gives the learning rate at an epoch, which is a real number: 2.5 is the middle of the third.
 
-    cosine: half a cosine from ``base_lr`` at epoch 0 (with ``cosine_after_warmup``, at the end
-    of the warm-up) to ``end_lr`` at ``max_epoch``.
-    steps_with_relative_lrs: ``base_lr * lrs[i]`` from epoch ``steps[i]`` on.
-    During the first ``warmup_epochs``: a line from ``warmup_start_lr`` to the policy's value at
-    the end of the warm-up.
+    The policy cosine is half a cosine from ``base_lr`` at epoch 0 (with ``cosine_after_warmup``, at
+    the end of the warm-up) to ``end_lr`` at ``max_epoch``; steps_with_relative_lrs is
+    ``base_lr * lrs[i]`` from epoch ``steps[i]`` on. During the first ``warmup_epochs`` the rate
+    rises in a line from ``warmup_start_lr`` to the policy's value at the end of the warm-up.
     """
 
     policy: str
@@ -55,7 +56,7 @@ class LRSchedule:
 
 
 def build_schedule(cfg: CfgNode) -> LRSchedule:
-    """The schedule of cfg.SOLVER; BASE_LR_SCALE_NUM_SHARDS multiplies its rates by the nodes."""
+    """Returns the schedule of SOLVER; BASE_LR_SCALE_NUM_SHARDS multiplies rates by the nodes."""
     solver = cfg.SOLVER
     scale = lr_scale(cfg)
     return LRSchedule(
@@ -77,11 +78,11 @@ def parameter_groups(
     bn_weight_decay: float,
     zero_decay_1d: bool,
     lars: bool = False,
-) -> list[dict]:
-    """Three groups, empty ones left out: norm layers, the rest, 1-D parameters without decay.
+) -> list[Options]:
+    """Returns three groups, without empty ones: norm layers, the rest, 1-D without decay.
 
-    ``apply_LARS`` and ``layer_decay`` are of no use here: a PySlowFast that resumes from the
-    checkpoint takes its groups from there, and looks for both.
+    ``apply_LARS`` and ``layer_decay`` have no effect here: PySlowFast, resuming from one of our
+    checkpoints, takes the groups from the file and looks for both.
     """
     norm: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
@@ -105,18 +106,11 @@ def parameter_groups(
 
 
 def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
-    """SGD, Adam or AdamW over ``parameter_groups``, with LARS where SOLVER.LARS_ON.
+    """Returns SGD, Adam or AdamW over ``parameter_groups``, with LARS if SOLVER.LARS_ON.
 
-    It is the fused one where torch has it, on GPUs and CPUs: one pass over the parameters, and no
+    Where torch has a fused one, on GPUs and CPUs, it is fused: one pass over the parameters, and no
     waiting for the loss scaler.
     """
-    optimizer = _plain_optimizer(model, cfg)
-    if cfg.SOLVER.LARS_ON:
-        add_lars(optimizer, model)
-    return optimizer
-
-
-def _plain_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
     solver = cfg.SOLVER
     groups = parameter_groups(
         model,
@@ -125,41 +119,29 @@ def _plain_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
         solver.ZERO_WD_1D_PARAM,
         solver.LARS_ON,
     )
-    method, lr = solver.OPTIMIZING_METHOD, solver.BASE_LR
     kinds = {p.device.type for g in groups for p in g["params"]}
-    fused = kinds <= {"cuda", "cpu"} or None
-    if method == "sgd":
-        return torch.optim.SGD(
-            groups,
-            lr=lr,
-            momentum=solver.MOMENTUM,
-            dampening=solver.DAMPENING,
-            nesterov=solver.NESTEROV,
-            fused=fused,
-        )
-    if method == "adam":
-        return torch.optim.Adam(groups, lr=lr, betas=tuple(solver.BETAS), fused=fused)
-    if method == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=tuple(solver.BETAS), fused=fused)
-    raise ValueError(f"SOLVER.OPTIMIZING_METHOD {method!r}: use sgd, adam or adamw")
+    common: Options = {"lr": solver.BASE_LR, "fused": kinds <= {"cuda", "cpu"} or None}
+    optimizer = _OPTIMIZERS[solver.OPTIMIZING_METHOD](groups, solver, common)
+    if solver.LARS_ON:
+        add_lars(optimizer, model)
+    return optimizer
 
 
-def saved_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state dict for a checkpoint, which PySlowFast can resume from as well.
+def _sgd(groups: list[Options], solver: CfgNode, common: Options) -> torch.optim.Optimizer:
+    options = {"momentum": solver.MOMENTUM, "dampening": solver.DAMPENING}
+    return torch.optim.SGD(groups, nesterov=solver.NESTEROV, **options, **common)
 
-    Its parameters are contiguous and its optimizers not fused, and it takes both choices from the
-    file: with ours it would apply the momentum of other weights, or fail.
-    """
-    saved = optimizer.state_dict()
-    state = {
-        number: {
-            name: value.contiguous() if isinstance(value, Tensor) else value
-            for name, value in buffers.items()
-        }
-        for number, buffers in saved["state"].items()
-    }
-    groups = [{**group, "fused": None, "foreach": None} for group in saved["param_groups"]]
-    return {"state": state, "param_groups": groups}
+
+def _adam(groups: list[Options], solver: CfgNode, common: Options) -> torch.optim.Optimizer:
+    return torch.optim.Adam(groups, betas=tuple(solver.BETAS), **common)
+
+
+def _adamw(groups: list[Options], solver: CfgNode, common: Options) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, betas=tuple(solver.BETAS), **common)
+
+
+# By SOLVER.OPTIMIZING_METHOD; what of their state is saved stands in optimizer_state.py.
+_OPTIMIZERS = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

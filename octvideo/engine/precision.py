@@ -3,16 +3,15 @@
 import logging
 import os
 import shutil
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
-from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from octvideo.config import train_precision
 from octvideo.layers import conv3d_as_2d
 from octvideo.utils.errors import UserError
 from octvideo.utils.memory import keep_freed_memory
@@ -24,45 +23,46 @@ _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 _COMPILERS = ("g++", "clang++", "c++", "cl")  # what torch.compile looks for on a CPU
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """Where convolutions and products are computed in "bf16" or "fp16"; "fp32" changes nothing.
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Returns a context that computes convolutions and products in "bf16" or "fp16".
 
-    Weights, batch-norm statistics and what the head gives stay float32. (Those of
-    ``optimize_for_inference`` do not: a test has its weights in half.)
+    "fp32" changes nothing. Weights, batch-norm statistics and the output of the head stay float32
+    (not the weights of ``optimize_for_inference``, which a test converts to half).
     """
     dtype = DTYPES.get(precision)
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def channels_last(clips: Tensor) -> Tensor:
-    """The same clips (N, C, T, H, W) or pictures (N, C, H, W), each position's channels side by
+    """Returns clips (N, C, T, H, W) or images (N, C, H, W) with each position's channels side by
     side in memory."""
     return clips.contiguous(memory_format=_FORMATS[clips.ndim])
 
 
 def move_model(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model on a device, its kernels laid out as ``channels_last`` lays out its input."""
+    """Moves the model to a device; its kernels are laid out as ``channels_last`` lays out input."""
     is_video = any(p.ndim == 5 for p in model.parameters())
-    return model.to(device, memory_format=_FORMATS[5 if is_video else 4])
+    layout = _FORMATS[5 if is_video else 4]
+    return model.to(device, memory_format=layout)  # type: ignore[call-overload]
 
 
 def compile_model(model: nn.Module) -> None:
-    """torch.compile in place: names in the state dict stay, and copies are not compiled.
+    """Compiles in place: names in the state dict stay, and copies are not compiled.
 
-    Every size of input has a graph of its own, the fastest there is; see ``Evaluation`` for
+    Every size of input gets a graph of its own, which is the fastest; see ``Evaluation`` for
     batches that are smaller than the others.
     """
     model.compile(dynamic=False)
 
 
 class Evaluation:
-    """A model on batches of clips (pictures): float32 (N, 3, [T,] H, W) -> float32 (N, classes).
+    """Runs a model on clips or images: float32 (N, 3, [T,] H, W) -> float32 (N, classes).
 
-    Float32 weights are used under ``autocast`` with ``precision``; weights in half, those of
+    Float32 weights run under ``autocast`` with ``precision``; weights in half, from
     ``optimize_for_inference``, get clips in half.
 
-    A compiled model is compiled once: a batch smaller than one before it is filled up with empty
-    clips, whose results are left out. In evaluation no clip sees another one.
+    A compiled model is compiled only once: a batch smaller than one before it is filled up with
+    empty clips, whose results are dropped. In evaluation clips do not influence each other.
     """
 
     def __init__(
@@ -82,26 +82,20 @@ class Evaluation:
             return self.model(channels_last(clips.to(self.dtype)))[:count].float()
 
 
-def precisions_of(cfg: CfgNode) -> dict[str, str]:
-    """The precision of what is enabled, by its key."""
-    train = "TRAIN.MIXED_PRECISION" if cfg.TRAIN.MIXED_PRECISION else "TRAIN.PRECISION"
-    keys = {train: train_precision(cfg)} if cfg.TRAIN.ENABLE else {}
-    return {**keys, **({"TEST.PRECISION": cfg.TEST.PRECISION} if cfg.TEST.ENABLE else {})}
+def check_device(on_gpu: bool, precisions: Mapping[str, str], compiled: Sequence[str]) -> None:
+    """Finds what precision and compiler need and the machine lacks.
 
-
-def check_device(cfg: CfgNode) -> None:
-    """Finds what precision and compiler need and the machine has not.
+    Args:
+        precisions: of what runs, by the key of the configuration.
+        compiled: the sections of the configuration whose models are compiled.
 
     Raises:
         UserError: names the key and what to set.
     """
-    on_gpu = cfg.NUM_GPUS > 0
-    for key, precision in precisions_of(cfg).items():
+    for key, precision in precisions.items():
         if precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported():
             raise UserError(f"{key} is bf16, which this GPU does not have: set fp16 or fp32")
-    for section in ("TRAIN", "TEST"):
-        if not (cfg[section].ENABLE and cfg[section].COMPILE):
-            continue
+    for section in compiled:
         if on_gpu and find_spec("triton") is None:
             raise UserError(
                 f"{section}.COMPILE needs the package triton, which is not installed: install it, "
@@ -115,20 +109,36 @@ def check_device(cfg: CfgNode) -> None:
             )
 
 
-def prepare_device(cfg: CfgNode, device: torch.device) -> None:
-    """Sets the switches of cuDNN, TF32 and memory, and warns of versions with known faults."""
-    conv3d_as_2d.enabled = cfg.MODEL.FOLD_CONV3D
+def prepare_device(device: torch.device, as_2d: bool, benchmark: bool, tf32: bool) -> None:
+    """Sets the switches of this process.
+
+    Args:
+        as_2d: compute 3D convolutions as 2D ones where they are.
+        benchmark: let cuDNN choose the fastest algorithm of each convolution.
+        tf32: allow TensorFloat-32 products on a GPU.
+    """
+    conv3d_as_2d.enabled = as_2d
     if device.type == "cpu":
         keep_freed_memory()
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
-        torch.backends.cudnn.allow_tf32 = cfg.ALLOW_TF32
-        torch.backends.cuda.matmul.allow_tf32 = cfg.ALLOW_TF32
+        torch.backends.cudnn.benchmark = benchmark
+        torch.backends.cudnn.allow_tf32 = tf32
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+
+
+def warn_of_faults(
+    device: torch.device, precisions: Collection[str], train_precision: str, has_short_clips: bool
+) -> None:
+    """Warns of versions of torch and cuDNN with known faults in what runs.
+
+    Args:
+        train_precision: "" if nothing is trained.
+        has_short_clips: some kernel has more taps in time than its input has frames.
+    """
     cudnn = torch.backends.cudnn.version() if device.type == "cuda" else None
-    for fault in known_faults(torch.__version__, cudnn, set(precisions_of(cfg).values())):
+    for fault in known_faults(torch.__version__, cudnn, set(precisions)):
         logger.warning(fault)
-    trains_in_bf16 = cfg.TRAIN.ENABLE and train_precision(cfg) == "bf16"
-    if device.type == "cpu" and trains_in_bf16 and _has_short_clips(cfg):
+    if device.type == "cpu" and train_precision == "bf16" and has_short_clips:
         logger.warning(
             "bf16 on a CPU: torch 2.13 computes wrong gradients for 3D convolutions with more taps "
             "in time than frames; give more frames (DATA.NUM_FRAMES), or set TRAIN.PRECISION fp32"
@@ -136,12 +146,14 @@ def prepare_device(cfg: CfgNode, device: torch.device) -> None:
 
 
 def known_faults(torch_version: str, cudnn: int | None, precisions: set[str]) -> list[str]:
-    """What is known to be slow or wrong with 3D convolutions on a GPU; ``cudnn`` None: no GPU.
+    """Returns what is known to be slow or wrong with 3D convolutions on a GPU.
+
+    ``cudnn`` is its version, None without a GPU.
 
     Sources: issues 163539 (wrong results, cuDNN 9.8 to 9.10) and 166643 (2.9 avoids cuDNN) of
     pytorch/pytorch.
     """
-    faults = []
+    faults: list[str] = []
     half = sorted(precisions - {"fp32"})
     if cudnn is None or not half:
         return faults
@@ -157,14 +169,3 @@ def known_faults(torch_version: str, cudnn: int | None, precisions: set[str]) ->
             "9.15 or later, or set the precision to fp16 or fp32"
         )
     return faults
-
-
-def _has_short_clips(cfg: CfgNode) -> bool:
-    """Whether a kernel in time may be longer than the map: 5 at the stem, 3 later on.
-
-    The later ones are 2D convolutions where MODEL.FOLD_CONV3D is on.
-    """
-    frames, arch = cfg.DATA.NUM_FRAMES, cfg.MODEL.ARCH
-    stem = arch in ("i3d", "slow_i3d", "slowfast") and frames < 6
-    fewest = frames // cfg.SLOWFAST.ALPHA if arch == "slowfast" else frames
-    return stem or (not cfg.MODEL.FOLD_CONV3D and arch not in ("c2d", "slow_c2d") and fewest < 3)

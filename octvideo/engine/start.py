@@ -10,12 +10,12 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from octvideo.config import check_machine, dump
+from octvideo.config import check_machine, dump, train_precision
 from octvideo.data import read_split
 from octvideo.distributed.collectives import local_rank, on_all, on_main, rank
 from octvideo.distributed.launcher import process_device
 from octvideo.engine.log import environment_report, setup_logging
-from octvideo.engine.precision import check_device, prepare_device
+from octvideo.engine.precision import check_device, prepare_device, warn_of_faults
 from octvideo.models import build_model
 from octvideo.utils.errors import UserError
 from octvideo.utils.files import write_whole
@@ -38,7 +38,8 @@ def check_run(cfg: CfgNode, build: Build = build_model) -> None:
     check_machine(cfg, torch.cuda.device_count())
     with torch.device("meta"):
         build(cfg)
-    check_device(cfg)
+    compiled = [name for name in ("TRAIN", "TEST") if cfg[name].ENABLE and cfg[name].COMPILE]
+    check_device(cfg.NUM_GPUS > 0, _precisions(cfg), compiled)
     splits = {"train": cfg.TRAIN.ENABLE, "test": cfg.TEST.ENABLE}
     splits["val"] = validates = cfg.TRAIN.ENABLE and cfg.TRAIN.EVAL_PERIOD > 0
     for split in (name for name, needed in splits.items() if needed):
@@ -79,7 +80,9 @@ def start_run(cfg: CfgNode) -> torch.device:
     torch.manual_seed(cfg.RNG_SEED + rank())  # dropout; the weights of rank 0 are everybody's
     device = process_device(cfg.NUM_GPUS > 0, local_rank())
     logger.info(environment_report(device))
-    prepare_device(cfg, device)
+    prepare_device(device, cfg.MODEL.FOLD_CONV3D, cfg.CUDNN_BENCHMARK, cfg.ALLOW_TF32)
+    precision = train_precision(cfg) if cfg.TRAIN.ENABLE else ""
+    warn_of_faults(device, _precisions(cfg).values(), precision, _has_short_clips(cfg))
     logger.info("Output goes to %s", output_dir)
     return device
 
@@ -102,3 +105,21 @@ def _write(output_dir: Path, function: Callable[[], object]) -> None:
         raise UserError(
             f"OUTPUT_DIR {output_dir} cannot be written: {error.strerror}; set another OUTPUT_DIR"
         ) from error
+
+
+def _precisions(cfg: CfgNode) -> dict[str, str]:
+    """Returns the precision of what is enabled, by its key."""
+    train = "TRAIN.MIXED_PRECISION" if cfg.TRAIN.MIXED_PRECISION else "TRAIN.PRECISION"
+    keys = {train: train_precision(cfg)} if cfg.TRAIN.ENABLE else {}
+    return {**keys, **({"TEST.PRECISION": cfg.TEST.PRECISION} if cfg.TEST.ENABLE else {})}
+
+
+def _has_short_clips(cfg: CfgNode) -> bool:
+    """Whether a kernel may be longer in time than its input: 5 frames at the stem, 3 later.
+
+    The later kernels are 2D convolutions with MODEL.FOLD_CONV3D.
+    """
+    frames, arch = cfg.DATA.NUM_FRAMES, cfg.MODEL.ARCH
+    stem = arch in ("i3d", "slow_i3d", "slowfast") and frames < 6
+    fewest = frames // cfg.SLOWFAST.ALPHA if arch == "slowfast" else frames
+    return stem or (not cfg.MODEL.FOLD_CONV3D and arch not in ("c2d", "slow_c2d") and fewest < 3)

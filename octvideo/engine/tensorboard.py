@@ -1,13 +1,16 @@
-"""TensorBoard, where the configuration asks for it: curves over steps, and over epochs."""
+"""TensorBoard, if the configuration asks for it: curves over steps and over epochs."""
 
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fvcore.common.config import CfgNode
 
 from octvideo.distributed.collectives import is_main
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger("octvideo")
 
@@ -15,42 +18,40 @@ _NAMES = {"loss": "loss", "lr": "lr", "top1_err": "Top1_err", "top5_err": "Top5_
 
 
 class Curves:
-    """Writes into TENSORBOARD.LOG_DIR (default ``runs-{dataset}``) under OUTPUT_DIR.
+    """Writes curves into a folder; with None, or in other processes than the main one, nowhere.
 
-    ``Train/loss``, ``Val/loss`` and so on are over the steps of the training run. ``Epoch/loss``
-    and so on are over epochs, in the runs ``train`` and ``val`` below that folder: TensorBoard
-    draws the curves of one name into one chart, so that training and validation can be compared.
+    ``Train/loss``, ``Val/loss`` and so on run over the steps of the training run. ``Epoch/loss``
+    and so on run over epochs, in the runs ``train`` and ``val`` below the folder: TensorBoard draws
+    curves of one name into one chart, so that training and validation can be compared.
 
-    Where it cannot write (a full disk, a file in the way) it says so once and leaves off: the run
-    does not need it. Without TENSORBOARD.ENABLE, and in all processes but the main one, it writes
-    nothing.
-
-    Args:
-        steps_done, epochs_done: of a run that resumes. What it wrote later is hidden.
+    If it cannot write (a full disk, a file in the way), it says so once and stops: the run does not
+    need it.
     """
 
-    def __init__(self, cfg: CfgNode, steps_done: int = 0, epochs_done: int = 0) -> None:
-        self.folder = Path(cfg.OUTPUT_DIR) / (
-            cfg.TENSORBOARD.LOG_DIR or f"runs-{cfg.TRAIN.DATASET}"
-        )
-        self._writers: dict[str, Any] = {}
-        if cfg.TENSORBOARD.ENABLE and is_main():
-            self._guard(lambda: self._open(steps_done, epochs_done))
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self._writers: dict[str, SummaryWriter] = {}
 
-    def _open(self, steps_done: int, epochs_done: int) -> None:
+    def open(self, steps_done: int = 0, epochs_done: int = 0) -> None:
+        """Opens the files. What a resumed run wrote after ``steps_done`` is hidden."""
+        if self.folder and is_main():
+            folder = self.folder
+            self._guard(lambda: self._open(folder, steps_done, epochs_done))
+
+    def _open(self, folder: Path, steps_done: int, epochs_done: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
         for run, done in (("", steps_done), ("train", epochs_done), ("val", epochs_done)):
             self._writers[run] = SummaryWriter(
-                log_dir=str(self.folder / run), purge_step=done + 1 if done else None
+                log_dir=str(folder / run), purge_step=done + 1 if done else None
             )
 
     def add_steps(self, prefix: str, stats: dict[str, Any], steps_done: int) -> None:
-        """``{prefix}/loss`` and so on: what ``stats`` has of loss, rate and errors."""
+        """Adds ``{prefix}/loss`` and so on: what ``stats`` has of loss, rate and errors."""
         self._add("", prefix, stats, steps_done)
 
     def add_epoch(self, run: str, stats: dict[str, Any], epoch: int) -> None:
-        """``Epoch/loss`` and so on, of the run "train" or "val"; epochs count from 1."""
+        """Adds ``Epoch/loss`` and so on to the run "train" or "val"; epochs count from 1."""
         self._add(run, "Epoch", stats, epoch)
 
     def close(self) -> None:
@@ -69,3 +70,10 @@ class Curves:
             text = "TensorBoard cannot write to %s (%s): the run continues without it"
             logger.warning(text, self.folder, error.strerror or error)
             self._writers = {}
+
+
+def build_curves(cfg: CfgNode) -> Curves:
+    """Returns the curves of TENSORBOARD.LOG_DIR (default ``runs-{dataset}``) under OUTPUT_DIR."""
+    board = cfg.TENSORBOARD
+    name = board.LOG_DIR or f"runs-{cfg.TRAIN.DATASET}"
+    return Curves(Path(cfg.OUTPUT_DIR) / name if board.ENABLE else None)

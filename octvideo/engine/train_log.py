@@ -1,9 +1,9 @@
-"""What a training tells of itself: on the terminal, in the log, as JSON lines, in TensorBoard."""
+"""What a training run reports: on the terminal, in the log, as JSON lines, in TensorBoard."""
 
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +14,49 @@ from tqdm import tqdm
 from octvideo.data import usable_cores
 from octvideo.distributed.collectives import is_main
 from octvideo.engine.log import is_terminal, log_json_stats, memory_stats
-from octvideo.engine.meters import Clock, loader_bound, readable_time
-from octvideo.engine.run_state import RunState
-from octvideo.engine.step import OptimizerStep
-from octvideo.engine.tensorboard import Curves
+from octvideo.engine.meters import Clock, TrainMeter, loader_bound, readable_time
+from octvideo.engine.progress import Progress
+from octvideo.engine.tensorboard import Curves, build_curves
+from octvideo.engine.update import Update
 
 logger = logging.getLogger("octvideo")
 
+Stats = dict[str, Any]
+
 
 class TrainLog:
-    """Tells of "steps", those since it did so last, of an "epoch" as a whole, and of validations.
+    """Reports the "steps" since the last report, an "epoch" as a whole, and validations.
 
-    Losses and errors come from the meters of ``state`` with these two names, times from clocks of
-    its own. What is read is of all processes, which call the same methods; the main one writes.
+    Losses and errors come from the meters with these two names, times from clocks of its own. What
+    is read covers all processes, which call the same methods; the main one writes.
+
+    Args:
+        period: steps between two reports.
+        steps_to_file: whether json_stats.log gets the lines of steps, too.
     """
 
     def __init__(
-        self, cfg: CfgNode, device: torch.device, state: RunState, optimizer_step: OptimizerStep
+        self,
+        folder: Path,
+        device: torch.device,
+        progress: Progress,
+        update: Update,
+        meters: Mapping[str, TrainMeter],
+        curves: Curves,
+        period: int,
+        steps_to_file: bool,
     ) -> None:
-        self.cfg, self.device, self.state = cfg, device, state
-        self.optimizer_step = optimizer_step
-        self.clocks = {name: Clock(device) for name in state.meters}
-        self.curves = Curves(cfg, state.steps_done, state.epoch)
-        self.is_advised = False  # to read files faster
-        # An epoch of fewer steps than LOG_PERIOD gets four lines all the same.
-        few, period = math.ceil(state.steps_per_epoch / 4), cfg.LOG_PERIOD
-        self.period = period if state.steps_per_epoch >= period else few
+        self.folder, self.device, self.progress, self.update = folder, device, progress, update
+        self.meters, self.clocks = meters, {name: Clock(device) for name in meters}
+        self.curves, self.log_period, self.steps_to_file = curves, period, steps_to_file
+        self.is_advised = False  # to make reading files faster
+        # An epoch with fewer steps than the period gets four lines all the same.
+        few = math.ceil(progress.steps_per_epoch / 4)
+        self.period = period if progress.steps_per_epoch >= period else few
+
+    def open(self) -> None:
+        """Opens the curves, once the progress says where the run starts."""
+        self.curves.open(self.progress.steps_done, self.progress.epoch)
 
     def close(self) -> None:
         self.curves.close()
@@ -47,12 +64,12 @@ class TrainLog:
     # ---------------------------------------------------------------- while an epoch runs
 
     def begin_epoch(self) -> tqdm:
-        """Or where a run goes on within one; the bar, to be closed at the end."""
+        """Starts the clocks; returns the progress bar, which the caller closes."""
         for clock in self.clocks.values():
             clock.reset()
         self.bar = tqdm(
-            total=self.state.steps_per_epoch,
-            initial=self.state.step_of_epoch,
+            total=self.progress.steps_per_epoch,
+            initial=self.progress.step_of_epoch,
             desc=f"epoch {self._epoch()}",
             disable=not is_terminal(),
         )
@@ -68,34 +85,40 @@ class TrainLog:
         self.bar.update()
 
     def is_due(self) -> bool:
-        """Whether the steps are to be logged now; all processes say the same."""
-        return self.state.step % self.period == 0
+        """Whether the steps are to be reported now. All processes get the same answer."""
+        return self.progress.step % self.period == 0
 
-    # ---------------------------------------------------------------- what is told
+    # ---------------------------------------------------------------- reports
 
-    def read(self, name: str) -> dict[str, Any]:
-        """What there is to tell of the "steps" or the "epoch"; waits for the device."""
+    def read(self, name: str) -> Stats:
+        """Returns what there is to report about the "steps" or the "epoch".
+
+        Waits for the device.
+        """
         return {
-            **self.state.meters[name].read(),
+            **self.meters[name].read(),
             **self.clocks[name].read(),
-            "lr": self.optimizer_step.optimizer.param_groups[0]["lr"],
-            **self.optimizer_step.scaling(),
+            "lr": self.update.lr,
+            **self.update.scaling(),
         }
 
-    def tell_steps(self, stats: dict[str, Any]) -> None:
-        """What ``read`` gave; the next steps begin."""
+    def log_steps(self, stats: Stats) -> None:
+        """Reports what ``read("steps")`` gave; the next steps begin."""
         eta, waits = self._eta(stats), loader_bound(stats)
         self.bar.set_postfix_str(f"loss {stats['loss']:.3f}, eta {eta}" + (waits and f", {waits}"))
-        iteration = f"{self.state.step_of_epoch}/{self.state.steps_per_epoch}"
-        norm = self.optimizer_step.grad_norm()
+        iteration = f"{self.progress.step_of_epoch}/{self.progress.steps_per_epoch}"
+        norm = self.update.grad_norm()
         self._write("train_iter", {**stats, "grad_norm": norm, "iter": iteration, "eta": eta})
-        self.curves.add_steps("Train", stats, self.state.steps_done)
-        self.state.meters["steps"].reset()
+        self.curves.add_steps("Train", stats, self.progress.steps_done)
+        self.meters["steps"].reset()
         self.clocks["steps"].reset()
 
-    def tell_epoch(self, stats: dict[str, Any], num_workers: int) -> None:
-        """What ``read`` gave; all counting begins again. num_workers: of the loader."""
-        epoch = self.state.epoch + 1
+    def log_epoch(self, stats: Stats, num_workers: int) -> None:
+        """Reports what ``read("epoch")`` gave; all counting begins again.
+
+        num_workers: of the loader.
+        """
+        epoch = self.progress.epoch + 1
         logger.info(
             "Epoch %d: loss %.4f, top-1 error %.2f %%, %.3f s a step (%.3f s of it for data)",
             epoch,
@@ -115,20 +138,20 @@ class TrainLog:
                 more = f"raise DATA_LOADER.NUM_WORKERS ({num_workers} processes read)"
                 advice = f"{more}, or {advice}"
             logger.info("%s of the time the device waited for data: %s", waits, advice)
-        norm = self.optimizer_step.grad_norm()
+        norm = self.update.grad_norm()
         self._write("train_epoch", {**stats, "grad_norm": norm, "eta": self._eta(stats)})
         self.curves.add_epoch("train", stats, epoch)
-        for meter in self.state.meters.values():
+        for meter in self.meters.values():
             meter.reset()
-        self.optimizer_step.scaler.skipped.zero_()
+        self.update.scaler.skipped.zero_()
 
-    def begin_validation(self, count: int) -> Callable[[int, Callable[[], dict]], None]:
-        """Gives what is to be called after each of ``count`` batches; see ``validate``."""
+    def begin_validation(self, count: int) -> Callable[[int, Callable[[], dict[str, float]]], None]:
+        """Returns what to call after each of ``count`` batches; see ``validate``."""
         self.validation_began = begin = time.perf_counter()
         self.validation_steps = count
 
-        def progress(done: int, read: Callable[[], dict]) -> None:
-            if done % self.cfg.LOG_PERIOD or not is_main():
+        def progress(done: int, read: Callable[[], dict[str, float]]) -> None:
+            if done % self.log_period or not is_main():
                 return
             seconds = (time.perf_counter() - begin) / done
             stats = {"iter": f"{done}/{count}", "time_diff": seconds, **read()}
@@ -136,29 +159,48 @@ class TrainLog:
 
         return progress
 
-    def tell_validation(self, errors: dict[str, Any]) -> None:
-        """What ``validate`` gave, once ``state`` has recorded it."""
-        epoch = self.state.epoch + 1
+    def log_validation(self, errors: Stats) -> None:
+        """Reports what ``validate`` gave, once ``progress`` has recorded it."""
+        epoch = self.progress.epoch + 1
         if "top1_err" in errors:
             text = "Epoch %d: validation loss %.4f, top-1 error %.2f %%"
             logger.info(text, epoch, errors["loss"], errors["top1_err"])
         seconds = time.perf_counter() - self.validation_began
         times = {"time_diff": seconds / max(self.validation_steps, 1)}
-        self._write("val_epoch", {**errors, **times, **self.state.min_errors})
-        steps = epoch * self.state.steps_per_epoch
+        self._write("val_epoch", {**errors, **times, **self.progress.min_errors})
+        steps = epoch * self.progress.steps_per_epoch
         self.curves.add_steps("Val", errors, steps)
         self.curves.add_epoch("val", errors, epoch)
 
     # ---------------------------------------------------------------- small parts
 
     def _epoch(self) -> str:
-        return f"{self.state.epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}"
+        return f"{self.progress.epoch + 1}/{self.progress.max_epoch}"
 
-    def _eta(self, stats: dict[str, Any]) -> str:
-        return readable_time(stats["dt"] * self.state.steps_left)
+    def _eta(self, stats: Stats) -> str:
+        return readable_time(stats["dt"] * self.progress.steps_left)
 
-    def _write(self, kind: str, stats: dict[str, Any]) -> None:
+    def _write(self, kind: str, stats: Stats) -> None:
         header = {"_type": kind, "epoch": self._epoch()}
-        folder = Path(self.cfg.OUTPUT_DIR)
-        to_file = self.cfg.JSON_STATS_STEPS or not kind.endswith("_iter")
-        log_json_stats({**header, **stats, **memory_stats(self.device)}, folder, to_file)
+        to_file = self.steps_to_file or not kind.endswith("_iter")
+        log_json_stats({**header, **stats, **memory_stats(self.device)}, self.folder, to_file)
+
+
+def build_train_log(
+    cfg: CfgNode,
+    device: torch.device,
+    progress: Progress,
+    update: Update,
+    meters: Mapping[str, TrainMeter],
+) -> TrainLog:
+    """Returns the log of a run in its OUTPUT_DIR."""
+    return TrainLog(
+        Path(cfg.OUTPUT_DIR),
+        device,
+        progress,
+        update,
+        meters,
+        build_curves(cfg),
+        period=cfg.LOG_PERIOD,
+        steps_to_file=cfg.JSON_STATS_STEPS,
+    )

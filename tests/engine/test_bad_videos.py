@@ -118,7 +118,7 @@ def test_a_file_that_can_not_be_written_is_told(tmp_path):
     with pytest.raises(UserError, match=r"bad_videos\.csv"):
         BadVideos(tmp_path)
     videos = BadVideos(tmp_path / "gone")
-    with pytest.raises(UserError, match=r"can not write .*bad_videos\.csv"):
+    with pytest.raises(UserError, match=r"cannot write .*bad_videos\.csv"):
         videos.add(batch("x.mp4"))
 
 
@@ -131,7 +131,7 @@ def test_a_full_disk_is_told(tmp_path, name):
         "bad_videos.csv": lambda: videos.add(batch("x.mp4")),
         "json_stats.log": lambda: log_json_stats({"loss": 1.0}, tmp_path),
     }[name]
-    with pytest.raises(UserError, match=rf"can not write .*{name}: No space left"):
+    with pytest.raises(UserError, match=rf"cannot write .*{name}: No space left"):
         write()
 
 
@@ -160,7 +160,7 @@ def test_processes_have_one_file_and_stop_together(tmp_path):
 def _lose_a_batch(rank: int, opts: list[str]) -> str:
     """The third batch of the second process has no video at all."""
     cfg = load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", opts)
-    trainer = train.Trainer(cfg, train.start_run(cfg))
+    trainer = train.build_trainer(cfg, train.start_run(cfg))
     loader = trainer.train_loader
 
     class Losing:
@@ -177,7 +177,7 @@ def _lose_a_batch(rank: int, opts: list[str]) -> str:
     with StopRequest() as stop, pytest.raises(UserError) as caught:
         trainer.run(stop)
     torch.distributed.barrier()
-    assert trainer.state.step == 2
+    assert trainer.progress.step == 2
     return str(caught.value)
 
 

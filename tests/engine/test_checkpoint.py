@@ -7,6 +7,7 @@ from torch import nn
 
 from octvideo.engine import checkpoint as ckpt
 from octvideo.engine.checkpoint import CheckpointError
+from octvideo.engine.state import check_weights
 
 CONTENT = {"epoch": 3, "model_state": {"w": torch.arange(5.0)}, "cfg": "A: 1\n"}
 
@@ -117,7 +118,9 @@ def test_superseded_files_are_removed(tmp_path, newest, keep, done, left):
 def test_weights_that_do_not_fit_are_listed(tmp_path):
     model = nn.Linear(3, 2)
     state = {"weight": torch.zeros(2, 4), "extra": torch.zeros(1)}
+    path = tmp_path / "x.pyth"
+    torch.save(state, path)  # its size counts
     with pytest.raises(CheckpointError) as error:
-        ckpt.load_weights(model, state, tmp_path / "x.pyth")
+        check_weights(model, state, path)
     for part in ("x.pyth", "weight: (2, 4) in the file, (2, 3)", "bias: missing", "extra: unknown"):
         assert part in str(error.value)

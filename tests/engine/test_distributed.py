@@ -24,6 +24,7 @@ from octvideo.engine import (
 from octvideo.engine.checkpoint import checkpoint_path, save_checkpoint
 from octvideo.engine.precision import channels_last, move_model
 from octvideo.engine.results import ScoreTable
+from octvideo.engine.step import Transfer
 from octvideo.models import build_model, create_model
 from support import ROOT, liven
 from support.processes import run_processes
@@ -38,8 +39,8 @@ def whole_run(rank: int, opts: list[str], folder: Path) -> dict:
     In float64: in float32 a ReLU or a maximum falls to the other side now and then by rounding.
     """
     torch.set_default_dtype(torch.float64)
-    to_device = train.Trainer._to_device
-    train.Trainer._to_device = lambda self, batch: _in_float64(*to_device(self, batch))
+    transfer = Transfer.__call__
+    Transfer.__call__ = lambda self, batch: _in_float64(*transfer(self, batch))
     cfg = load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", [*opts, "OUTPUT_DIR", str(folder)])
     log, write = [], train_log.log_json_stats
     train_log.log_json_stats = lambda stats, *rest: (log.append(stats), write(stats, *rest))
@@ -142,7 +143,7 @@ def test_two_processes_with_half_of_the_batch_have_the_same_losses_in_float32(
 def uneven_run(rank: int, opts: list[str], folder: Path) -> dict:
     """The second process loses a clip in every batch; batch norm is each process's own."""
     cfg = load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", [*opts, "OUTPUT_DIR", str(folder)])
-    trainer = train.Trainer(cfg, train.start_run(cfg))
+    trainer = train.build_trainer(cfg, train.start_run(cfg))
     trainer.model.head.projection.weight.data += rank  # as a file that differs between nodes
     first_weight = trainer.model.head.projection.weight.clone()
     drawn = torch.rand(4)  # as dropout would
@@ -167,7 +168,7 @@ def uneven_run(rank: int, opts: list[str], folder: Path) -> dict:
         "shared": shared_weight,
         "drawn": drawn,
         "videos": videos,
-        "samples": trainer.meters["steps"].count,
+        "samples": trainer.log.meters["steps"].count,
         "state": {key: value.clone() for key, value in trainer.model.state_dict().items()},
         "average": {k: v.clone() for k, v in trainer.average.model.state_dict().items()},
     }

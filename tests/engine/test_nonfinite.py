@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from octvideo.config import load_cfg
@@ -16,10 +15,12 @@ from octvideo.engine import launch, run_train
 from octvideo.engine.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from octvideo.engine.meters import TrainMeter
 from octvideo.engine.precision import Evaluation
-from octvideo.engine.step import OptimizerStep
-from octvideo.engine.train import Trainer
+from octvideo.engine.step import Transfer
+from octvideo.engine.train import build_trainer
+from octvideo.engine.trainer import Trainer
 from octvideo.utils.errors import UserError
 from support import ROOT
+from support.steps import TensorStep
 
 pytestmark = pytest.mark.timeout(120)
 CPU = torch.device("cpu")
@@ -40,10 +41,10 @@ OPTIMIZERS = {
 }
 
 
-def stepper(name: str, fused: bool, **kwargs) -> OptimizerStep:
+def stepper(name: str, fused: bool, **kwargs) -> TensorStep:
     model = network()
     optimizer = OPTIMIZERS[name](model.parameters(), fused=fused or None)
-    return OptimizerStep(model, optimizer, F.cross_entropy, CPU, **kwargs)
+    return TensorStep(model, optimizer, **kwargs)
 
 
 def clips(seed: int, value: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,8 +54,8 @@ def clips(seed: int, value: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     return video, torch.tensor([0, 1, 2, 0])
 
 
-def state_of(step: OptimizerStep) -> tuple[dict, dict]:
-    return copy.deepcopy((step.model.state_dict(), step.optimizer.state_dict()["state"]))
+def state_of(step: TensorStep) -> tuple[dict, dict]:
+    return copy.deepcopy((step.network.state_dict(), step.update.optimizer.state_dict()["state"]))
 
 
 def assert_same(ours: tuple[dict, dict], theirs: tuple[dict, dict]) -> None:
@@ -79,13 +80,13 @@ def test_a_skipped_step_changes_nothing(name, fused, parts, bad_at):
         ours(*clips(number), [meter])
         theirs(*clips(number), [])
     assert_same(state_of(ours), state_of(theirs))
-    assert ours.scaling() == {"skipped_steps": 1}
-    assert ours.failure(meter.read()["loss"]) is None
+    assert ours.update.scaling() == {"skipped_steps": 1}
+    assert ours.update.failure(meter.read()["loss"]) is None
 
 
 def test_gradients_count_not_only_the_loss():
     ours = stepper("sgd", False, skip_nonfinite=True)
-    ours.model[0].weight.register_hook(lambda g: g * float("inf"))
+    ours.network[0].weight.register_hook(lambda g: g * float("inf"))
     before = state_of(ours)
     assert ours(*clips(0), []).isfinite()
     assert_same(state_of(ours), before)
@@ -94,20 +95,20 @@ def test_gradients_count_not_only_the_loss():
 def test_many_in_a_row_are_too_many():
     ours = stepper("sgd", False, skip_nonfinite=True)
     for count in range(3):
-        assert (ours.failure(float("nan")) is None) == (count < 3)
+        assert (ours.update.failure(float("nan")) is None) == (count < 3)
         ours(*clips(0, float("inf")), [])
-    assert "for 3 steps in a row" in ours.failure(1.0)
+    assert "for 3 steps in a row" in ours.update.failure(1.0)
     ours(*clips(0), [])
-    assert ours.failure(1.0) is None
+    assert ours.update.failure(1.0) is None
 
 
 def test_the_first_step_of_fp16_may_overflow_with_a_fused_optimizer():
     """torch 2.13's fused SGD makes its momentum of whatever is in memory then."""
     ours = stepper("sgd", True, precision="fp16")
-    ours.model[0].weight.register_hook(lambda g: g * float("inf"))
+    ours.network[0].weight.register_hook(lambda g: g * float("inf"))
     ours(*clips(0), [])
-    assert not ours.optimizer.state
-    assert ours.scaling()["skipped_steps"] == 1
+    assert not ours.update.optimizer.state
+    assert ours.update.scaling()["skipped_steps"] == 1
 
 
 # ---------------------------------------------------------------------------------- in a run
@@ -116,14 +117,14 @@ def test_the_first_step_of_fp16_may_overflow_with_a_fused_optimizer():
 @pytest.fixture
 def poisoned(monkeypatch):
     """One video of the set gives pixels that are nan."""
-    to_device = Trainer._to_device
+    to_device = Transfer.__call__
 
     def poison(self, batch):
         video, labels = to_device(self, batch)
         at = batch["index"] == 5
         return video.masked_fill(at[:, None, None, None, None], float("nan")), labels
 
-    monkeypatch.setattr(Trainer, "_to_device", poison)
+    monkeypatch.setattr(Transfer, "__call__", poison)
 
 
 def options(tiny_opts, *more):
@@ -143,7 +144,7 @@ def steps_with(trainer: Trainer, video: int) -> tuple[int, list[str]]:
 @pytest.mark.parametrize("log_period", [1, 100])
 def test_the_run_stops_and_names_step_and_videos(tiny_opts, poisoned, log_period):
     cfg = options(tiny_opts, "LOG_PERIOD", log_period)
-    step, paths = steps_with(Trainer(cfg, CPU), 5)
+    step, paths = steps_with(build_trainer(cfg, CPU), 5)
     with pytest.raises(UserError, match=f"the loss is nan.*epoch 1, step {step}, ") as error:
         run_train(cfg)
     assert all(path in str(error.value) for path in paths)
@@ -152,7 +153,7 @@ def test_the_run_stops_and_names_step_and_videos(tiny_opts, poisoned, log_period
 
 def test_the_run_goes_on_without_the_step(tiny_opts, poisoned):
     cfg = options(tiny_opts, "LOG_PERIOD", 1, "TRAIN.NONFINITE_LOSS", "skip")
-    step, paths = steps_with(Trainer(cfg, CPU), 5)
+    step, paths = steps_with(build_trainer(cfg, CPU), 5)
     run_train(cfg)
     log = (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
     assert log.count(f"nothing is learnt from epoch 1, step {step}, whose videos were") == 1

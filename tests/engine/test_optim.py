@@ -7,7 +7,8 @@ from torch import nn
 from octvideo.config import load_cfg
 from octvideo.engine.checkpoint import CheckpointError
 from octvideo.engine.optim import build_optimizer, build_schedule, set_lr
-from octvideo.engine.record import optimizer_state
+from octvideo.engine.optimizer_state import OptimizerState
+from octvideo.engine.state import Saved, load_state
 from octvideo.models import create_model
 
 COSINE = ["SOLVER.BASE_LR", "0.1", "SOLVER.LR_POLICY", "cosine", "SOLVER.MAX_EPOCH", "196"]
@@ -121,10 +122,13 @@ def test_a_restored_optimizer_keeps_its_own_settings(method, tmp_path):
         for key in ("maximize", "foreach", "differentiable", "fused"):
             group.pop(key, None)
     settings = [{k: v for k, v in g.items() if k != "params"} for g in after.param_groups]
-    after.load_state_dict(optimizer_state(tmp_path, state, after))
+    load_state([OptimizerState(after)], Saved(tmp_path, {"optimizer_state": state}))
     assert [{k: v for k, v in g.items() if k != "params"} for g in after.param_groups] == settings
     assert settings[0]["weight_decay"] == 0.2
     old, new = (list(optimizer.state.values()) for optimizer in (before, after))
     assert all(torch.equal(a[key], b[key]) for a, b in zip(old, new, strict=True) for key in a)
+    twice = Saved(
+        tmp_path, {"optimizer_state": {**state, "param_groups": state["param_groups"] * 2}}
+    )
     with pytest.raises(CheckpointError, match="parameter group"):
-        optimizer_state(tmp_path, {**state, "param_groups": state["param_groups"] * 2}, after)
+        OptimizerState(after).check_state(twice)

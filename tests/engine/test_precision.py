@@ -15,11 +15,12 @@ from octvideo.engine.checkpoint import list_checkpoints
 from octvideo.engine.meters import TrainMeter
 from octvideo.engine.precision import Evaluation, autocast, compile_model, known_faults
 from octvideo.engine.start import check_run, start_run
-from octvideo.engine.step import MAX_LOST, MAX_SKIPPED, LossScaler, OptimizerStep
-from octvideo.engine.train import Trainer
+from octvideo.engine.train import build_trainer
+from octvideo.engine.update import MAX_LOST, MAX_SKIPPED, LossScaler
 from octvideo.models import create_model
 from octvideo.utils.errors import UserError
 from support import ROOT
+from support.steps import TensorStep
 from support.stopping import StopAfter
 
 CFG = ROOT / "configs/Synthetic/OCT_I3D.yaml"
@@ -95,7 +96,7 @@ def test_a_stopped_run_goes_on_exactly(opts, tmp_path, monkeypatch, more):
     straight = opts(*more, "OUTPUT_DIR", tmp_path / "straight")
     run_train(straight)
     cfg = opts(*more)
-    trainer = Trainer(cfg, start_run(cfg))
+    trainer = build_trainer(cfg, start_run(cfg))
     trainer.start()
     with pytest.raises(Preempted):
         trainer.run(StopAfter(2))
@@ -111,7 +112,7 @@ def start_scale_at(monkeypatch, scale):
             if enabled:
                 self.load_state_dict({**self.state_dict(), "scale": scale})
 
-    monkeypatch.setattr("octvideo.engine.step.LossScaler", Scaler)
+    monkeypatch.setattr("octvideo.engine.update.LossScaler", Scaler)
 
 
 def test_the_log_tells_of_skipped_steps(opts, monkeypatch):
@@ -141,7 +142,7 @@ def test_a_network_that_is_lost_ends_the_run_in_fp16_too(opts, log_period):
 def test_a_checkpoint_of_pyslowfast_brings_its_scale(opts):
     """Its scaler_state is what torch's GradScaler gives, and its optimizer was not fused."""
     cfg = opts("TRAIN.MIXED_PRECISION", True)
-    trainer = Trainer(cfg, start_run(cfg))
+    trainer = build_trainer(cfg, start_run(cfg))
     optimizer = trainer.optimizer.state_dict()
     for group in optimizer["param_groups"]:
         del group["fused"]
@@ -156,9 +157,9 @@ def test_a_checkpoint_of_pyslowfast_brings_its_scale(opts):
     path = Path(cfg.OUTPUT_DIR) / "checkpoints/checkpoint_epoch_00001.pyth"
     save_checkpoint(path, content)
     trainer.start()
-    assert trainer.optimizer_step.scaler.get_scale() == 512.0
-    assert trainer.optimizer_step.scaler.state_dict()["_growth_tracker"] == 7
-    assert trainer.state.epoch == 1
+    assert trainer.step.update.scaler.get_scale() == 512.0
+    assert trainer.step.update.scaler.state_dict()["_growth_tracker"] == 7
+    assert trainer.progress.epoch == 1
     run_train(cfg)
 
 
@@ -174,7 +175,7 @@ def test_a_compiled_run(opts, monkeypatch):
     plain = opts("EMA.ENABLE", True, "TEST.BATCH_SIZE", 4, "RESNET.DEPTH", 14)
     torch._dynamo.reset()
     cfg = opts(*more, "OUTPUT_DIR", Path(plain.OUTPUT_DIR).with_name("compiled"))
-    trainer = Trainer(cfg, start_run(cfg))
+    trainer = build_trainer(cfg, start_run(cfg))
     trainer.start()
     with pytest.raises(Preempted):
         trainer.run(StopAfter(2))
@@ -189,7 +190,7 @@ def test_a_compiled_run(opts, monkeypatch):
 
 def make_step(network, **options):
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    return OptimizerStep(network, optimizer, nn.functional.cross_entropy, CPU, **options)
+    return TensorStep(network, optimizer, **options)
 
 
 @pytest.fixture
@@ -221,7 +222,9 @@ def test_clipping_is_of_the_whole_and_true_gradient(batch, monkeypatch, precisio
     for p, w in zip(own.parameters(), wanted, strict=True):
         torch.testing.assert_close(p, w, rtol=0, atol=1e-6 if precision == "fp32" else 2e-4)
     if "clip_norm" in clip:
-        assert step.grad_norm() == pytest.approx(norm, rel=1e-5 if precision == "fp32" else 1e-2)
+        assert step.update.grad_norm() == pytest.approx(
+            norm, rel=1e-5 if precision == "fp32" else 1e-2
+        )
 
 
 def test_a_limit_of_each_gradient_leaves_the_norm_alone(batch):
@@ -249,14 +252,14 @@ def test_a_skipped_step_changes_nothing_and_is_counted(batch):
     step(*batch, [meter])
     loss = meter.read()["loss"]
     assert loss == loss
-    assert step.scaling() == {"skipped_steps": 1, "loss_scale": 32768.0}
-    assert step.failure(loss) is None
+    assert step.update.scaling() == {"skipped_steps": 1, "loss_scale": 32768.0}
+    assert step.update.failure(loss) is None
     assert all(p.isfinite().all() for p in network.parameters())
     assert not any(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
     for _ in range(MAX_LOST):
-        assert step.failure(loss) is None
+        assert step.update.failure(loss) is None
         step(batch[0] * 1e30, batch[1], [])
-    assert "3 steps in a row" in step.failure(loss)
+    assert "3 steps in a row" in step.update.failure(loss)
 
 
 def test_gradients_that_overflow_at_any_scale_end_the_run(batch):
@@ -264,9 +267,9 @@ def test_gradients_that_overflow_at_any_scale_end_the_run(batch):
     network.weight.register_hook(lambda g: g * float("inf"))
     step = make_step(network, precision="fp16")
     for _ in range(MAX_SKIPPED):
-        assert step.failure(1.0) is None
+        assert step.update.failure(1.0) is None
         step(*batch, [])
-    assert "overflow fp16 even at a loss scale of" in step.failure(1.0)
+    assert "overflow fp16 even at a loss scale of" in step.update.failure(1.0)
 
 
 def test_statistics_that_a_batch_has_spoilt_are_seen_and_mended():
@@ -367,7 +370,7 @@ def test_a_run_on_a_gpu(opts, precision):
     """The fused optimizer with the scaler, and cuDNN in each precision."""
     more = ["NUM_GPUS", 1, "TRAIN.PRECISION", precision, "TEST.PRECISION", precision]
     cfg = opts(*more, "ALLOW_TF32", False)
-    trainer = Trainer(cfg, start_run(cfg))
+    trainer = build_trainer(cfg, start_run(cfg))
     assert all(group["fused"] for group in trainer.optimizer.param_groups)
     assert not torch.backends.cudnn.allow_tf32
     assert torch.backends.cudnn.benchmark

@@ -13,7 +13,8 @@ from octvideo.engine.checkpoint import list_checkpoints
 from octvideo.engine.mixup import Mixup, mixing_generator
 from octvideo.engine.start import start_run
 from octvideo.engine.test import find_checkpoint
-from octvideo.engine.train import Trainer
+from octvideo.engine.train import build_trainer
+from octvideo.engine.trainer import Trainer
 from octvideo.models import build_model
 from support import ROOT
 from support.stopping import StopAfter
@@ -61,7 +62,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_average(all_opts, tmp_pat
     expected = newest(straight)
     for checks in (2, 5, 7, 9):
         cfg = with_opts(all_opts, OUTPUT_DIR=tmp_path / f"stopped_{checks}")
-        trainer = Trainer(cfg, start_run(cfg))
+        trainer = build_trainer(cfg, start_run(cfg))
         trainer.start()
         with pytest.raises(Preempted):
             trainer.run(StopAfter(checks))
@@ -78,15 +79,15 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_average(all_opts, tmp_pat
 
 def test_a_step_sees_mixed_clips_and_targets(tiny_opts):
     cfg = with_opts(tiny_opts, MIXUP__ENABLE=True, MODEL__LOSS_FUNC="soft_cross_entropy")
-    trainer = Trainer(cfg, torch.device("cpu"))
+    trainer = build_trainer(cfg, torch.device("cpu"))
     seen = []
     trainer.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
-    trainer.optimizer_step.loss = lambda logits, targets: seen.append(targets) or logits.sum()
+    trainer.step.loss = lambda logits, targets: seen.append(targets) or logits.sum()
     batch = next(iter(trainer.train_loader))
-    trainer.state.epoch, trainer.state.step = 1, 2
-    trainer._train_step(batch)
+    trainer.progress.epoch, trainer.progress.step = 1, 2
+    trainer.train_step(batch)
     mixup = Mixup(cfg.MODEL.NUM_CLASSES, 0.8, 1.0, 1.0, 0.5, 0.1)
-    video, labels = trainer._to_device(batch)
+    video, labels = trainer.step.transfer(batch)
     expected = mixup(video, labels, mixing_generator(cfg.RNG_SEED, 1, 2, 0))
     assert torch.equal(seen[0], expected[0])
     assert torch.equal(seen[1], expected[1])
@@ -108,16 +109,16 @@ def test_both_pathways_see_the_same_mixture(tiny_opts):
         "MODEL.LOSS_FUNC": "soft_cross_entropy",
     }
     cfg = load_cfg(CFG, [*tiny_opts, *(str(word) for pair in two.items() for word in pair)])
-    trainer = Trainer(cfg, torch.device("cpu"))
+    trainer = build_trainer(cfg, torch.device("cpu"))
     stems = []
     for stem in ("pathway0_stem", "pathway1_stem"):
         getattr(trainer.model.s1, stem).register_forward_pre_hook(
             lambda _, inputs: stems.append(inputs[0].clone())
         )
     batch = next(iter(trainer.train_loader))
-    trainer._train_step(batch)
+    trainer.train_step(batch)
     slow, fast = stems
-    plain, labels = trainer._to_device(batch)
+    plain, labels = trainer.step.transfer(batch)
     assert not torch.equal(fast, plain)
     mixup = Mixup(cfg.MODEL.NUM_CLASSES)
     mixed, _ = mixup(plain, labels, mixing_generator(cfg.RNG_SEED, 0, 0, 0))
@@ -135,9 +136,9 @@ def test_parts_of_a_mixed_batch_add_up_to_its_gradient(tiny_opts):
             MODEL__HEAD_ACT="none",
         )
         torch.manual_seed(0)
-        trainer = Trainer(cfg, torch.device("cpu"))
+        trainer = build_trainer(cfg, torch.device("cpu"))
         trainer.model.eval()  # without batch norm in the way
-        trainer._train_step(next(iter(trainer.train_loader)))
+        trainer.train_step(next(iter(trainer.train_loader)))
         return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
 
     torch.testing.assert_close(weights_after_a_step(2), weights_after_a_step(1))
@@ -174,9 +175,9 @@ def test_precise_batch_norm_is_of_the_average_itself(tiny_opts):
     cfg = with_opts(tiny_opts, EMA__ENABLE=True, EMA__DECAY=0.5, SOLVER__MAX_EPOCH=1)
     run_train(cfg)
     content = newest(cfg)
-    trainer = Trainer(cfg, torch.device("cpu"))
+    trainer = build_trainer(cfg, torch.device("cpu"))
     trainer.train_loader.sampler.set_epoch(0)
-    batches = [trainer._to_device(batch)[0] for batch in trainer.train_loader][:2]
+    batches = [trainer.step.transfer(batch)[0] for batch in trainer.train_loader][:2]
     for key in ("model_state", "ema_state"):
         model = build_model(cfg)
         model.load_state_dict(content[key])
@@ -188,16 +189,16 @@ def test_precise_batch_norm_is_of_the_average_itself(tiny_opts):
 def test_a_run_without_an_average_can_begin_one(tiny_opts, tmp_path):
     run_train(with_opts(tiny_opts, SOLVER__MAX_EPOCH=1))
     cfg = with_opts(tiny_opts, EMA__ENABLE=True)
-    trainer = Trainer(cfg, start_run(cfg))
+    trainer = build_trainer(cfg, start_run(cfg))
     trainer.start()
-    assert trainer.state.epoch == 1
+    assert trainer.progress.epoch == 1
     assert_same(trainer.average.model.state_dict(), trainer.model.state_dict())
     assert "no average of the weights" in (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
     path = list_checkpoints(Path(cfg.OUTPUT_DIR) / "checkpoints")[-1]
     new = with_opts(
         tiny_opts, EMA__ENABLE=True, OUTPUT_DIR=tmp_path / "b", TRAIN__CHECKPOINT_FILE_PATH=path
     )
-    trainer = Trainer(new, start_run(new))
+    trainer = build_trainer(new, start_run(new))
     trainer.start()
     assert_same(trainer.average.model.state_dict(), load_checkpoint(path)["model_state"])
 
@@ -214,11 +215,11 @@ def test_all_of_it_together_still_learns(all_opts):
         TRAIN__EVAL_PERIOD=0,
         TRAIN__CHECKPOINT_PERIOD=10,
     )
-    trainer = Trainer(cfg, start_run(cfg))
+    trainer = build_trainer(cfg, start_run(cfg))
     trainer.start()
     losses = []
-    tell = trainer.log.tell_epoch
-    trainer.log.tell_epoch = lambda stats, workers: (
+    tell = trainer.log.log_epoch
+    trainer.log.log_epoch = lambda stats, workers: (
         losses.append(stats["loss"]),
         tell(stats, workers),
     )

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from octvideo.config import load_cfg
-from octvideo.engine import CheckpointError, Preempted, load_checkpoint, run_state, run_train
+from octvideo.engine import CheckpointError, Preempted, checkpointer, load_checkpoint, run_train
 from octvideo.engine.checkpoint import (
     best_path,
     link_checkpoint,
@@ -22,7 +22,8 @@ from octvideo.engine.checkpoint import (
     save_checkpoint,
 )
 from octvideo.engine.start import start_run
-from octvideo.engine.train import Trainer
+from octvideo.engine.train import build_trainer
+from octvideo.engine.trainer import Trainer
 from support import ROOT
 from support.stopping import StopAfter
 from support.trainers import Trainers, die_in_a_save
@@ -167,7 +168,7 @@ def test_a_signal_to_every_process_of_a_job(tiny_opts, tmp_path, signum, status)
 
 def run_until(opts: list[str], checks: int) -> Trainer:
     cfg = load_cfg(CFG, opts)
-    trainer = Trainer(cfg, start_run(cfg))
+    trainer = build_trainer(cfg, start_run(cfg))
     trainer.start()
     with pytest.raises(Preempted):
         trainer.run(StopAfter(checks))
@@ -175,7 +176,7 @@ def run_until(opts: list[str], checks: int) -> Trainer:
 
 
 def start(opts: list[str]) -> Trainer:
-    trainer = Trainer(load_cfg(CFG, opts), torch.device("cpu"))
+    trainer = build_trainer(load_cfg(CFG, opts), torch.device("cpu"))
     trainer.start()
     return trainer
 
@@ -205,23 +206,23 @@ def test_the_log_goes_on_as_if_nothing_had_been(tiny_opts, tmp_path, checks):
 
 def test_checkpoints_within_an_epoch_come_by_the_clock(tiny_opts, tmp_path):
     more = {"SOLVER.MAX_EPOCH": 1, "TRAIN.EVAL_PERIOD": 0, "TRAIN.CHECKPOINT_SECONDS": 0}
-    trainer = Trainer(load_cfg(CFG, options(tiny_opts, tmp_path, more)), torch.device("cpu"))
-    trainer.state.saved_at -= 1e9
-    assert not trainer.state.save_is_due()  # 0 is never
+    trainer = build_trainer(load_cfg(CFG, options(tiny_opts, tmp_path, more)), torch.device("cpu"))
+    trainer.checkpoints.saved_at -= 1e9
+    assert not trainer.checkpoints.save_is_due()  # 0 is never
     more["TRAIN.CHECKPOINT_SECONDS"] = 1800
-    trainer = Trainer(load_cfg(CFG, options(tiny_opts, tmp_path, more)), torch.device("cpu"))
-    assert not trainer.state.save_is_due()
-    trainer.state.saved_at -= 1799
-    assert not trainer.state.save_is_due()
-    trainer.state.saved_at -= 1
-    assert trainer.state.save_is_due()
+    trainer = build_trainer(load_cfg(CFG, options(tiny_opts, tmp_path, more)), torch.device("cpu"))
+    assert not trainer.checkpoints.save_is_due()
+    trainer.checkpoints.saved_at -= 1799
+    assert not trainer.checkpoints.save_is_due()
+    trainer.checkpoints.saved_at -= 1
+    assert trainer.checkpoints.save_is_due()
     trainer.start()
-    trainer.state.step_done()
-    trainer.state.saved_at -= 1e9
-    trainer.state.save(best=True, due=False)
-    assert trainer.state.save_is_due()  # no run goes on from the best file
-    trainer.state.save()
-    assert not trainer.state.save_is_due()
+    trainer.progress.step_done()
+    trainer.checkpoints.saved_at -= 1e9
+    trainer.checkpoints.save(best=True, due=False)
+    assert trainer.checkpoints.save_is_due()  # no run goes on from the best file
+    trainer.checkpoints.save()
+    assert not trainer.checkpoints.save_is_due()
 
 
 def test_changed_settings_of_the_optimizer_count(tiny_opts, tmp_path):
@@ -229,7 +230,7 @@ def test_changed_settings_of_the_optimizer_count(tiny_opts, tmp_path):
     opts = options(tiny_opts, tmp_path, {"SOLVER.WEIGHT_DECAY": 1e-4, "SOLVER.MOMENTUM": 0.9})
     run_until(opts, 2)
     cfg = load_cfg(CFG, [*opts, "SOLVER.WEIGHT_DECAY", "0.01", "SOLVER.MOMENTUM", "0.5"])
-    trainer = Trainer(cfg, start_run(cfg))
+    trainer = build_trainer(cfg, start_run(cfg))
     trainer.start()
     groups = trainer.optimizer.param_groups
     assert {(g["weight_decay"], g["momentum"]) for g in groups} == {(0.0, 0.5), (0.01, 0.5)}
@@ -283,11 +284,11 @@ def test_a_newest_file_that_is_of_no_use_costs_a_warning(stopped, tmp_path, dama
     folder = tmp_path / "run"
     *_, before, newest = list_checkpoints(folder / "checkpoints")
     damage(newest)
-    trainer = Trainer(load_cfg(CFG, stopped), torch.device("cpu"))
+    trainer = build_trainer(load_cfg(CFG, stopped), torch.device("cpu"))
     trainer.start()
     progress = load_checkpoint(before)
-    assert trainer.state.newest == before
-    assert trainer.state.samples == progress["samples"]
+    assert trainer.checkpoints.newest == before
+    assert trainer.progress.samples == progress["samples"]
     assert_equal(trainer.model.state_dict(), progress["model_state"])
     log = (folder / "stdout.log").read_text()
     assert f"{newest}" in log
@@ -309,9 +310,9 @@ def test_two_kinds_of_damage(stopped, tmp_path):
     *_, oldest, before, newest = list_checkpoints(tmp_path / "run/checkpoints")
     truncate(newest)
     replace_by_foreign_weights(before)
-    trainer = Trainer(load_cfg(CFG, stopped), torch.device("cpu"))
+    trainer = build_trainer(load_cfg(CFG, stopped), torch.device("cpu"))
     trainer.start()
-    assert trainer.state.newest == oldest
+    assert trainer.checkpoints.newest == oldest
 
 
 def test_a_second_run_in_a_folder_is_resumed_and_not_the_first(tiny_opts, tmp_path):
@@ -326,7 +327,7 @@ def test_a_second_run_in_a_folder_is_resumed_and_not_the_first(tiny_opts, tmp_pa
     anew = [*opts, "TRAIN.AUTO_RESUME", "False"]
     for begin, step in ((start, 0), (lambda opts: run_until(opts, 0), 1)):
         begin(anew)
-        resumed = start(opts).state
+        resumed = start(opts).progress
         assert (resumed.epoch, resumed.step) == (0, step)
         assert not best_path(folder).exists()
     aside = tmp_path / "checkpoints_1"
@@ -341,7 +342,7 @@ def test_another_set_of_videos_is_told(stopped, tiny_set, tmp_path):
         rows = (tiny_set / f"{split}.csv").read_text().splitlines()
         (data / f"{split}.csv").write_text("".join(f"{tiny_set}/{row}\n" for row in rows[:-1]))
     opts = [*stopped, "DATA.PATH_TO_DATA_DIR", str(data)]
-    trainer = Trainer(load_cfg(CFG, opts), torch.device("cpu"))
+    trainer = build_trainer(load_cfg(CFG, opts), torch.device("cpu"))
     trainer.start()
     log = (tmp_path / "run/stdout.log").read_text()
     assert f"DATA.PATH_TO_DATA_DIR was {tiny_set}, is {data}" in log
@@ -354,7 +355,7 @@ def test_the_best_file_has_the_lowest_error(tiny_opts, tmp_path, monkeypatch):
     """Validations of 50, 30, 30 and 40 percent; checkpoints after the second and fourth epoch."""
     errors = iter([50.0, 30.0, 30.0, 40.0])
     monkeypatch.setattr(
-        Trainer, "_validate", lambda self, _: self.state.record_errors(next(errors), 0.0)
+        Trainer, "_validate", lambda self, _: self.progress.record_errors(next(errors), 0.0)
     )
     more = {"TRAIN.CHECKPOINT_PERIOD": 2, "TRAIN.EVAL_PERIOD": 1}
     opts = options(tiny_opts, tmp_path, more)
@@ -390,7 +391,7 @@ def test_a_full_disk_ends_the_run_with_what_was_saved_before(stopped, tmp_path):
     trainers = Trainers(CFG, stopped, prepare=limit_files, args=(limit,))
     assert trainers.join() == [2]
     output = (tmp_path / "run/output-0.log").read_text()
-    assert re.search(r"can not write the checkpoint .*\.pyth: File too large", output)
+    assert re.search(r"cannot write the checkpoint .*\.pyth: File too large", output)
     assert "what was saved before is whole" in output
     assert "Traceback" not in output
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -402,7 +403,7 @@ def limit_files(size: int) -> None:
 
 def test_a_folder_that_can_not_be_written_is_told_before_any_step(tiny_opts, tmp_path):
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
-    with pytest.raises(CheckpointError, match=r"checkpoints can not be written.*OUTPUT_DIR"):
+    with pytest.raises(CheckpointError, match=r"checkpoints cannot be written.*OUTPUT_DIR"):
         run_train(load_cfg(CFG, options(tiny_opts, tmp_path)))
     assert not (tmp_path / "json_stats.log").exists()
 
@@ -450,9 +451,9 @@ def test_two_processes_stop_at_the_same_step_when_one_is_asked(tiny_opts, tmp_pa
 
     shutil.copytree(folder, tmp_path / "alone")
     alone = load_cfg(CFG, options(tiny_opts, tmp_path / "alone", {**slow, "TRAIN.BATCH_SIZE": 4}))
-    trainer = Trainer(alone, start_run(alone))
+    trainer = build_trainer(alone, start_run(alone))
     trainer.start()
-    assert (trainer.state.epoch, trainer.state.samples) == (
+    assert (trainer.progress.epoch, trainer.progress.samples) == (
         content["epoch"] + (content["step"] == 0),
         content["samples"],
     )
@@ -488,10 +489,10 @@ def test_a_process_that_reads_another_file_ends_all(tiny_opts, tmp_path):
 
 def hide_checkpoints() -> None:
     """From all but the main process."""
-    load = run_state.load_checkpoint
+    load = checkpointer.load_checkpoint
 
     def other(path: Path) -> dict:
         content = load(path)
-        return content if run_state.is_main() else {**content, "samples": content["samples"] + 1}
+        return content if checkpointer.is_main() else {**content, "samples": content["samples"] + 1}
 
-    run_state.load_checkpoint = other
+    checkpointer.load_checkpoint = other

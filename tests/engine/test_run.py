@@ -27,7 +27,7 @@ from octvideo.engine import (
 )
 from octvideo.engine.checkpoint import list_checkpoints, save_checkpoint
 from octvideo.engine.start import start_run
-from octvideo.engine.train import Trainer
+from octvideo.engine.train import build_trainer
 from octvideo.models import build_model
 from octvideo.utils.errors import UserError
 from support import ROOT
@@ -109,7 +109,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tiny_opts, tmp_path, checks):
     straight = with_opts(tiny_opts, "OUTPUT_DIR", tmp_path / "straight")
     run_train(straight)
     cfg = with_opts(tiny_opts)
-    trainer = Trainer(cfg, start_run(cfg))
+    trainer = build_trainer(cfg, start_run(cfg))
     trainer.start()
     with pytest.raises(Preempted):
         trainer.run(StopAfter(checks))
@@ -123,7 +123,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tiny_opts, tmp_path, checks):
 def test_an_interrupted_validation_is_made_up_for(tiny_opts):
     """Its place is before the checkpoint of the epoch, which holds its errors."""
     cfg = with_opts(tiny_opts, "BN.USE_PRECISE_STATS", False)
-    trainer = Trainer(cfg, start_run(cfg))
+    trainer = build_trainer(cfg, start_run(cfg))
     trainer.start()
     with pytest.raises(Preempted):
         trainer.run(StopAfter(4))  # the first batch after the four steps
@@ -151,20 +151,20 @@ def test_another_network_does_not_go_on_where_one_of_the_same_shapes_stopped(tin
 
 def test_another_batch_size_goes_on_at_the_same_share_of_the_epoch(tiny_opts):
     cfg = with_opts(tiny_opts)
-    trainer = Trainer(cfg, start_run(cfg))
+    trainer = build_trainer(cfg, start_run(cfg))
     trainer.start()
     with pytest.raises(Preempted):
         trainer.run(StopAfter(1))
-    assert (trainer.state.step, trainer.state.samples) == (2, 12)  # of 4, with 6 clips each
+    assert (trainer.progress.step, trainer.progress.samples) == (2, 12)  # of 4, with 6 clips each
     again = with_opts(tiny_opts, "TRAIN.BATCH_SIZE", 3)
-    trainer = Trainer(again, start_run(again))
+    trainer = build_trainer(again, start_run(again))
     trainer.start()
-    assert (trainer.state.epoch, trainer.state.samples) == (0, 12)
-    assert (trainer.state.steps_per_epoch, trainer.state.steps_done) == (8, 4)
-    assert trainer.state.position == 0.5
+    assert (trainer.progress.epoch, trainer.progress.samples) == (0, 12)
+    assert (trainer.progress.steps_per_epoch, trainer.progress.steps_done) == (8, 4)
+    assert trainer.progress.position == 0.5
     log = (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
     assert "TRAIN.BATCH_SIZE was 6, is 3" in log
-    assert "3 clips a step, there were 6: the run goes on at video 12" in log
+    assert "3 clips a step, there were 6: the run resumes at video 12" in log
 
 
 def test_weights_without_a_run_are_not_continued(tiny_opts):
@@ -199,11 +199,11 @@ def test_parts_of_a_batch_add_up_to_its_gradient(tiny_opts):
     def weights_after_a_step(parts: int) -> torch.Tensor:
         cfg = with_opts(tiny_opts, "TRAIN.ACCUMULATE_STEPS", parts, "MODEL.HEAD_ACT", "none")
         torch.manual_seed(0)
-        trainer = Trainer(cfg, torch.device("cpu"))
+        trainer = build_trainer(cfg, torch.device("cpu"))
         trainer.model.eval()
         batch = next(iter(trainer.train_loader))
         batch["video"], batch["label"] = batch["video"][:5], batch["label"][:5]  # one was lost
-        trainer._train_step(batch)
+        trainer.train_step(batch)
         return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
 
     torch.testing.assert_close(weights_after_a_step(2), weights_after_a_step(1))
@@ -211,11 +211,11 @@ def test_parts_of_a_batch_add_up_to_its_gradient(tiny_opts):
 
 def test_gradient_clipping_bounds_the_step(tiny_opts):
     cfg = with_opts(tiny_opts, "SOLVER.CLIP_GRAD_L2NORM", 1e-3)
-    trainer = Trainer(cfg, torch.device("cpu"))
-    trainer._train_step(next(iter(trainer.train_loader)))
+    trainer = build_trainer(cfg, torch.device("cpu"))
+    trainer.train_step(next(iter(trainer.train_loader)))
     grads = [p.grad.flatten() for p in trainer.model.parameters()]
     assert torch.cat(grads).norm().item() == pytest.approx(1e-3, rel=1e-3)
-    assert trainer.optimizer_step.grad_norm() > 1e-2  # what is logged is the norm before
+    assert trainer.step.update.grad_norm() > 1e-2  # what is logged is the norm before
 
 
 def naive_view(path: Path, clip: int, crop: int, cfg) -> torch.Tensor:
@@ -304,9 +304,9 @@ def test_weights_of_a_file_start_a_new_run(tiny_opts, tmp_path):
     run_train(first)
     path = list_checkpoints(Path(first.OUTPUT_DIR) / "checkpoints")[-1]
     more = ["TRAIN.CHECKPOINT_FILE_PATH", path, "OUTPUT_DIR", tmp_path / "second"]
-    trainer = Trainer(with_opts(tiny_opts, *more), torch.device("cpu"))
+    trainer = build_trainer(with_opts(tiny_opts, *more), torch.device("cpu"))
     trainer.start()
-    assert (trainer.state.epoch, trainer.state.step) == (0, 0)
+    assert (trainer.progress.epoch, trainer.progress.step) == (0, 0)
     assert_same_weights(trainer.model.state_dict(), weights_of(first))
 
 

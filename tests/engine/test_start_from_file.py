@@ -16,7 +16,7 @@ from octvideo.config import dump, load_cfg
 from octvideo.engine import CheckpointError, run_test, run_train, save_checkpoint
 from octvideo.engine.start import check_run
 from octvideo.engine.test import load_tested
-from octvideo.engine.train import Trainer
+from octvideo.engine.train import build_trainer
 from octvideo.models import build_model
 from octvideo.utils.errors import UserError
 from octvideo.weights import zoo
@@ -51,7 +51,7 @@ def assert_same(model, state, but="none"):
 
 
 def start(cfg):
-    trainer = Trainer(cfg, CPU)
+    trainer = build_trainer(cfg, CPU)
     trainer.start()
     return trainer
 
@@ -71,7 +71,7 @@ def test_training_from_a_caffe2_file(opts, caffe2_file, key):
     """Its format is recognised, whatever the key says."""
     path, state = caffe2_file
     trainer = start(opts("TRAIN.CHECKPOINT_FILE_PATH", path, "TRAIN.CHECKPOINT_TYPE", key))
-    assert (trainer.state.epoch, trainer.state.step) == (0, 0)
+    assert (trainer.progress.epoch, trainer.progress.step) == (0, 0)
     assert_same(trainer.model, state)
 
 
@@ -198,14 +198,14 @@ def test_starting_from_a_file_and_resuming_are_never_mixed(opts, tmp_path):
     torch.save({**content, "model_state": state, "epoch": 99}, other)
 
     resumed = start(opts("TRAIN.CHECKPOINT_FILE_PATH", other))
-    assert (resumed.state.epoch, resumed.state.step) == (1, 0)
+    assert (resumed.progress.epoch, resumed.progress.step) == (1, 0)
     assert_same(resumed.model, content["model_state"])
     assert resumed.optimizer.state_dict()["state"]
     assert f"{other} is not read" in (Path(opts().OUTPUT_DIR) / "stdout.log").read_text()
 
     new = start(opts("TRAIN.CHECKPOINT_FILE_PATH", other, "TRAIN.AUTO_RESUME", False))
     assert "checkpoints of an earlier run" in (Path(opts().OUTPUT_DIR) / "stdout.log").read_text()
-    assert (new.state.epoch, new.state.step) == (0, 0)
+    assert (new.progress.epoch, new.progress.step) == (0, 0)
     assert_same(new.model, state)
     assert not new.optimizer.state_dict()["state"]
 
@@ -214,7 +214,7 @@ def test_starting_from_a_file_and_resuming_are_never_mixed(opts, tmp_path):
 def their_run(opts, tmp_path):
     """A checkpoint as PySlowFast writes it after 7 epochs, and what is in it."""
     cfg = opts("SOLVER.MAX_EPOCH", 8)
-    optimizer = Trainer(cfg, CPU).optimizer
+    optimizer = build_trainer(cfg, CPU).optimizer
     for parameter in (p for group in optimizer.param_groups for p in group["params"]):
         optimizer.state[parameter]["momentum_buffer"] = torch.full_like(parameter, 0.5)
     content = {"epoch": 6, "model_state": random_state(cfg), "cfg": dump(cfg)}
@@ -226,7 +226,7 @@ def their_run(opts, tmp_path):
 def test_a_training_of_pyslowfast_goes_on_as_there(opts, their_run, caplog):
     path, content = their_run
     trainer = start(opts("SOLVER.MAX_EPOCH", 8, "TRAIN.CHECKPOINT_FILE_PATH", path))
-    assert (trainer.state.epoch, trainer.state.step) == (7, 0)
+    assert (trainer.progress.epoch, trainer.progress.step) == (7, 0)
     assert_same(trainer.model, content["model_state"])
     momenta = [state["momentum_buffer"] for state in trainer.optimizer.state.values()]
     assert momenta
@@ -241,7 +241,7 @@ def test_a_training_of_pyslowfast_goes_on_as_there(opts, their_run, caplog):
 def test_a_new_training_from_a_file_of_pyslowfast(opts, their_run, caplog, change):
     path, content = their_run
     trainer = start(opts("SOLVER.MAX_EPOCH", 8, "TRAIN.CHECKPOINT_FILE_PATH", path, *change))
-    assert (trainer.state.epoch, trainer.state.step) == (0, 0)
+    assert (trainer.progress.epoch, trainer.progress.step) == (0, 0)
     assert_same(trainer.model, content["model_state"], but="head.projection")
     assert not trainer.optimizer.state
     assert ("so a new one starts" in caplog.text) == (change[0] == "MODEL.NUM_CLASSES")
@@ -255,7 +255,7 @@ def test_a_finished_training_of_pyslowfast_is_where_a_new_one_starts(
     path, content = their_run
     cfg = opts("SOLVER.MAX_EPOCH", epochs, "TRAIN.CHECKPOINT_FILE_PATH", path)
     trainer = start(cfg)
-    assert (trainer.state.epoch, trainer.state.step) == (0, 0)
+    assert (trainer.progress.epoch, trainer.progress.step) == (0, 0)
     assert_same(trainer.model, content["model_state"])
     assert not trainer.optimizer.state
     assert f"has 7 epochs, and SOLVER.MAX_EPOCH is {epochs}" in caplog.text
@@ -266,7 +266,7 @@ def test_a_file_of_pyslowfast_is_taken_whole_or_not_at_all(opts, their_run):
     path, content = their_run
     torch.save({**content, "scaler_state": {"scale": "much", "_growth_tracker": 0}}, path)
     trainer = start(opts("SOLVER.MAX_EPOCH", 8, "TRAIN.CHECKPOINT_FILE_PATH", path))
-    assert (trainer.state.epoch, trainer.state.step) == (0, 0)
+    assert (trainer.progress.epoch, trainer.progress.step) == (0, 0)
     assert_same(trainer.model, content["model_state"])
     assert not trainer.optimizer.state
 

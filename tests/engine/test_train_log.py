@@ -17,7 +17,7 @@ from octvideo.engine import launch, run_test, run_train, train_log
 from octvideo.engine.checkpoint import load_checkpoint
 from octvideo.engine.losses import bce_logit, loss_of_scores
 from octvideo.engine.start import start_run
-from octvideo.engine.train import Trainer
+from octvideo.engine.train import build_trainer
 from octvideo.models import build_model
 from octvideo.utils.errors import UserError
 from support import ROOT
@@ -202,11 +202,11 @@ def test_more_loader_processes_are_advised_where_there_are_cores(
 ):
     monkeypatch.setattr(train_log, "usable_cores", lambda: cores)
     cfg = with_opts(tiny_opts, "SOLVER.MAX_EPOCH", 1)
-    trainer = Trainer(cfg, start_run(cfg))
+    trainer = build_trainer(cfg, start_run(cfg))
     trainer.start()
     times = {"dt": 1.0, "dt_data": 0.5, "dt_net": 0.5, "loader_bound": 50.0}
     for _ in range(2):
-        trainer.log.tell_epoch({"loss": 1.0, "top1_err": 50.0, **times}, num_workers=1)
+        trainer.log.log_epoch({"loss": 1.0, "top1_err": 50.0, **times}, num_workers=1)
     log = (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
     assert log.count("loader-bound: 50 %") == 1
     assert ("DATA_LOADER.NUM_WORKERS" in log) is asked

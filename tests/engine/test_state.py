@@ -1,4 +1,4 @@
-"""What a checkpoint says about a run: refused where damaged, the same in PySlowFast and here."""
+"""State of a run in a checkpoint: refused if damaged, and the same in PySlowFast and here."""
 
 import copy
 import math
@@ -11,10 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from octvideo.config import load_cfg
+from octvideo.data.loader import EpochSampler
+from octvideo.engine.averaging import WeightAverage
 from octvideo.engine.checkpoint import CheckpointError
 from octvideo.engine.meters import TrainMeter
-from octvideo.engine.optim import build_optimizer, saved_state, set_lr
-from octvideo.engine.record import Record, optimizer_state, read_record
+from octvideo.engine.optim import build_optimizer, set_lr
+from octvideo.engine.optimizer_state import OptimizerState
+from octvideo.engine.process_state import ProcessStates
+from octvideo.engine.progress import Progress
+from octvideo.engine.state import ModelState, Saved, load_state
+from octvideo.engine.update import LossScaler, ScalerState
 
 CPU = torch.device("cpu")
 FILE = Path("file.pyth")
@@ -48,6 +54,10 @@ def their_optimizer(model: nn.Module, method: str) -> torch.optim.Optimizer:
     return torch.optim.Adam(groups, lr=0.1, betas=(0.9, 0.999))
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, state: object) -> None:
+    load_state([OptimizerState(optimizer)], Saved(FILE, {"optimizer_state": state}))
+
+
 def assert_close(a: nn.Module, b: nn.Module) -> None:
     for left, right in zip(a.parameters(), b.parameters(), strict=True):
         torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-7)
@@ -69,7 +79,7 @@ def test_the_state_of_contiguous_weights_is_that_of_channels_last_ones(method):
     optimizer = their_optimizer(theirs, method)
     train(theirs, optimizer, 1)
     ours, resumed = ours_from(theirs, method)
-    resumed.load_state_dict(optimizer_state(FILE, optimizer.state_dict(), resumed))
+    load_optimizer(resumed, optimizer.state_dict())
     assert_close(train(ours, resumed, 2), train(theirs, optimizer, 2))
 
 
@@ -78,7 +88,7 @@ def test_pyslowfast_resumes_from_our_state(method, tmp_path):
     """Back again, by the steps of its load_checkpoint, set_lr and LARS.step."""
     ours, optimizer = ours_from(network(), method)
     train(ours, optimizer, 1)
-    torch.save({"optimizer_state": saved_state(optimizer)}, tmp_path / "checkpoint.pyth")
+    torch.save(OptimizerState(optimizer).state_dict(), tmp_path / "checkpoint.pyth")
     theirs = network()
     theirs.load_state_dict(ours.state_dict())
     resumed = their_optimizer(theirs, method)
@@ -101,47 +111,77 @@ def test_groups_say_where_pyslowfast_applies_lars():
 # ---------------------------------------------------------------------------- damage
 
 
+class Run:
+    """The owners of the state of a run of one process, after one step."""
+
+    def __init__(self, seed: int) -> None:
+        self.model = network()
+        self.optimizer = build_optimizer(self.model, load_cfg(None, _options("sgd")))
+        train(self.model, self.optimizer, seed)
+        self.meters = {name: TrainMeter(CPU) for name in ("steps", "epoch")}
+        self.progress = Progress(EpochSampler(24, 6), max_epoch=10)
+        self.scaler = LossScaler(CPU, enabled=True)
+        self.average = WeightAverage(self.model, 0.5)
+        self.owners = [
+            *(self.progress, ModelState(self.model), self.average),
+            *(OptimizerState(self.optimizer), ScalerState(self.scaler)),
+            ProcessStates(CPU, self.meters, self.progress, seed=1),
+        ]
+
+    def state(self) -> dict[str, Any]:
+        return copy.deepcopy({k: v for owner in self.owners for k, v in owner.state_dict().items()})
+
+    def read(self, content: dict, path: Path) -> None:
+        torch.save(content, path)  # its size counts
+        load_state(self.owners, Saved(path, torch.load(path)))
+
+
 @pytest.fixture
-def sound() -> tuple[dict, torch.optim.Optimizer, dict]:
-    """The record of a run of two processes, and what it is read for."""
-    model = network()
-    optimizer = build_optimizer(model, load_cfg(None, _options("sgd")))
-    train(model, optimizer, 1)
-    meters = {name: TrainMeter(CPU) for name in ("steps", "epoch")}
-    ranks = [
-        {
-            "rng": torch.Generator().manual_seed(rank).get_state(),
-            "meters": {name: meter.state() for name, meter in meters.items()},
-        }
-        for rank in range(2)
-    ]
-    weights = {key: value.clone() for key, value in model.state_dict().items()}
-    content = {
+def run() -> Run:
+    return Run(seed=1)
+
+
+@pytest.fixture
+def sound(run) -> dict[str, Any]:
+    """What is in a checkpoint of two processes."""
+    rngs = [torch.Generator().manual_seed(rank).get_state() for rank in range(2)]
+    return {
+        **run.state(),
         **{"epoch": 3, "step": 2, "samples": 12, "best_epoch": 2},
         **{"world": {"processes": 2}, "min_errors": {"min_top1_err": 30.0}},
-        **{"model_state": weights, "ema_state": dict(weights), "rank_states": ranks},
-        "optimizer_state": saved_state(optimizer),
+        "rank_states": [{"rng": rng, "meters": {"steps": [1.0] * 5}} for rng in rngs],
         "scaler_state": {"scale": 1024.0, "_growth_tracker": 3, "skipped": 1, "in_a_row": 0},
     }
-    return content, optimizer, meters
 
 
-def read(content: dict, optimizer: torch.optim.Optimizer, meters: dict, path: Path) -> Record:
-    torch.save(content, path)  # its size counts
-    return read_record(path, torch.load(path), optimizer, meters, CPU)
+def test_a_sound_state_is_taken(sound, tmp_path):
+    run = Run(seed=2)
+    run.read(sound, tmp_path / FILE)
+    progress = run.progress
+    assert (progress.epoch, progress.step, progress.samples) == (3, 2, 12)
+    assert progress.min_errors == {"min_top1_err": 30.0, "min_top5_err": 100.0}
+    assert progress.best_epoch == 2
+    for key, value in sound["scaler_state"].items():
+        assert run.scaler.state_dict()[key] == value
+    assert run.meters["steps"].state() == [2.0] * 5  # of another number of processes: the sum
+    for key in ("model_state", "ema_state"):
+        assert all(torch.equal(value, sound[key][name]) for name, value in run.state()[key].items())
+    one = {**sound, "rank_states": sound["rank_states"][1:]}
+    run.read(one, tmp_path / FILE)
+    assert torch.equal(torch.get_rng_state(), sound["rank_states"][1]["rng"])
+    run.read({**sound, "step": 0, "samples": 0}, tmp_path / FILE)
+    assert (progress.epoch, progress.step, progress.samples) == (4, 0, 0)
 
 
-def test_a_sound_record(sound, tmp_path):
-    content, optimizer, meters = sound
-    record = read(content, optimizer, meters, tmp_path / FILE)
-    assert (record.epochs, record.step, record.samples) == (3, 2, 12)
-    assert record.scaler == content["scaler_state"]
-    assert torch.equal(record.ranks[1].rng, content["rank_states"][1]["rng"])
-    finished = {**content, "step": 0, "samples": 0}
-    assert read(finished, optimizer, meters, tmp_path / FILE).epochs == 4
-    theirs = {key: content[key] for key in ("epoch", "model_state", "optimizer_state")}
-    record = read(theirs, optimizer, meters, tmp_path / FILE)  # all that PySlowFast has
-    assert (record.epochs, record.step, record.samples, record.ranks) == (4, 0, None, [])
+def test_what_files_of_pyslowfast_have_is_enough(sound, tmp_path):
+    theirs = {key: sound[key] for key in ("epoch", "model_state", "optimizer_state")}
+    run = Run(seed=2)
+    run.read(theirs, tmp_path / FILE)
+    assert (run.progress.epoch, run.progress.step, run.progress.samples) == (4, 0, 0)
+    average = run.state()["ema_state"]  # begins with the weights of the file
+    assert all(torch.equal(average[name], v) for name, v in sound["model_state"].items())
+    run.read({**theirs, "step": 3}, tmp_path / FILE)  # an older version, which did not say
+    assert (run.progress.epoch, run.progress.samples) == (3, 18)
 
 
 BAD = {
@@ -176,41 +216,50 @@ def replaced(content: Any, field: str, value: Any) -> Any:
     return changed
 
 
-def test_a_damaged_field_is_refused_and_nothing_is_taken(sound, tmp_path):
-    content, optimizer, meters = sound
+def test_a_damaged_field_is_refused_and_nothing_is_taken(run, sound, tmp_path):
     path = tmp_path / FILE
-    torch.save(content, path)  # its size counts
-    before = str(optimizer.state_dict()), str(torch.get_rng_state().tolist())
+    torch.save(sound, path)  # its size counts
+    before = str(run.state())
     for field, good in SOUND.items():
         accepted = []
         for name, value in BAD.items():
             with suppress(CheckpointError):
-                read_record(path, replaced(content, field, value), optimizer, meters, CPU)
+                saved = Saved(path, replaced(sound, field, value))
+                for owner in run.owners:
+                    owner.check_state(saved)
                 accepted.append(name)
         assert sorted(accepted) == sorted(good.split()), field
-    assert (str(optimizer.state_dict()), str(torch.get_rng_state().tolist())) == before
+    assert str(run.state()) == before
 
 
-def test_buffers_that_are_not_as_their_parameters_are_refused(sound, tmp_path):
+def test_one_damaged_field_keeps_all_others_from_being_taken(run, sound, tmp_path):
+    before = str(run.state())
+    for field in ("optimizer_state/state/2/momentum_buffer", "rank_states/1/rng"):
+        with pytest.raises(CheckpointError, match=str(FILE)):
+            run.read(replaced(sound, field, torch.zeros(3)), tmp_path / FILE)
+        assert str(run.state()) == before
+
+
+def test_buffers_that_are_not_as_their_parameters_are_refused(run, sound, tmp_path):
     """torch's fused optimizers would write behind a short buffer."""
-    content, optimizer, meters = sound
-    buffer: Tensor = content["optimizer_state"]["state"][2]["momentum_buffer"]
+    buffer: Tensor = sound["optimizer_state"]["state"][2]["momentum_buffer"]
     bad = [
         *(buffer.flatten()[:1], torch.zeros(1).expand(buffer.shape), buffer[..., :1].clone()),
         *(buffer.double(), buffer.half(), buffer.to(torch.complex64), buffer.int()),
         *(buffer.flatten(), buffer[None], buffer.to("meta")),
     ]
     for value in bad:
-        changed = replaced(content, f"{BUFFERS}/momentum_buffer", value)
+        changed = replaced(sound, f"{BUFFERS}/momentum_buffer", value)
         with pytest.raises(CheckpointError, match=str(FILE)):
-            read(changed, optimizer, meters, tmp_path / FILE)
+            run.read(changed, tmp_path / FILE)
     # A view of a larger storage is sound, and copied.
     large = torch.stack([buffer, buffer], dim=-1)[..., 0]
-    record = read(
-        replaced(content, f"{BUFFERS}/momentum_buffer", large),
-        *(optimizer, meters, tmp_path / FILE),
-    )
-    taken = record.optimizer["state"][2]["momentum_buffer"]
+    run.read(replaced(sound, f"{BUFFERS}/momentum_buffer", large), tmp_path / FILE)
+    [taken] = [
+        state["momentum_buffer"]
+        for parameter, state in run.optimizer.state.items()
+        if parameter is run.model[0].weight
+    ]
     assert torch.equal(taken, buffer)
     assert taken.untyped_storage().nbytes() == 4 * buffer.numel()
 
@@ -219,8 +268,9 @@ def test_a_damaged_state_of_adam_is_refused():
     model = network()
     optimizer = build_optimizer(model, load_cfg(None, _options("adamw")))
     train(model, optimizer, 1)
-    state = saved_state(optimizer)
-    taken = optimizer_state(FILE, state, optimizer)["state"]
+    state = copy.deepcopy(OptimizerState(optimizer).state_dict()["optimizer_state"])
+    load_optimizer(optimizer, state)
+    taken = OptimizerState(optimizer).state_dict()["optimizer_state"]["state"]
     assert all(torch.equal(taken[2][name], state["state"][2][name]) for name in state["state"][2])
     for name, values in {
         "step": [math.nan, -1.0, None, "1", torch.ones(2), torch.tensor(math.inf)],
@@ -230,4 +280,4 @@ def test_a_damaged_state_of_adam_is_refused():
     }.items():
         for value in values:
             with pytest.raises(CheckpointError, match=str(FILE)):
-                optimizer_state(FILE, replaced(state, f"state/2/{name}", value), optimizer)
+                load_optimizer(optimizer, replaced(state, f"state/2/{name}", value))
