@@ -8,6 +8,7 @@ import ast
 import importlib
 import inspect
 import os
+import pkgutil
 import re
 import shlex
 import shutil
@@ -172,6 +173,17 @@ def test_links_lead_somewhere(page: Path) -> None:
         target = page.parent / path if path else page
         assert target.is_file(), link
         assert not anchor or anchor in _anchors(target), link
+
+
+def test_names_in_the_architecture_exist() -> None:
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rooms = "|".join(path.name for path in (ROOT / "octvideo").iterdir() if path.is_dir())
+    names = set(re.findall(rf"`((?:{rooms})\.[\w.]+)`", text))
+    assert len(names) > 20
+    for name in names:
+        assert pkgutil.resolve_name(f"octvideo.{name}")
+    for path in re.findall(r"`((?:octvideo|tests|tools)/[\w/.]*)`", text):
+        assert (ROOT / path).exists(), path
 
 
 # ---------------------------------------------------------------- Python

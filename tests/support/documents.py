@@ -15,7 +15,7 @@ _PROGRAMS = (
     r"python3?|octvideo|torchrun|sbatch|make|git|export|source|(\.venv/bin/)?pip|\$[A-Z0-9]+"
 )
 _SHELL = rf"([A-Z_0-9]+=\S+ )?({_PROGRAMS})\s"
-_PYTHON = r"(import octvideo|from octvideo|(\w+ = )?octvideo\.\w+\(|model\.|model = )"
+_PYTHON = r"(import (octvideo|torch)\b|from octvideo|(\w+ = )?octvideo\.\w+\(|model\.|model = )"
 
 
 @dataclass(frozen=True)
