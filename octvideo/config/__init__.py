@@ -4,11 +4,8 @@
 learning rates) are functions of it and are never written back.
 """
 
-from octvideo.config.defaults import get_cfg, leaf_values
-from octvideo.config.keys import Problem
-from octvideo.config.load import cfg_of_checkpoint, dump, load_cfg
-from octvideo.config.named import find_config, list_configs
-from octvideo.config.scaling import (
+from octvideo.config.checks import ConfigError, check_machine, validate
+from octvideo.config.derived import (
     batch_per_process,
     clip_counts_of_test,
     describe_scaling,
@@ -22,11 +19,15 @@ from octvideo.config.scaling import (
     short_side_of_test,
     train_precision,
 )
-from octvideo.config.validate import ConfigError, check_machine, validate
+from octvideo.config.keys import get_cfg, leaf_values, resume_effect
+from octvideo.config.load import cfg_of_checkpoint, dump, load_cfg
+from octvideo.config.named import find_config, list_configs
+from octvideo.config.schema import Problem, Resume
 
 __all__ = [
     "ConfigError",
     "Problem",
+    "Resume",
     "batch_per_process",
     "cfg_of_checkpoint",
     "check_machine",
@@ -45,6 +46,7 @@ __all__ = [
     "lr_scale",
     "num_nodes",
     "processes_per_node",
+    "resume_effect",
     "short_side_of_test",
     "train_precision",
     "validate",

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import yaml
 from fvcore.common.config import CfgNode
 
-from octvideo.config.defaults import get_cfg, leaf_values
+from octvideo.config.checks import ConfigError, validate
+from octvideo.config.keys import KEYS, get_cfg, leaf_values
 from octvideo.config.named import find_config, list_configs
 from octvideo.config.pyslowfast import translate
-from octvideo.config.scope import IGNORED, INSTEAD, REFUSED, REPLACED_VALUES, ignored_name
-from octvideo.config.validate import ConfigError, remarks, validate
-from octvideo.config.values import Kind, WrongTypeError, decode, show
+from octvideo.config.remarks import remarks
+from octvideo.config.unsupported import IGNORED, INSTEAD, REFUSED, REPLACED_VALUES, ignored_name
+from octvideo.config.values import WrongTypeError, decode, show
 
 logger = logging.getLogger("octvideo")
 
@@ -315,7 +316,7 @@ def _of_its_kind(key: str, value: Any) -> Any:
     Raises:
         WrongTypeError: it is of another type.
     """
-    default, kind = _DEFAULTS[key], Kind.of(key, _DEFAULTS[key])
+    default, kind = _DEFAULTS[key], KEYS[key].kind
     if (value is None or value == "None") and not kind.optional:
         if default not in ("", [], ()):
             raise WrongTypeError
@@ -333,7 +334,7 @@ def _assign(cfg: CfgNode, key: str, value: Any) -> None:
 def _wrong_type(key: str, value: Any) -> str:
     default = _DEFAULTS[key]
     example = "" if default in (None, True, False, "", [], ()) else f" such as {show(default)}"
-    return f"{key} is {show(value)}: expected {Kind.of(key, default)}{example}"
+    return f"{key} is {show(value)}: expected {KEYS[key].kind}{example}"
 
 
 def _unknown(key: str, value: Any) -> str:
@@ -341,7 +342,7 @@ def _unknown(key: str, value: Any) -> str:
         member = next(known for known in _DEFAULTS if known.startswith(f"{key}."))
         return f"{key} is {show(value)}: it is a section; set its keys, such as {member}"
     near = _nearest(key)
-    advice = f"did you mean {near}?" if near else "octvideo/config/defaults.py has all keys"
+    advice = f"did you mean {near}?" if near else "`octvideo config --keys` prints all keys"
     return f"unknown key {key} (value {show(value)}): {advice}"
 
 

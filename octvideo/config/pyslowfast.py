@@ -1,6 +1,6 @@
 """What PySlowFast's configuration files say in another way than octvideo's.
 
-Single values are in ``scope.py`` (REPLACED_VALUES); here are those that depend on each other.
+Single values are in ``unsupported.py`` (REPLACED_VALUES); here are those that depend on each other.
 """
 
 from collections.abc import Collection, Iterator

@@ -8,8 +8,6 @@ from typing import Any
 
 import yaml
 
-from octvideo.config.defaults import ENTRY_TYPES
-
 _ONE = {bool: "True or False", int: "an integer", float: "a number", str: "text"}
 _MANY = {bool: "True or False", int: "integers", float: "numbers", str: "texts"}
 
@@ -20,7 +18,7 @@ _REPR.maxstring = _REPR.maxlong = _REPR.maxother = 200
 
 
 class WrongTypeError(ValueError):
-    """A value that can not become what its key expects."""
+    """A value that cannot become what its key expects."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +31,16 @@ class Kind:
     optional: bool = False
 
     @classmethod
-    def of(cls, key: str, default: Any) -> "Kind":
-        """The kind of a key, told from its default value."""
-        if default is None:  # the tree's optional keys are all numbers
+    def of(cls, default: object, entry_type: type | None = None) -> "Kind":
+        """Returns the kind of a default value; ``entry_type`` is that of an empty list."""
+        if default is None:  # all optional keys are numbers
             return cls(float, optional=True)
         container, depth, entry = type(default), 0, default
         while isinstance(entry, (list, tuple)):
             depth += 1
             if not entry:
-                return cls(ENTRY_TYPES[key], depth, container)
+                assert entry_type is not None, "an empty default needs the type of its entries"
+                return cls(entry_type, depth, container)
             entry = entry[0]
         return cls(type(entry), depth, container if depth else list)
 
@@ -51,7 +50,7 @@ class Kind:
         return "a list of " + "lists of " * (self.depth - 1) + _MANY[self.leaf]
 
     def convert(self, value: Any) -> Any:
-        """The value in the type that is expected.
+        """Returns the value in the type that is expected.
 
         Text is read as a Python or YAML literal where the key does not hold text, integers
         become floats and tuples become lists where those are expected, and the reverse.
@@ -103,7 +102,14 @@ def decode(text: str) -> Any:
         return text
 
 
+def leaves_of(value: object) -> list[Any]:
+    """Returns the entries of nested lists in one list; a scalar is a list of one."""
+    if not isinstance(value, (list, tuple)):
+        return [value]
+    return [leaf for entry in value for leaf in leaves_of(entry)]
+
+
 def show(value: Any, limit: int = 80) -> str:
-    """``repr`` of a value, cut to a line's length; bounded also where lists hold each other."""
+    """Returns ``repr`` of a value, cut to a line; bounded also where lists contain each other."""
     text = _REPR.repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from fvcore.common.config import CfgNode
 
-from octvideo.config import cfg_of_checkpoint, leaf_values
+from octvideo.config import Resume, cfg_of_checkpoint, leaf_values, resume_effect
 from octvideo.weights import CheckpointError, check_state, read_torch
 
 logger = logging.getLogger("octvideo")
@@ -157,19 +157,11 @@ def newest_first(folder: Path, use: Callable[[Path, dict[str, Any]], None]) -> P
     return None
 
 
-# A run cannot resume with another network or another kind of optimizer.
-_FIXED = (
-    *("MODEL.ARCH", "MODEL.MODEL_NAME", "MODEL.NUM_CLASSES", "RESNET.", "OCTAVE.", "SLOWFAST."),
-    *("NONLOCAL.", "SOLVER.OPTIMIZING_METHOD", "SOLVER.ZERO_WD_1D_PARAM"),
-)
-_NETWORK = (*(key for key in _FIXED if not key.startswith("SOLVER.")), "BN.EPSILON")
-# What the shapes of the weights do not tell, but a network that starts from them needs alike:
-# which channels are low, and how layers compute.
+# The keys of the network, and those of them that the shapes of the weights do not tell, but a
+# network that starts from them needs alike: which channels are low, and how layers compute.
+_NETWORK = ("MODEL.ARCH", "MODEL.MODEL_NAME", "MODEL.NUM_CLASSES", "RESNET.", "OCTAVE.")
+_NETWORK += ("SLOWFAST.", "NONLOCAL.", "BN.EPSILON")
 SPLIT = ("OCTAVE.", "BN.EPSILON")
-_WATCHED = (
-    *("MODEL.", "SOLVER.", "DATA.", "BN.", "AUG.", "MIXUP.", "EMA.", "TRAIN.BATCH_SIZE"),
-    *("TRAIN.PRECISION", "TRAIN.MIXED_PRECISION", "NUM_GPUS", "NUM_SHARDS", "RNG_SEED"),
-)
 
 
 def changed_keys(text: str | None, cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
@@ -223,12 +215,13 @@ def check_resume(path: Path, content: dict[str, Any], cfg: CfgNode) -> str:
             f"{path} is damaged: cfg is a {type(text).__name__}, and must be text"
         )
     changes = changed_keys(text, cfg)
-    if fixed := {key: pair for key, pair in changes.items() if key.startswith(_FIXED)}:
+    effects = {key: resume_effect(key) for key in changes}
+    if fixed := {key: changes[key] for key in changes if effects[key] is Resume.REFUSED}:
         raise OtherRun(
             f"{path} is of another run ({_tell(fixed)}): set another OUTPUT_DIR, or the values "
             f"of that run"
         )
-    return _tell({key: pair for key, pair in changes.items() if key.startswith(_WATCHED)})
+    return _tell({key: changes[key] for key in changes if effects[key] is Resume.WARNED})
 
 
 def warn_of_another_network(

@@ -6,7 +6,7 @@ from functools import partial
 
 from fvcore.common.config import CfgNode
 
-from octvideo.config.defaults import leaf_values
+from octvideo.config.keys import leaf_values
 from octvideo.distributed import launcher
 from octvideo.distributed.collectives import is_main
 from octvideo.engine.start import Build, check_run

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 import octvideo
+from octvideo.cli.main import COMMANDS, main
 from octvideo.config import ConfigError, leaf_values, load_cfg
-from octvideo.config.defaults import get_cfg
+from octvideo.config.keys import get_cfg
 from octvideo.config.pyslowfast import IMAGE_DEPTHS
-from octvideo.config.scope import IGNORED, REFUSED
+from octvideo.config.unsupported import IGNORED, REFUSED
 from support import ROOT
 
 TEXTS = [*sorted((ROOT / "octvideo").rglob("*.py")), *sorted((ROOT / "tools").glob("*.py"))]
@@ -104,6 +105,9 @@ def test_options(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "argv", [str(tool), "--help"])
         with contextlib.suppress(SystemExit):
             runpy.run_path(str(tool), run_name="__main__")
+    for words in ([], *([name] for name in COMMANDS)):
+        with contextlib.suppress(SystemExit):
+            main([*words, "--help"])
     assert not {option: file for option, file in named(OPTION).items() if option not in taken}
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from octvideo.config import get_cfg, load_cfg
-from octvideo.config.defaults import leaf_values
-from octvideo.config.keys import CHOICES, RANGES
-from octvideo.config.scope import FOREIGN_VALUES, IGNORED, NOT_YET, REFUSED
-from octvideo.config.values import Kind
+from octvideo.config.keys import KEYS, leaf_values
+from octvideo.config.schema import Choices, Key, Range, one_of
+from octvideo.config.table import keys_page
+from octvideo.config.unsupported import FOREIGN_VALUES, IGNORED, NOT_YET, REFUSED
 from support import ROOT
 
 KINETICS = ROOT / "configs" / "Kinetics"
@@ -198,25 +198,40 @@ def test_trees_do_not_share_state() -> None:
     assert get_cfg().TRAIN.BATCH_SIZE == 64
 
 
-def test_every_default_is_of_its_own_kind() -> None:
-    for key, default in leaf_values(get_cfg()).items():
-        assert Kind.of(key, default).convert(default) == default
+def test_every_row_fits_its_default() -> None:
+    assert list(KEYS) == list(leaf_values(get_cfg()))
+    for key, row in KEYS.items():
+        assert row.kind.convert(row.default) == row.default
+        assert row.help, key
+        if isinstance(row.allowed, Choices):
+            assert row.default in row.allowed.options
+        elif isinstance(row.allowed, Range):
+            assert row.allowed.problem(row.default) is None
+
+
+def test_the_page_of_keys_is_up_to_date() -> None:
+    page = (ROOT / "docs/CONFIG.md").read_text()
+    assert page == keys_page(), "run: octvideo config --keys > docs/CONFIG.md"
+    assert all(f"| `{key}`" in page for key in KEYS)
 
 
 def test_tables_name_existing_keys_only_once() -> None:
     known = set(leaf_values(get_cfg()))
-    ranged = {key for _, _, keys in RANGES for key in keys}
-    assert (ranged | set(NOT_YET) | set(CHOICES) | set(FOREIGN_VALUES)) <= known
+    assert (set(NOT_YET) | set(FOREIGN_VALUES)) <= known
     assert not known & (set(IGNORED) | set(REFUSED))
-    for key in CHOICES.keys() & NOT_YET.keys():
-        assert set(NOT_YET[key][0]) < set(CHOICES[key])
 
 
 def test_every_number_is_checked_or_needs_no_check() -> None:
-    numbers = {k for k, v in leaf_values(get_cfg()).items() if Kind.of(k, v).leaf in (int, float)}
-    ranged = {key for _, _, keys in RANGES for key in keys} | set(CHOICES)
+    free = {k for k, row in KEYS.items() if row.kind.leaf in (int, float) and not row.allowed}
     any_number = {"DATA.MEAN", "DATA.TRAIN_PCA_EIGVEC"}
-    assert numbers - ranged == any_number | {"OCTAVE.PATHWAYS"}  # by architecture
+    assert free == any_number | {"OCTAVE.PATHWAYS"}  # by architecture
+
+
+def test_an_empty_default_needs_the_type_of_its_entries() -> None:
+    assert str(Key([], "rates", entry=float).kind) == "a list of numbers"
+    assert Key("a", "text", one_of("a", "b")).allowed == Choices(("a", "b"))
+    with pytest.raises(AssertionError):
+        _ = Key([], "rates").kind
 
 
 # What the recipes share, from PySlowFast's files of the same names.

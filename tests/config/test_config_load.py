@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from octvideo.config import ConfigError, dump, get_cfg, load_cfg
-from octvideo.config.defaults import leaf_values
+from octvideo.config.keys import leaf_values
 from octvideo.config.load import _nearest
 from octvideo.config.values import decode
 
@@ -215,7 +215,7 @@ def test_unknown_key_names_the_nearest(key: str, nearest: str) -> None:
 )
 def test_far_keys_are_not_offered(key: str) -> None:
     (problem,) = problems_of(opts=(key, "3"))
-    assert problem.endswith(f"{key} (value '3'): octvideo/config/defaults.py has all keys")
+    assert problem.endswith(f"{key} (value '3'): `octvideo config --keys` prints all keys")
 
 
 def test_a_doubled_letter_never_hides_a_key() -> None:

@@ -19,7 +19,7 @@ from octvideo.config import (
     validate,
 )
 from octvideo.config.pyslowfast import IMAGE_DEPTHS
-from octvideo.config.scope import NOT_YET
+from octvideo.config.unsupported import NOT_YET
 from octvideo.engine.optim import build_schedule
 from octvideo.models import list_models
 from octvideo.models.build import spec_of

@@ -11,7 +11,7 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from octvideo.config import load_cfg
-from octvideo.config.defaults import leaf_values
+from octvideo.config.keys import leaf_values
 from octvideo.engine.optim import build_schedule
 from octvideo.models import build_model
 from support import ROOT

@@ -19,7 +19,7 @@ from octvideo.config import (
     get_cfg,
     load_cfg,
 )
-from octvideo.config.defaults import leaf_values
+from octvideo.config.keys import leaf_values
 from octvideo.models import build_model
 from support import ROOT
 

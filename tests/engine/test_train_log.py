@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from octvideo.config import load_cfg
-from octvideo.config.scaling import describe_scaling
+from octvideo.config.derived import describe_scaling
 from octvideo.data import VideoReader
 from octvideo.engine import launch, run_test, run_train, train_log
 from octvideo.engine.checkpoint import load_checkpoint

@@ -1,16 +1,17 @@
 """Checks of a whole configuration: single keys, and combinations that can not work."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
 
 from fvcore.common.config import CfgNode
 
 from octvideo.config.datasets import DATASETS, DataSet
-from octvideo.config.defaults import get_cfg
-from octvideo.config.keys import CHOICES, Problem, choices, ranges, value_of
+from octvideo.config.derived import batch_per_process, processes_per_node
+from octvideo.config.keys import KEYS, value_of
 from octvideo.config.notation import parse_rand_augment
 from octvideo.config.pyslowfast import IMAGE_DEPTHS, WITHOUT_POOL
-from octvideo.config.scaling import batch_per_process, processes_per_node
+from octvideo.config.schema import Choices, Problem, Range
+from octvideo.config.unsupported import FOREIGN_VALUES, NOT_YET
 from octvideo.config.values import show
 from octvideo.distributed.launcher_env import read_launcher_env
 from octvideo.utils.errors import UserError
@@ -28,12 +29,6 @@ class ConfigError(UserError):
             super().__init__(f"{len(self.problems)} problems in the configuration:\n{lines}")
 
 
-# Checked where AUG is on.
-_AUG_CHOICES = {
-    "AUG.INTERPOLATION": ("bicubic", "bilinear", "random"),
-    "AUG.RE_MODE": ("pixel", "rand", "const"),
-}
-
 # Stages x pathways; a single-pathway model takes the first entry of each stage.
 _STAGE_LISTS = (
     *("RESNET.NUM_BLOCK_TEMP_KERNEL", "RESNET.SPATIAL_STRIDES", "RESNET.SPATIAL_DILATIONS"),
@@ -48,7 +43,7 @@ def validate(cfg: CfgNode) -> list[Problem]:
     anywhere. The types are those of the defaults: ``load_cfg`` sees to that.
     """
     checks = (
-        *(choices, ranges, _batches, _clips, _pictures, _pathways, _network, _octave),
+        *(_choices, _ranges, _batches, _clips, _pictures, _pathways, _network, _octave),
         *(_schedule, _augmentation, _mixing, _precision),
     )
     return [problem for check in checks for problem in check(cfg)]
@@ -78,58 +73,43 @@ def check_machine(cfg: CfgNode, num_cuda_devices: int) -> None:
     raise ConfigError([f"{asked} but {there}: {advice}"])
 
 
-def remarks(cfg: CfgNode) -> list[str]:
-    """Settings that have no effect in combination with others: material for warnings."""
-    steps, lrs, aug = cfg.SOLVER.STEPS, cfg.SOLVER.LRS, cfg.AUG
-    found = []
-    if cfg.SOLVER.LR_POLICY == "steps_with_relative_lrs" and len(lrs) > len(steps):
-        found.append(
-            f"SOLVER.LRS has more entries than SOLVER.STEPS: {lrs[len(steps) :]} are ignored"
-        )
-    if cfg.SOLVER.CLIP_GRAD_VAL and cfg.SOLVER.CLIP_GRAD_L2NORM:
-        found.append("SOLVER.CLIP_GRAD_L2NORM is ignored: SOLVER.CLIP_GRAD_VAL clips already")
-    world = read_launcher_env()
-    if world and cfg.NUM_GPUS not in (0, world.local_world_size):
-        found.append(
-            f"NUM_GPUS {cfg.NUM_GPUS} is ignored: {world.launcher} started "
-            f"{world.local_world_size} process{'es' if world.local_world_size > 1 else ''} on each "
-            "node, with a GPU each"
-        )
-    if world and cfg.NUM_SHARDS not in (1, world.nodes):
-        found.append(
-            f"NUM_SHARDS {cfg.NUM_SHARDS} is ignored: {world.launcher} started processes on "
-            f"{world.nodes} node{'s' if world.nodes > 1 else ''}"
-        )
-    if cfg.NUM_GPUS == 0:
-        for key in ("TRAIN.PRECISION", "TEST.PRECISION"):
-            if value_of(cfg, key) == "fp16" and value_of(cfg, key.replace("PRECISION", "ENABLE")):
-                found.append(f"{key} fp16 is many times slower than fp32 on a CPU: try bf16")
-    if cfg.MODEL.ACT_CHECKPOINT and not cfg.TRAIN.ENABLE:
-        found.append("MODEL.ACT_CHECKPOINT is for training: a test does not keep activations")
-    if cfg.MODEL.ARCH == "2d":
-        found += _fixed_by_name(cfg)
-    if cfg.MODEL.ARCH == "slowfast" and cfg.RESNET.STRIDE_1X1:
-        found.append(
-            "RESNET.STRIDE_1X1 is ignored: as in PySlowFast, SlowFast strides on the 3x3 alone"
-        )
-    if aug.ENABLE and cfg.MODEL.ARCH != "2d" and not aug.AA_TYPE and aug.COLOR_JITTER:
-        found.append("AUG.COLOR_JITTER is for still images: videos are not changed by it")
-    if aug.ENABLE and aug.RE_SPLIT and aug.NUM_SAMPLE == 1:
-        found.append("AUG.RE_SPLIT spares the first of several copies: AUG.NUM_SAMPLE is 1")
-    return found
+def _allowed(key: str) -> Collection[object]:
+    row = KEYS[key].allowed
+    assert isinstance(row, Choices)
+    return row.options
 
 
-def _fixed_by_name(cfg: CfgNode) -> Iterator[str]:
-    """Settings of video networks in the configuration of an image network."""
-    defaults = get_cfg()
-    for section in ("RESNET", "NONLOCAL", "SLOWFAST"):
-        for name, value in cfg[section].items():
-            key = f"{section}.{name}"
-            used = ("RESNET.ZERO_INIT_FINAL_BN", "RESNET.WIDTH_PER_GROUP")
-            if key == "RESNET.DEPTH" and f"resnet{value}_" in cfg.MODEL.MODEL_NAME:
-                continue
-            if key not in used and value != defaults[section][name]:
-                yield f"{key} is ignored: MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME} fixes the network"
+def _choices(cfg: CfgNode) -> Iterator[Problem]:
+    """Values that are not among the choices of their key, or that are not supported yet."""
+    for key, row in KEYS.items():
+        if not isinstance(row.allowed, Choices):
+            continue
+        value, options = value_of(cfg, key), row.allowed.options
+        if row.allowed.when and not value_of(cfg, row.allowed.when):
+            continue
+        if value in options or (key == "MODEL.MODEL_NAME" and cfg.MODEL.ARCH == "2d"):
+            continue  # the names of image networks are those of list_models()
+        known = ", ".join(map(str, NOT_YET.get(key, (options,))[0]))
+        if str(value).lower() in FOREIGN_VALUES.get(key, ()):
+            yield Problem(key, f"{key} {value!r} is outside octvideo's scope: set one of {known}")
+        else:
+            yield Problem(key, f"{key} is {value!r}: set one of {known}")
+    for key, (allowed, feature) in NOT_YET.items():
+        value = value_of(cfg, key)
+        if value not in allowed:
+            advice = " or ".join(map(str, allowed))
+            yield Problem(
+                key, f"{key} is {show(value)}: {feature} is not supported yet; set {key} {advice}"
+            )
+
+
+def _ranges(cfg: CfgNode) -> Iterator[Problem]:
+    """Numbers outside the range of their key."""
+    for key, row in KEYS.items():
+        value = value_of(cfg, key)
+        if isinstance(row.allowed, Range) and (problem := row.allowed.problem(value)):
+            each = "every entry of " if isinstance(value, (list, tuple)) else ""
+            yield Problem(key, f"{each}{key} {problem}")
 
 
 def _batches(cfg: CfgNode) -> Iterator[Problem]:
@@ -221,7 +201,7 @@ def _pair(key: str, limits: Sequence[float]) -> Iterator[Problem]:
 
 def _pathways(cfg: CfgNode) -> Iterator[Problem]:
     arch, number = cfg.MODEL.ARCH, _num_pathways(cfg)
-    if cfg.MODEL.MODEL_NAME == "SlowFast" and arch in CHOICES["MODEL.ARCH"] and number == 1:
+    if cfg.MODEL.MODEL_NAME == "SlowFast" and arch in _allowed("MODEL.ARCH") and number == 1:
         yield Problem(
             "MODEL.MODEL_NAME",
             f"MODEL.MODEL_NAME SlowFast has two pathways, but MODEL.ARCH {arch} has one: "
@@ -267,7 +247,7 @@ def _network(cfg: CfgNode) -> Iterator[Problem]:
             "DATA.NUM_FRAMES",
             f"DATA.NUM_FRAMES is {frames}, but MODEL.ARCH 2d takes images: set DATA.NUM_FRAMES 1",
         )
-    if arch == "2d" and cfg.MODEL.MODEL_NAME in CHOICES["MODEL.MODEL_NAME"]:
+    if arch == "2d" and cfg.MODEL.MODEL_NAME in _allowed("MODEL.MODEL_NAME"):
         yield Problem(
             "MODEL.MODEL_NAME",
             f"MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME} is for videos: with MODEL.ARCH 2d set the "
@@ -317,9 +297,6 @@ def _augmentation(cfg: CfgNode) -> Iterator[Problem]:
             parse_rand_augment(aug.AA_TYPE)
     except ValueError as error:
         yield Problem("AUG.AA_TYPE", f"AUG.AA_TYPE {aug.AA_TYPE!r} is not RandAugment: {error}")
-    for key, options in _AUG_CHOICES.items():
-        if value_of(cfg, key) not in options:
-            yield Problem(key, f"{key} is {value_of(cfg, key)!r}: set one of {', '.join(options)}")
 
 
 def _mixing(cfg: CfgNode) -> Iterator[Problem]:
