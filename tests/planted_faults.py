@@ -88,21 +88,21 @@ FAULTS = [
     ),
     Fault(
         "labels are sorted in a batch",
-        '"label": torch.tensor([item["label"] for item in kept]',
-        '"label": torch.tensor(sorted(item["label"] for item in kept)',
-        ("data/test_kinetics.py", "data/test_loader.py", "data/test_augment.py"),
+        '"label": torch.tensor([item["label"] for _, item in kept]',
+        '"label": torch.tensor(sorted(item["label"] for _, item in kept)',
+        ("data/test_clips.py", "data/test_loader.py", "data/test_augment.py"),
     ),
     Fault(
         "the first blank ends a path",
         "place = line.rfind(separator)",
         "place = line.find(separator)",
-        ("data/test_lists.py",),
+        ("data/sources/test_lists.py",),
     ),
     Fault(
         "semicolons do not separate",
         '("\\t", ",", ";", " ")',
         '("\\t", ",", " ")',
-        ("data/test_lists.py",),
+        ("data/sources/test_lists.py",),
     ),
     Fault(
         "another cosine",
@@ -144,7 +144,7 @@ FAULTS = [
         "two runs may share a folder",
         "fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)",
         "fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)",
-        ("distributed/test_run_lock.py", "engine/test_output_lock.py"),
+        ("distributed/test_run_lock.py",),
     ),
     Fault(
         "scores stand in the row before",

@@ -286,6 +286,7 @@ def test_a_training_step_keeps_no_copy_of_the_inputs(
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         outputs = layer(tuple(parts) if low else x_h, pool(x_h) if shares_pooled else None)
     owned = {t.untyped_storage().data_ptr() for t in (*parts, layer.weight)}
+    owned |= {0}  # torch 2.4 keeps an empty tensor
     assert not kept.keys() - owned, {p: n for p, n in kept.items() if p not in owned}
     sum(y.square().sum() for y in outputs).backward()
     assert all(t.grad is not None for t in (*parts, layer.weight))
