@@ -124,13 +124,13 @@ FAULTS = [
     ),
     Fault(
         "momentum is lost on resuming",
-        "self.optimizer.load_state_dict(record.optimizer)",
-        "None",
+        'load_state_dict({"state": buffers, "param_groups": settings})',
+        'load_state_dict({"state": {}, "param_groups": settings})',
         ("engine/test_resume.py",),
     ),
     Fault(
         "random numbers begin again on resuming",
-        "torch.set_rng_state(mine.rng)",
+        "torch.set_rng_state(own.rng)",
         "None",
         ("engine/test_resume.py",),
     ),

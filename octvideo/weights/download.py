@@ -92,7 +92,7 @@ def _quoted(text: str) -> str:
     return re.sub("%(?![0-9a-fA-F]{2})", "%25", quote(text, safe="/%:@!$&'()*+,;=~?"))
 
 
-def is_address(path: Path | str) -> TypeGuard[str]:
+def is_address(path: str | os.PathLike[str]) -> TypeGuard[str]:
     """Returns whether a path is the address of a file on the web."""
     return isinstance(path, str) and "://" in path
 

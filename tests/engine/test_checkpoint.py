@@ -25,6 +25,16 @@ def test_round_trip_and_order_of_progress(tmp_path):
     assert torch.equal(content["model_state"]["w"], torch.arange(5.0))
 
 
+def test_the_old_file_is_replaced_not_written_to(tmp_path):
+    """Who has the old one open, or linked, keeps it whole: so would a loss of power."""
+    path, link = ckpt.checkpoint_path(tmp_path, 1), tmp_path / "old.pyth"
+    ckpt.save_checkpoint(path, CONTENT)
+    os.link(path, link)
+    ckpt.save_checkpoint(path, {**CONTENT, "epoch": 4})
+    assert [ckpt.load_checkpoint(file)["epoch"] for file in (link, path)] == [3, 4]
+    assert sorted(tmp_path.iterdir()) == [path, link]
+
+
 def test_a_broken_newest_file_is_skipped_with_a_warning(tmp_path, caplog):
     good, bad = (ckpt.checkpoint_path(tmp_path, n) for n in (1, 2))
     ckpt.save_checkpoint(good, CONTENT)
