@@ -26,7 +26,6 @@ ROOMS = set().union(*FLOORS)
 ALLOWED = {
     room: {room}.union(*FLOORS[:level]) for level, rooms in enumerate(FLOORS) for room in rooms
 }
-ALLOWED["config"] |= {"distributed"}
 ALLOWED["layers"] = {"layers", "utils"}  # plain arguments only, no configuration
 OPTIONAL = {
     "cv2", "decord", "matplotlib", "onnx", "onnxruntime", "pandas", "pytorchvideo", "safetensors",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from fvcore.common.config import CfgNode
 
-from octvideo.config import batch_per_process, linear_rule_lr
+from octvideo.config import Processes, batch_per_process, linear_rule_lr
 from octvideo.models import build_model
 
 
@@ -29,7 +29,7 @@ def scale_table(
     """
     with torch.device("meta"):
         gradients = 4 * sum(p.numel() for p in build_model(cfg).parameters() if p.requires_grad)
-    batch = batch_per_process(cfg)
+    batch = batch_per_process(cfg, Processes.of(cfg))
     steps = measured.gpu_clips / batch
     rows = []
     for count in gpus:

@@ -16,7 +16,7 @@ from fvcore.common.config import CfgNode
 
 from octvideo.cli.options import new_parser
 from octvideo.config import load_cfg
-from octvideo.distributed.launcher_env import read_launcher_env
+from octvideo.distributed.launcher_env import launched_processes
 from octvideo.distributed.signals import leave_when_preempted
 from octvideo.utils.console import escape_warnings
 from octvideo.utils.errors import UserError
@@ -71,7 +71,7 @@ def read(args: argparse.Namespace) -> list[CfgNode]:
     Raises:
         UserError: one of them is not sound, or two of them share an OUTPUT_DIR.
     """
-    configurations = [load_cfg(path, args.opts) for path in args.cfg]
+    configurations = [load_cfg(path, args.opts, launched_processes()) for path in args.cfg]
     folders = [cfg.OUTPUT_DIR for cfg in configurations]
     if len(set(folders)) < len(folders):
         raise UserError(f"each file needs an OUTPUT_DIR of its own, got {', '.join(folders)}")
@@ -84,7 +84,7 @@ def main(words: Sequence[str] | None = None, prog: str | None = None) -> int:
     args = parse_args(words, prog)
     load = cache(lambda: read(args))
     try:
-        if read_launcher_env() is None:
+        if launched_processes() is None:
             load()  # report a mistyped key before the imports, which take seconds
     except UserError as error:
         logger.error("%s", error)

@@ -6,6 +6,7 @@ learning rates) are functions of it and are never written back.
 
 from octvideo.config.checks import ConfigError, check_machine, validate
 from octvideo.config.derived import (
+    Processes,
     batch_per_process,
     clip_counts_of_test,
     describe_scaling,
@@ -14,8 +15,6 @@ from octvideo.config.derived import (
     input_shape,
     linear_rule_lr,
     lr_scale,
-    num_nodes,
-    processes_per_node,
     short_side_of_test,
     train_precision,
 )
@@ -27,6 +26,7 @@ from octvideo.config.schema import Problem, Resume
 __all__ = [
     "ConfigError",
     "Problem",
+    "Processes",
     "Resume",
     "batch_per_process",
     "cfg_of_checkpoint",
@@ -44,8 +44,6 @@ __all__ = [
     "list_configs",
     "load_cfg",
     "lr_scale",
-    "num_nodes",
-    "processes_per_node",
     "resume_effect",
     "short_side_of_test",
     "train_precision",

@@ -1,4 +1,4 @@
-"""Checks of a whole configuration: single keys, and combinations that can not work."""
+"""Checks of a whole configuration: single keys, and combinations that cannot work."""
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
@@ -6,19 +6,18 @@ from itertools import pairwise
 from fvcore.common.config import CfgNode
 
 from octvideo.config.datasets import DATASETS, DataSet
-from octvideo.config.derived import batch_per_process, processes_per_node
+from octvideo.config.derived import Processes, batch_per_process
 from octvideo.config.keys import KEYS, value_of
 from octvideo.config.notation import parse_rand_augment
 from octvideo.config.pyslowfast import IMAGE_DEPTHS, WITHOUT_POOL
 from octvideo.config.schema import Choices, Problem, Range
 from octvideo.config.unsupported import FOREIGN_VALUES, NOT_YET
 from octvideo.config.values import show
-from octvideo.distributed.launcher_env import read_launcher_env
 from octvideo.utils.errors import UserError
 
 
 class ConfigError(UserError):
-    """A configuration that can not be run; ``problems`` has one line for each reason."""
+    """A configuration that cannot be run; ``problems`` has one line for each reason."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = list(problems)
@@ -36,20 +35,22 @@ _STAGE_LISTS = (
 )
 
 
-def validate(cfg: CfgNode) -> list[Problem]:
-    """Everything that makes a configuration impossible; [] where it can be run.
+def validate(cfg: CfgNode, launched: Processes | None = None) -> list[Problem]:
+    """Returns everything that makes a configuration impossible; [] where it can be run.
 
-    The machine is left out (see ``check_machine``), so that a file for eight GPUs can be read
-    anywhere. The types are those of the defaults: ``load_cfg`` sees to that.
+    ``launched``: the processes that torchrun or SLURM has started, if one of them has. The machine
+    is left out (see ``check_machine``), so that a file for eight GPUs can be read anywhere. The
+    types are those of the defaults: ``load_cfg`` sees to that.
     """
     checks = (
-        *(_choices, _ranges, _batches, _clips, _pictures, _pathways, _network, _octave),
+        *(_choices, _ranges, _clips, _pictures, _pathways, _network, _octave),
         *(_schedule, _augmentation, _mixing, _precision),
     )
-    return [problem for check in checks for problem in check(cfg)]
+    problems = [problem for check in checks for problem in check(cfg)]
+    return problems + list(_batches(cfg, launched or Processes.of(cfg)))
 
 
-def check_machine(cfg: CfgNode, num_cuda_devices: int) -> None:
+def check_machine(cfg: CfgNode, num_cuda_devices: int, processes: Processes) -> None:
     """Checks a configuration against the machine that is to run it.
 
     Raises:
@@ -57,14 +58,14 @@ def check_machine(cfg: CfgNode, num_cuda_devices: int) -> None:
     """
     if not cfg.NUM_GPUS:
         return
-    world, needed = read_launcher_env(), processes_per_node(cfg)
+    launcher, needed = processes.launcher, processes.per_node
     # SLURM may show each process the one GPU that is its own.
-    if needed <= num_cuda_devices or (num_cuda_devices == 1 and world and world.is_slurm):
+    if needed <= num_cuda_devices or (num_cuda_devices == 1 and launcher == "SLURM"):
         return
     asked = f"NUM_GPUS is {cfg.NUM_GPUS}"
     advice = f"set NUM_GPUS {1 if num_cuda_devices else 0}"
-    if world:
-        asked = f"{world.launcher} started {needed} processes on each node"
+    if launcher:
+        asked = f"{launcher} started {needed} processes on each node"
         advice = "start one process a GPU, or set NUM_GPUS 0 to run on the CPU"
     if not num_cuda_devices:
         advice = "set NUM_GPUS 0 to run on the CPU"
@@ -112,34 +113,37 @@ def _ranges(cfg: CfgNode) -> Iterator[Problem]:
             yield Problem(key, f"{each}{key} {problem}")
 
 
-def _batches(cfg: CfgNode) -> Iterator[Problem]:
-    processes, parts = processes_per_node(cfg), cfg.TRAIN.ACCUMULATE_STEPS
+def _batches(cfg: CfgNode, processes: Processes) -> Iterator[Problem]:
+    count, parts = processes.per_node, cfg.TRAIN.ACCUMULATE_STEPS
+    sharers = f"NUM_GPUS {cfg.NUM_GPUS}"
+    if processes.launcher:
+        sharers = f"the {count} processes that {processes.launcher} started on each node"
     for section in ("TRAIN", "TEST"):
-        if cfg[section].ENABLE and cfg[section].BATCH_SIZE % processes:
+        if cfg[section].ENABLE and cfg[section].BATCH_SIZE % count:
             yield Problem(
                 f"{section}.BATCH_SIZE",
-                f"{section}.BATCH_SIZE {cfg[section].BATCH_SIZE} can not be shared among "
-                f"{_sharers(cfg)}: set a multiple of {processes}, or another number of processes",
+                f"{section}.BATCH_SIZE {cfg[section].BATCH_SIZE} cannot be shared among "
+                f"{sharers}: set a multiple of {count}, or another number of processes",
             )
-    if cfg.TRAIN.ENABLE and parts > 0 and batch_per_process(cfg) % parts:
+    clips = batch_per_process(cfg, processes)
+    if cfg.TRAIN.ENABLE and parts > 0 and clips % parts:
         yield Problem(
             "TRAIN.ACCUMULATE_STEPS",
-            f"TRAIN.ACCUMULATE_STEPS {parts} does not divide the {batch_per_process(cfg)} clips "
+            f"TRAIN.ACCUMULATE_STEPS {parts} does not divide the {clips} clips "
             "of a process (TRAIN.BATCH_SIZE / NUM_GPUS): set a divisor of them",
         )
-    if not cfg.SHARD_ID < cfg.NUM_SHARDS and not read_launcher_env():
+    if not cfg.SHARD_ID < cfg.NUM_SHARDS and not processes.launcher:
         yield Problem(
             "SHARD_ID",
             f"SHARD_ID {cfg.SHARD_ID} must be below NUM_SHARDS {cfg.NUM_SHARDS}: "
             "nodes are counted from 0",
         )
-
-
-def _sharers(cfg: CfgNode) -> str:
-    world = read_launcher_env()
-    if world is None:
-        return f"NUM_GPUS {cfg.NUM_GPUS}"
-    return f"the {world.local_world_size} processes that {world.launcher} started on each node"
+    if cfg.MIXUP.ENABLE and cfg.TRAIN.ENABLE and clips * cfg.AUG.NUM_SAMPLE == 1:
+        yield Problem(
+            "TRAIN.BATCH_SIZE",
+            "TRAIN.BATCH_SIZE gives each process one clip, but MIXUP.ENABLE mixes two: "
+            f"set TRAIN.BATCH_SIZE {2 * count} or more",
+        )
 
 
 def _clips(cfg: CfgNode) -> Iterator[Problem]:
@@ -310,12 +314,6 @@ def _mixing(cfg: CfgNode) -> Iterator[Problem]:
         )
     if cfg.MODEL.NUM_CLASSES < 2:
         yield Problem("MODEL.NUM_CLASSES", "MODEL.NUM_CLASSES 1 leaves MIXUP nothing to mix: set 2")
-    if batch_per_process(cfg) * cfg.AUG.NUM_SAMPLE == 1:
-        yield Problem(
-            "TRAIN.BATCH_SIZE",
-            "TRAIN.BATCH_SIZE gives each process one clip, but MIXUP.ENABLE mixes two: "
-            f"set TRAIN.BATCH_SIZE {2 * processes_per_node(cfg)} or more",
-        )
 
 
 def _precision(cfg: CfgNode) -> Iterator[Problem]:

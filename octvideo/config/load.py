@@ -14,6 +14,7 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from octvideo.config.checks import ConfigError, validate
+from octvideo.config.derived import Processes
 from octvideo.config.keys import KEYS, get_cfg, leaf_values
 from octvideo.config.named import find_config, list_configs
 from octvideo.config.pyslowfast import translate
@@ -48,9 +49,11 @@ class Setting(NamedTuple):
 
 
 def load_cfg(
-    path: PathLike | Sequence[PathLike] | None = None, opts: Sequence[Any] = ()
+    path: PathLike | Sequence[PathLike] | None = None,
+    opts: Sequence[Any] = (),
+    launched: Processes | None = None,
 ) -> CfgNode:
-    """The configuration of a run: the defaults, changed by files, changed by options.
+    """Returns the configuration of a run: the defaults, changed by files, changed by options.
 
     A file may name others that it changes: ``_BASE_: other.yaml``, or a list of them, relative
     to itself, or by name, as ``_BASE_: Kinetics/I3D_8x8_R50``. Sections of PySlowFast outside
@@ -60,6 +63,7 @@ def load_cfg(
         path: a YAML file or the name of a configuration that comes with octvideo, or several, of
             which later ones win; None or "" for the defaults.
         opts: ``["KEY", "VALUE", ...]`` or ``["KEY=VALUE", ...]``; they win over the files.
+        launched: the processes that torchrun or SLURM has started, if one of them has.
 
     Returns:
         The tree, checked and frozen.
@@ -79,7 +83,7 @@ def load_cfg(
     if readable:  # what a missing file would have set can not be judged
         problems += [
             f"{applied.origins.get(p.key, 'defaults')}: {p}"
-            for p in validate(cfg)
+            for p in validate(cfg, launched)
             if not any(key in p.text for key in applied.wrong)
         ]
     if problems:
@@ -90,7 +94,7 @@ def load_cfg(
     for key, (value, instead) in applied.replaced.items():
         text = "configuration: %s %s is read as %s, which octvideo has in its place"
         logger.warning(text, key, value, instead)
-    for remark in remarks(cfg):
+    for remark in remarks(cfg, launched):
         logger.warning("configuration: %s", remark)
     cfg.freeze()
     return cfg

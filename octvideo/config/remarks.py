@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 from fvcore.common.config import CfgNode
 
+from octvideo.config.derived import Processes
 from octvideo.config.keys import get_cfg, value_of
-from octvideo.distributed.launcher_env import read_launcher_env
 
 
-def remarks(cfg: CfgNode) -> list[str]:
-    """Settings that have no effect in combination with others: material for warnings."""
+def remarks(cfg: CfgNode, launched: Processes | None = None) -> list[str]:
+    """Returns a warning for each setting that has no effect in combination with others."""
     steps, lrs, aug = cfg.SOLVER.STEPS, cfg.SOLVER.LRS, cfg.AUG
     found = []
     if cfg.SOLVER.LR_POLICY == "steps_with_relative_lrs" and len(lrs) > len(steps):
@@ -18,17 +18,16 @@ def remarks(cfg: CfgNode) -> list[str]:
         )
     if cfg.SOLVER.CLIP_GRAD_VAL and cfg.SOLVER.CLIP_GRAD_L2NORM:
         found.append("SOLVER.CLIP_GRAD_L2NORM is ignored: SOLVER.CLIP_GRAD_VAL clips already")
-    world = read_launcher_env()
-    if world and cfg.NUM_GPUS not in (0, world.local_world_size):
+    if launched and cfg.NUM_GPUS not in (0, launched.per_node):
         found.append(
-            f"NUM_GPUS {cfg.NUM_GPUS} is ignored: {world.launcher} started "
-            f"{world.local_world_size} process{'es' if world.local_world_size > 1 else ''} on each "
+            f"NUM_GPUS {cfg.NUM_GPUS} is ignored: {launched.launcher} started "
+            f"{launched.per_node} process{'es' if launched.per_node > 1 else ''} on each "
             "node, with a GPU each"
         )
-    if world and cfg.NUM_SHARDS not in (1, world.nodes):
+    if launched and cfg.NUM_SHARDS not in (1, launched.nodes):
         found.append(
-            f"NUM_SHARDS {cfg.NUM_SHARDS} is ignored: {world.launcher} started processes on "
-            f"{world.nodes} node{'s' if world.nodes > 1 else ''}"
+            f"NUM_SHARDS {cfg.NUM_SHARDS} is ignored: {launched.launcher} started processes on "
+            f"{launched.nodes} node{'s' if launched.nodes > 1 else ''}"
         )
     if cfg.NUM_GPUS == 0:
         for key in ("TRAIN.PRECISION", "TEST.PRECISION"):

@@ -21,6 +21,7 @@ from octvideo.data.read.video import check_backend
 from octvideo.data.sources import FileList, Place, Source, source_of
 from octvideo.data.transforms import TrainTransform
 from octvideo.distributed.collectives import is_main
+from octvideo.distributed.launcher_env import processes_of
 from octvideo.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Vide
     A batch has AUG.NUM_SAMPLE clips for each of its files. `loader.sampler` is an `EpochSampler`.
     """
     source, videos = source_of(cfg.TRAIN.DATASET), read_split(cfg, "train", report=True)
-    batch_size = batch_per_process(cfg)
+    batch_size = batch_per_process(cfg, processes_of(cfg))
     sampler = EpochSampler(len(videos), batch_size, cfg.RNG_SEED, rank, world_size)
     if not sampler.num_batches:
         raise UserError(
@@ -106,7 +107,10 @@ def build_val_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoL
     same in every validation.
     """
     source, videos = source_of(cfg.TRAIN.DATASET), read_split(cfg, "val", report=True)
-    mine, batch_size = range(rank, len(videos), world_size), batch_per_process(cfg)
+    mine, batch_size = (
+        range(rank, len(videos), world_size),
+        batch_per_process(cfg, processes_of(cfg)),
+    )
     if cfg.DATA.VAL_VIEW == "random":
         clips: Dataset = RandomClips(
             videos,
@@ -133,7 +137,7 @@ def build_test_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Video
     mine, protocol = range(rank, len(videos), world_size), _test_protocol(cfg, source)
     views = AllViews(videos, source, protocol, _watch(cfg))
     if protocol.num_views == 1:
-        size = batch_per_process(cfg, "test")
+        size = batch_per_process(cfg, processes_of(cfg), "test")
         return _loader(cfg, views, mine, batch_size=size, collate_fn=collate_clips)
     # An item holds all views of a video: one in advance is enough.
     return _loader(cfg, views, mine, batch_size=None, prefetch_factor=1)

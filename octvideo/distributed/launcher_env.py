@@ -5,6 +5,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fvcore.common.config import CfgNode
+
+from octvideo.config import Processes
 from octvideo.utils.errors import UserError
 
 
@@ -30,6 +33,17 @@ class LauncherEnv:
     @property
     def is_slurm(self) -> bool:
         return self.launcher == "SLURM"
+
+
+def launched_processes() -> Processes | None:
+    """Returns the processes that torchrun or SLURM has started; None where neither has."""
+    env = read_launcher_env()
+    return Processes(env.local_world_size, env.nodes, env.launcher) if env else None
+
+
+def processes_of(cfg: CfgNode) -> Processes:
+    """Returns the processes of a run: those that were started, else those it will start."""
+    return launched_processes() or Processes.of(cfg)
 
 
 def read_launcher_env(environ: Mapping[str, str] = os.environ) -> LauncherEnv | None:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from octvideo.config import lr_scale
+from octvideo.distributed.launcher_env import processes_of
 from octvideo.engine.lars import add_lars
 
 Options = dict[str, Any]  # of torch's optimizers
@@ -58,7 +59,7 @@ class LRSchedule:
 def build_schedule(cfg: CfgNode) -> LRSchedule:
     """Returns the schedule of SOLVER; BASE_LR_SCALE_NUM_SHARDS multiplies rates by the nodes."""
     solver = cfg.SOLVER
-    scale = lr_scale(cfg)
+    scale = lr_scale(cfg, processes_of(cfg))
     return LRSchedule(
         policy=solver.LR_POLICY,
         base_lr=solver.BASE_LR * scale,

@@ -14,6 +14,7 @@ from octvideo.config import check_machine, dump, train_precision
 from octvideo.data import read_split
 from octvideo.distributed.collectives import local_rank, on_all, on_main, rank
 from octvideo.distributed.launcher import process_device
+from octvideo.distributed.launcher_env import processes_of
 from octvideo.engine.log import environment_report, setup_logging
 from octvideo.engine.precision import check_device, prepare_device, warn_of_faults
 from octvideo.models import build_model
@@ -35,7 +36,7 @@ def check_run(cfg: CfgNode, build: Build = build_model) -> None:
             cannot be built, a list of videos is missing or wrong, or a file that ``cfg`` names does
             not exist.
     """
-    check_machine(cfg, torch.cuda.device_count())
+    check_machine(cfg, torch.cuda.device_count(), processes_of(cfg))
     with torch.device("meta"):
         build(cfg)
     compiled = [name for name in ("TRAIN", "TEST") if cfg[name].ENABLE and cfg[name].COMPILE]
@@ -72,7 +73,7 @@ def start_run(cfg: CfgNode) -> torch.device:
         ConfigError: the configuration asks for devices that are not there.
         UserError: OUTPUT_DIR cannot be written. Raised on all processes.
     """
-    check_machine(cfg, torch.cuda.device_count())
+    check_machine(cfg, torch.cuda.device_count(), processes_of(cfg))
     output_dir = Path(cfg.OUTPUT_DIR)
     on_all(lambda: _write(output_dir, lambda: setup_logging(output_dir)))
     random.seed(cfg.RNG_SEED)

@@ -17,6 +17,7 @@ from octvideo.config import batch_per_process, clip_counts_of_test
 from octvideo.data import VideoLoader, build_test_loader, data_class_names
 from octvideo.data.protocol import build_protocol
 from octvideo.distributed.collectives import is_main, on_all, on_main, rank, world_size
+from octvideo.distributed.launcher_env import processes_of
 from octvideo.distributed.preemption import StopRequest
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.checkpoint import (
@@ -110,7 +111,7 @@ def build_scorer(model: nn.Module, cfg: CfgNode, tested: Path) -> Scorer:
             raise NonFiniteError(f"{tested}: {error}") from error
     if cfg.TEST.COMPILE:
         compile_model(model)
-    batch_size = batch_per_process(cfg, "test")
+    batch_size = batch_per_process(cfg, processes_of(cfg), "test")
     return Scorer(model, build_protocol(cfg), batch_size, cfg.TEST.COMPILE)
 
 

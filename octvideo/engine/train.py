@@ -18,6 +18,7 @@ from octvideo.config import (
 from octvideo.data import build_protocol, build_train_loader, build_val_loader, data_class_names
 from octvideo.data.loader import EpochSampler
 from octvideo.distributed.collectives import is_main, rank, world_size
+from octvideo.distributed.launcher_env import processes_of
 from octvideo.distributed.preemption import StopRequest
 from octvideo.distributed.run_lock import training_lock
 from octvideo.engine.averaging import WeightAverage
@@ -61,7 +62,7 @@ def run_train(cfg: CfgNode, build: Build = build_model) -> Path:
     """
     with training_lock(Path(cfg.OUTPUT_DIR)):
         device = start_run(cfg)
-        line, warning = describe_scaling(cfg)
+        line, warning = describe_scaling(cfg, processes_of(cfg))
         logger.info(line)
         if warning and is_main():
             logger.warning(warning)
@@ -132,7 +133,7 @@ def build_plan(cfg: CfgNode) -> Plan:
     return Plan(
         seed=cfg.RNG_SEED,
         clip_shape=input_shape(cfg),
-        batch_size=batch_per_process(cfg) * cfg.AUG.NUM_SAMPLE,
+        batch_size=batch_per_process(cfg, processes_of(cfg)) * cfg.AUG.NUM_SAMPLE,
         validation_period=cfg.TRAIN.EVAL_PERIOD,
         checkpoint_period=cfg.TRAIN.CHECKPOINT_PERIOD,
         precise_bn=cfg.BN.USE_PRECISE_STATS,

@@ -7,6 +7,7 @@ import pytest
 
 from octvideo.config import (
     ConfigError,
+    Processes,
     batch_per_process,
     check_machine,
     describe_scaling,
@@ -20,6 +21,7 @@ from octvideo.config import (
 )
 from octvideo.config.pyslowfast import IMAGE_DEPTHS
 from octvideo.config.unsupported import NOT_YET
+from octvideo.distributed.launcher_env import launched_processes, processes_of
 from octvideo.engine.optim import build_schedule
 from octvideo.models import list_models
 from octvideo.models.build import spec_of
@@ -206,7 +208,7 @@ def test_recipes_without_effect_are_a_warning(
 def test_a_batch_of_copies_can_be_mixed_and_is_told() -> None:
     opts = ["MIXUP.ENABLE=True", "MODEL.LOSS_FUNC=soft_cross_entropy", "AUG.NUM_SAMPLE=2"]
     cfg = load_cfg(opts=[*opts, "TRAIN.BATCH_SIZE=1"])
-    assert "1 clips each in 2 copies" in describe_scaling(cfg)[0]
+    assert "1 clips each in 2 copies" in describe_scaling(cfg, processes_of(cfg))[0]
 
 
 @pytest.mark.parametrize("key", NOT_YET)
@@ -299,13 +301,14 @@ def test_values_of_disabled_features_are_free(opts: str) -> None:
 def test_machine_that_does_not_fit(gpus: int, devices: int, message: str) -> None:
     cfg = load_cfg(opts=["NUM_GPUS", gpus])
     with pytest.raises(ConfigError) as caught:
-        check_machine(cfg, devices)
+        check_machine(cfg, devices, processes_of(cfg))
     assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(("gpus", "devices"), [(0, 0), (0, 8), (1, 1), (1, 8), (8, 8)])
 def test_machine_that_fits(gpus: int, devices: int) -> None:
-    check_machine(load_cfg(opts=["NUM_GPUS", gpus]), devices)
+    cfg = load_cfg(opts=["NUM_GPUS", gpus])
+    check_machine(cfg, devices, processes_of(cfg))
 
 
 @pytest.mark.parametrize(
@@ -321,11 +324,11 @@ def test_machine_that_fits(gpus: int, devices: int) -> None:
 )
 def test_batch_and_rate(opts: str, batch: int, per_process: int, lr: float, rule: float) -> None:
     cfg = load_cfg(opts=opts.split())
-    assert global_batch_size(cfg) == batch
-    assert batch_per_process(cfg) == per_process
-    assert effective_base_lr(cfg) == pytest.approx(lr)
-    assert linear_rule_lr(cfg) == pytest.approx(rule)
-    line, warning = describe_scaling(cfg)
+    assert global_batch_size(cfg, processes_of(cfg)) == batch
+    assert batch_per_process(cfg, processes_of(cfg)) == per_process
+    assert effective_base_lr(cfg, processes_of(cfg)) == pytest.approx(lr)
+    assert linear_rule_lr(cfg, global_batch_size(cfg, processes_of(cfg))) == pytest.approx(rule)
+    line, warning = describe_scaling(cfg, processes_of(cfg))
     assert line.startswith(f"global batch {batch} ")
     assert line.endswith(f"base LR {lr:g}")
     assert (warning is None) == (lr == rule)
@@ -351,29 +354,39 @@ def test_the_nodes_that_a_launcher_started_count(
     for name, value in {**environ, "MASTER_ADDR": "10.0.0.7"}.items():
         monkeypatch.setenv(name, str(value))
     opts = ["NUM_GPUS", "1", "TRAIN.BATCH_SIZE", "64", "SOLVER.COSINE_END_LR", "0.001"]
-    cfg = load_cfg(opts=[*opts, "SOLVER.BASE_LR_SCALE_NUM_SHARDS", "True"])
-    assert (global_batch_size(cfg), batch_per_process(cfg)) == (128, 8)
-    assert effective_base_lr(cfg) == pytest.approx(0.2) == linear_rule_lr(cfg)
-    line, warning = describe_scaling(cfg)
+    launched = launched_processes()
+    assert launched == Processes(8, 2, "torchrun" if "RANK" in environ else "SLURM")
+    cfg = load_cfg(None, [*opts, "SOLVER.BASE_LR_SCALE_NUM_SHARDS", "True"], launched)
+    assert processes_of(cfg) == launched
+    assert (global_batch_size(cfg, launched), batch_per_process(cfg, launched)) == (128, 8)
+    assert effective_base_lr(cfg, launched) == pytest.approx(0.2) == linear_rule_lr(cfg, 128)
+    line, warning = describe_scaling(cfg, launched)
     assert line == "global batch 128 (2 x 8 processes with 8 clips each), base LR 0.2"
     assert warning is None
     assert build_schedule(cfg)(cfg.SOLVER.MAX_EPOCH) == pytest.approx(0.002)
     plain = load_cfg(opts=opts)
-    assert effective_base_lr(plain) == 0.1
-    assert "set SOLVER.BASE_LR 0.2" in str(describe_scaling(plain)[1])
+    assert effective_base_lr(plain, launched) == 0.1
+    assert "set SOLVER.BASE_LR 0.2" in str(describe_scaling(plain, launched)[1])
+    with pytest.raises(ConfigError, match=f"the 8 processes that {launched.launcher} started"):
+        load_cfg(None, ["TRAIN.BATCH_SIZE", "12"], launched)
+
+
+def scaling(opts: list[str]) -> tuple[str, str | None]:
+    cfg = load_cfg(opts=opts)
+    return describe_scaling(cfg, processes_of(cfg))
 
 
 def test_advice_of_the_linear_rule_fulfils_it() -> None:
     opts = ["NUM_SHARDS=2", "SOLVER.BASE_LR_SCALE_NUM_SHARDS=True", "TRAIN.BATCH_SIZE=16"]
-    warning = describe_scaling(load_cfg(opts=opts))[1]
+    warning = scaling(opts)[1]
     assert warning is not None
     advice = warning.split("set ")[1].split(" to")[0]
-    assert describe_scaling(load_cfg(opts=[*opts, *advice.split()]))[1] is None
+    assert scaling([*opts, *advice.split()])[1] is None
 
 
 def test_the_rule_is_of_sgd() -> None:
     cfg = load_cfg(opts=["SOLVER.OPTIMIZING_METHOD", "adamw", "SOLVER.BASE_LR", "1e-4"])
-    assert describe_scaling(cfg)[1] is None
+    assert describe_scaling(cfg, processes_of(cfg))[1] is None
 
 
 @pytest.mark.parametrize(
@@ -390,4 +403,4 @@ def test_precision_by_either_name(opts: str, precision: str) -> None:
 
 
 def test_test_batch_per_process() -> None:
-    assert batch_per_process(load_cfg(opts=["NUM_GPUS", 2]), "test") == 4
+    assert batch_per_process(load_cfg(), Processes(2), "test") == 4

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from octvideo.config import load_cfg
+from octvideo.config import Processes, describe_scaling, load_cfg
 from octvideo.engine.optim import build_schedule
 from octvideo.models import build_model
 from octvideo.utils.complexity import count
@@ -80,9 +80,8 @@ def test_a_recipe_is_what_its_name_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["RESNET50", "OCT_RESNET152_A0.125", "MOBILENET_V2_100"])
 def test_the_rate_is_that_of_the_linear_rule(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    from octvideo.config import describe_scaling
-
-    line, warning = describe_scaling(load_cfg(RECIPES[name]))
+    cfg = load_cfg(RECIPES[name])
+    line, warning = describe_scaling(cfg, Processes.of(cfg))
     assert "128 images each" in line
     assert warning is None
     assert not caplog.records  # no setting is ignored

@@ -10,8 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from octvideo.config import load_cfg
-from octvideo.config.derived import describe_scaling
+from octvideo.config import Processes, describe_scaling, load_cfg
 from octvideo.data import VideoReader
 from octvideo.engine import launch, run_test, run_train, train_log
 from octvideo.engine.checkpoint import load_checkpoint
@@ -190,10 +189,14 @@ def test_a_finished_run_says_so(tiny_opts):
 def test_fine_tuning_at_a_lower_rate_is_no_reason_for_a_warning(tmp_path):
     opts = ["TRAIN.BATCH_SIZE", "8", "SOLVER.BASE_LR", "0.0025", "NUM_GPUS", "1"]
     path = ROOT / "configs/Kinetics/I3D_8x8_R50.yaml"
+
+    def warning_of(cfg):
+        return describe_scaling(cfg, Processes.of(cfg))[1]
+
     tuned = [*opts, "TRAIN.CHECKPOINT_FILE_PATH", "weights.pyth"]
-    assert describe_scaling(load_cfg(path, opts))[1] is not None
-    assert describe_scaling(load_cfg(path, tuned))[1] is None
-    assert describe_scaling(load_cfg(path, [*tuned, "SOLVER.BASE_LR", "0.1"]))[1] is not None
+    assert warning_of(load_cfg(path, opts)) is not None
+    assert warning_of(load_cfg(path, tuned)) is None
+    assert warning_of(load_cfg(path, [*tuned, "SOLVER.BASE_LR", "0.1"])) is not None
 
 
 @pytest.mark.parametrize(("cores", "asked"), [(1, False), (64, True)])
