@@ -108,7 +108,7 @@ class Checkpointer:
     # ---------------------------------------------------------------- save
 
     def save_is_due(self) -> bool:
-        """Whether a checkpoint within the epoch is due, by the clock of the main process."""
+        """Returns whether a checkpoint within the epoch is due, by the main process's clock."""
         return bool(self.seconds) and is_main() and time.monotonic() - self.saved_at >= self.seconds
 
     def save(self, best: bool = False, due: bool = True, is_final: bool = True) -> Path:

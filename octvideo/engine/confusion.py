@@ -1,4 +1,4 @@
-"""Which classes a test took for which: as numbers, as a list of the worst, as an image."""
+"""Confusions of a test: counts, a list of the worst, an image."""
 
 import logging
 from collections.abc import Sequence
@@ -12,37 +12,37 @@ from octvideo.utils.files import whole_file, write_csv
 
 logger = logging.getLogger("octvideo")
 
-COUNTS_UP_TO = 20  # classes of which the image has the numbers of videos as well
-NAMES_UP_TO = 500  # classes of which the image has the names
+COUNTS_UP_TO = 20  # classes; the image of more has no numbers of videos
+NAMES_UP_TO = 500  # classes; the image of more has no names
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts, a row for each true class and a column for each predicted one."""
+    """Returns counts, a row for each true class and a column for each predicted one."""
     matrix = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(matrix, (labels, predictions), 1)
     return matrix
 
 
 def class_accuracy(matrix: np.ndarray) -> np.ndarray:
-    """Share of each class's videos that were recognised, (num_classes,); nan without videos."""
+    """Returns the fraction of each class's videos that was recognised; nan for no videos."""
     counts = matrix.sum(axis=1)
     return np.where(counts > 0, matrix.diagonal() / np.maximum(counts, 1), np.nan)
 
 
 def mean_class_accuracy(matrix: np.ndarray) -> float:
-    """The mean over the classes that have videos: each class counts alike, however large."""
+    """Returns the mean over the classes that have videos; every class counts alike."""
     return float(np.nanmean(class_accuracy(matrix)))
 
 
 def confusions(matrix: np.ndarray) -> list[tuple[int, int, int]]:
-    """(true class, predicted class, number of videos) of every mistake, the most frequent first."""
+    """Returns (true class, predicted class, number of videos), the most frequent first."""
     wrong = matrix * ~np.eye(len(matrix), dtype=bool)
     pairs = [(int(t), int(p), int(wrong[t, p])) for t, p in np.argwhere(wrong)]
     return sorted(pairs, key=lambda pair: (-pair[2], -pair[2] / matrix[pair[0]].sum(), pair))
 
 
 def write_class_accuracy(matrix: np.ndarray, path: Path, names: Sequence[str]) -> None:
-    """A csv with a line for each class: its number of videos and top-1 accuracy in percent."""
+    """Writes a csv with a line for each class: number of videos and top-1 accuracy in percent."""
     shares = class_accuracy(matrix)
     rows = [
         [label, names[label], int(row.sum()), f"{100 * share:.2f}" if row.any() else ""]
@@ -52,7 +52,7 @@ def write_class_accuracy(matrix: np.ndarray, path: Path, names: Sequence[str]) -
 
 
 def write_confusions(matrix: np.ndarray, path: Path, names: Sequence[str]) -> None:
-    """A csv with a line for each pair of classes that were confused, the most frequent first.
+    """Writes a csv with a line for each pair of confused classes, the most frequent first.
 
     ``share``: percent of the videos of the true class.
     """
@@ -67,10 +67,10 @@ def write_confusions(matrix: np.ndarray, path: Path, names: Sequence[str]) -> No
 def write_confusion_matrix(
     matrix: np.ndarray, path: Path, names: Sequence[str], title: str = ""
 ) -> None:
-    """A PNG, rows normalised; needs matplotlib, and says so where it is not installed.
+    """Writes a PNG with normalised rows, or logs that matplotlib is not installed.
 
-    The colour scale is logarithmic, so that a confusion of a few percent is seen beside a diagonal
-    of ninety; what never happened is blank.
+    The colour scale is logarithmic, so that a confusion of a few percent shows beside a diagonal
+    of ninety. Confusions that never happened are blank.
     """
     try:
         from matplotlib.colors import LogNorm
@@ -107,12 +107,12 @@ def write_confusion_matrix(
 
 
 def _font_size(cell: float) -> float:
-    """Points of names that fit into a row of so many inches."""
+    """Returns the font size in points for rows of ``cell`` inches."""
     return min(10.0, 72 * cell * 0.8)
 
 
 def _plain(name: str) -> str:
-    """Dollars would begin a formula."""
+    """Returns a name with its dollar signs escaped, which would begin a formula."""
     return name.replace("$", r"\$")
 
 

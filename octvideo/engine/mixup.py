@@ -33,7 +33,7 @@ class Mixup:
     def __call__(
         self, video: Tensor, labels: Tensor, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        """video (N, 3, T, H, W) normalised, labels (N,) -> mixed video, targets (N, C) float32.
+        """Mixes normalised video (N, 3, T, H, W) and labels (N,); targets are float32 (N, C).
 
         Changes the video in place. The slow pathway of a model is sampled from the same clip, so it
         sees the same mixture.
@@ -72,7 +72,7 @@ def mixing_generator(seed: int, epoch: int, step: int, rank: int) -> np.random.G
 
 
 def smooth_one_hot(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """(N,) -> (N, C): smoothing / C everywhere, and 1 - smoothing on top at the label."""
+    """Turns labels (N,) into (N, C): smoothing / C, plus 1 - smoothing at the label."""
     one_hot = F.one_hot(labels, num_classes).to(torch.float32)
     return one_hot * (1 - smoothing) + smoothing / num_classes
 

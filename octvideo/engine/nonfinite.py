@@ -1,4 +1,4 @@
-"""Scores, losses and gradients that are nan or inf: which videos they are of, and skipped steps."""
+"""Scores, losses and gradients that are nan or inf: their videos, and skipped steps."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,9 +15,9 @@ class SkippedSteps:
     """Undoes a step whose gradients are not finite: weights, optimizer and batch-norm statistics
     stay as they were.
 
-    Gradients are those of all processes together, so all decide the same. On a GPU with torch's
-    fused optimizers nothing waits for the device; the others wait for it in each step. Costs a
-    copy of the buffers, and a pass through the gradients.
+    Gradients are already averaged over the processes, so all decide the same. On a GPU, torch's
+    fused optimizers need no wait for the device; the others wait in each step. The cost is a copy
+    of the buffers and a pass through the gradients.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -27,12 +27,12 @@ class SkippedSteps:
         self.finite = torch.ones((), dtype=torch.bool)
 
     def remember(self) -> None:
-        """Before the forward pass, which changes the statistics."""
+        """Keeps the statistics. Call it before the forward pass, which changes them."""
         for saved, buffer in zip(self.saved, self.buffers, strict=True):
             saved.copy_(buffer)
 
     def judge(self) -> Tensor:
-        """After the backward pass; whether the gradients are finite: a bool on the device."""
+        """Returns whether the gradients are finite, on the device. Call it after backward."""
         grads = [p.grad for p in self.parameters if p.grad is not None]
         self.finite = torch.stack(norms(grads)).isfinite().all()
         for saved, buffer in zip(self.saved, self.buffers, strict=True):
@@ -40,7 +40,7 @@ class SkippedSteps:
         return self.finite
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Of the optimizer, unless the gradients were not finite."""
+        """Makes the step of the optimizer, unless the gradients were not finite."""
         if takes_found_inf(optimizer):
             optimizer.found_inf = (~self.finite).float()  # type: ignore[attr-defined]
             optimizer.step()
@@ -54,15 +54,15 @@ def finite_rows(scores: Tensor) -> Tensor:
 
 
 def takes_found_inf(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a fused optimizer can be told on the device to do nothing.
+    """Returns whether a fused optimizer can skip a step by a flag on the device.
 
-    Not in its first step: where that is left out, torch 2.13 leaves the momentum uninitialised.
+    It cannot in its first step: if that is skipped, torch 2.13 leaves the momentum uninitialised.
     """
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False) and optimizer.state)
 
 
 class RecentLosses:
-    """The losses of the last steps, on the device, with the videos that they are of.
+    """Keeps the losses of the last steps, on the device, and the videos of each.
 
     path_of: from the index of a video to its path.
     """
@@ -72,16 +72,16 @@ class RecentLosses:
         self._rows: list[tuple[int, int, Tensor, list[int]]] = []
 
     def add(self, epoch: int, step: int, loss: Tensor, videos: Sequence[int]) -> None:
-        """epoch and step count from 1; loss is a scalar, videos are indices."""
+        """Adds a step; ``epoch`` and ``step`` count from 1, loss is a scalar, videos indices."""
         self._rows.append((epoch, step, loss, list(videos)))
 
     def clear(self) -> None:
         self._rows.clear()
 
     def first_lost(self) -> str | None:
-        """Of the first step without a finite loss in any process: epoch, step and videos.
+        """Returns epoch, step and videos of the first step whose loss is not finite in any process.
 
-        All processes have to ask together; waits for the device.
+        All processes have to ask together. Waits for the device.
         """
         rows = [(*row[:2], row[3]) for row in self._rows if not row[2].isfinite()]
         found = sorted(row for rows in all_gather_objects(rows[:1]) for row in rows)

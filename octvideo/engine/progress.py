@@ -1,4 +1,4 @@
-"""How far a training run is."""
+"""How far a training run has come."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ class Progress:
 
     @property
     def step_of_epoch(self) -> int:
-        """Steps of the epoch under way, as if all had been of today's size."""
+        """Returns the steps of the current epoch, as if all had had today's batch size."""
         return self.samples // self.sampler.samples_per_step
 
     @property
@@ -46,7 +46,7 @@ class Progress:
 
     @property
     def position(self) -> float:
-        """Finished epochs, with the share of the one under way."""
+        """Returns the finished epochs plus the fraction of the current one."""
         return self.epoch + self.samples / (self.steps_per_epoch * self.sampler.samples_per_step)
 
     def step_done(self) -> None:

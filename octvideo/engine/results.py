@@ -31,9 +31,9 @@ SHOWN_CLASSES = 5  # of each video, in predictions.csv
 
 
 class ScoreTable:
-    """``scores[video, view, class]``, float32. A video is scored with all its views, or missing.
+    """Holds ``scores[video, view, class]``, float32. A video has all its views, or is missing.
 
-    Memory is taken by the rows that are put, as those never written to are the system's zeros.
+    Only rows that are put take memory; until then they are the system's zero pages.
     """
 
     def __init__(self, labels: np.ndarray, num_views: int, num_classes: int) -> None:
@@ -48,7 +48,7 @@ class ScoreTable:
         self.scored[video] = True
 
     def gather(self) -> None:
-        """Brings what all processes have scored to the main one, in parts; all have to call it."""
+        """Collects the scores of all processes in the main one, in parts; all have to call it."""
         mine = np.flatnonzero(self.scored)
         rows = max(1, ROWS_AT_ONCE // world_size())
         for start in range(0, max(all_gather_objects(len(mine))), rows):
@@ -59,13 +59,13 @@ class ScoreTable:
                     self.put(video, row)
 
     def ensemble(self, method: str) -> np.ndarray:
-        """``sum`` or ``max`` over the views: (num_videos, num_classes)."""
+        """Returns ``sum`` or ``max`` over the views: (num_videos, num_classes)."""
         return self.scores.sum(axis=1) if method == "sum" else self.scores.max(axis=1)
 
     def save(self, path: Path, paths: Sequence[str], method: str = "sum") -> None:
-        """A NumPy archive: scores, labels, scored and the paths of the videos.
+        """Writes a NumPy archive: scores, labels, scored and the paths of the videos.
 
-        Where the name ends in ``.pkl``, what PySlowFast writes: a pickle of two tensors, the
+        If the name ends in ``.pkl``, writes what PySlowFast does: a pickle of two tensors, the
         ``method`` over the views, (num_videos, num_classes), and the labels, (num_videos,).
         Videos that could not be read have zeros in it.
         """
@@ -86,7 +86,7 @@ def write_predictions(
     scores: np.ndarray,
     names: Sequence[str],
 ) -> None:
-    """A csv with a line for each video: path, label and the five likeliest classes, by name.
+    """Writes a csv with a line for each video: path, label, and the five likeliest classes by name.
 
     ``note`` says why a video has no classes: it could not be read, or its scores are not finite.
 

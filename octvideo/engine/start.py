@@ -116,7 +116,7 @@ def _precisions(cfg: CfgNode) -> dict[str, str]:
 
 
 def _has_short_clips(cfg: CfgNode) -> bool:
-    """Whether a kernel may be longer in time than its input: 5 frames at the stem, 3 later.
+    """Returns whether a kernel may be longer in time than its input: 5 frames at the stem, 3 later.
 
     The later kernels are 2D convolutions with MODEL.FOLD_CONV3D.
     """

@@ -23,7 +23,7 @@ Load = Callable[[], None]
 
 
 class Saved:
-    """Reads fields of a checkpoint; each method refuses what is not as it must be.
+    """Reads fields of a checkpoint; each method refuses a value of the wrong kind.
 
     place: of the fields within the file, for messages.
 
@@ -35,7 +35,7 @@ class Saved:
         self.path, self._fields, self._place = path, fields, place
 
     def __contains__(self, name: object) -> bool:
-        """Whether the field is there and not None."""
+        """Returns whether the field is there and not None."""
         return self._fields.get(name) is not None
 
     def names(self) -> list[Any]:
@@ -119,7 +119,7 @@ def load_state(owners: Iterable[Stateful], saved: Saved) -> None:
 
 
 def is_sound(value: object) -> bool:
-    """Whether it is an ordinary tensor, and the file has all of its elements."""
+    """Returns whether it is an ordinary tensor, and the file has all of its elements."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided

@@ -45,7 +45,7 @@ def run_test(
     """Tests a checkpoint on test.csv with all views, and returns what ``test_final`` logs.
 
     With several numbers of clips (TEST.NUM_TEMPORAL_CLIPS) there is a test for each, which
-    overwrites the files of the one before; the result is that of the last.
+    overwrites the files of the previous one; the last result is returned.
 
     In a run of several processes each scores a share of the videos, every video once; the main
     one has the result, and the others return {}.
@@ -118,8 +118,8 @@ def build_scorer(model: nn.Module, cfg: CfgNode, tested: Path) -> Scorer:
 def load_tested(model: nn.Module, cfg: CfgNode, trained: Path | None) -> tuple[Path, list[str]]:
     """Loads into ``model`` what ``run_test`` tests: its file, and the names of the classes.
 
-    The names beside the test's lists say what its labels mean; else those of the checkpoint count,
-    or the classes are numbers.
+    The names beside the test's lists say what its labels mean. Without them, the names in the
+    checkpoint are used; without these, classes are numbers.
     """
     weights = find_checkpoint(cfg, trained)
     warn_of_another_network(weights.path, weights.cfg, cfg)
@@ -148,7 +148,7 @@ def _class_names(cfg: CfgNode, weights: Weights) -> list[str]:
 
 
 def find_checkpoint(cfg: CfgNode, trained: Path | None = None) -> Weights:
-    """What ``run_test`` tests; with EMA.ENABLE, the averaged weights where the file has them.
+    """Returns the weights that ``run_test`` tests; with EMA.ENABLE, the averaged ones if present.
 
     All processes have to call it.
     """

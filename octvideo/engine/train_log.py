@@ -85,7 +85,7 @@ class TrainLog:
         self.bar.update()
 
     def is_due(self) -> bool:
-        """Whether the steps are to be reported now. All processes get the same answer."""
+        """Returns whether a report is due. All processes get the same answer."""
         return self.progress.step % self.period == 0
 
     # ---------------------------------------------------------------- reports

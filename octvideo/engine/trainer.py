@@ -212,7 +212,7 @@ class Trainer:
             self.checkpoints.save(best=is_best, due=saves)
 
     def _update_statistics(self, stop: StopRequest) -> None:
-        """Precise batch norm, if asked for, or to mend what an overflow in fp16 has spoilt."""
+        """Recomputes batch-norm statistics, if asked for or if an overflow in fp16 spoilt them."""
         is_wanted = self.plan.precise_bn
         if not is_wanted and self.step.precision == "fp16":
             is_wanted = not all(has_finite_statistics(model) for model in self.models)

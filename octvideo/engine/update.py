@@ -104,7 +104,7 @@ class Update:
 
     @property
     def lr(self) -> float:
-        """The learning rate of the last step."""
+        """Returns the learning rate of the last step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def begin(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from octvideo.data.synthetic.scenes import ACTIONS
-from studies.pictures import PICTURES, draw_actions
+from studies.pictures import OF_A_RUN, PICTURES, draw_actions
 from support import ROOT
 
 IMAGES = ROOT / "docs" / "images"
@@ -38,7 +38,8 @@ def test_a_picture_is_the_one_in_the_documents(tmp_path: Path, name: str) -> Non
 def test_every_picture_is_drawn_by_the_command_and_shown_somewhere() -> None:
     pages = "\n".join(p.read_text() for p in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
     shown = set(re.findall(r"images/([\w.]+)", pages))
-    assert {path.name for path in IMAGES.iterdir()} == set(PICTURES) == shown
+    assert all(path.stat().st_size < 150_000 for path in IMAGES.iterdir())
+    assert {path.name for path in IMAGES.iterdir()} == {*PICTURES, OF_A_RUN} == shown
 
 
 def test_the_operator_has_its_four_paths_and_one_weight() -> None:
