@@ -80,12 +80,12 @@ def _nothing(share: float, increasing: bool, rng: np.random.Generator) -> tuple:
 
 
 def _up_to(limit: float) -> Callable[[float, bool, np.random.Generator], tuple]:
-    """From 0 to +-limit."""
+    """Spreads the strength over 0 to +-limit."""
     return lambda share, increasing, rng: (_either_sign(share * limit, rng),)
 
 
 def _enhancement(share: float, increasing: bool, rng: np.random.Generator) -> tuple:
-    """A factor from 0.1 to 1.9; increasing: from 1, no change, to one of the two."""
+    """Returns a factor from 0.1 to 1.9; increasing: from 1, no change, to one of the two."""
     return (1 + _either_sign(0.9 * share, rng) if increasing else 0.1 + 1.8 * share,)
 
 
@@ -157,7 +157,7 @@ class RandomErasing:
     def _box(
         self, height: int, width: int, count: int, rng: np.random.Generator
     ) -> tuple[int, int, int, int] | None:
-        """Top, left, height and width of a box smaller than the frame; None after 100 misses."""
+        """Draws top, left, height, width of a box smaller than the frame; None after 100 misses."""
         for _ in range(100):
             area = rng.uniform(0.02, 1 / 3) * height * width / count
             aspect = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
@@ -167,7 +167,7 @@ class RandomErasing:
         return None
 
     def _content(self, frames: int, h: int, w: int, rng: np.random.Generator) -> torch.Tensor:
-        """(3, T, h, w) or what spreads to it, values 0..255 (noise goes beyond them)."""
+        """Returns (3, T, h, w) or what spreads to it, values 0..255 (noise goes beyond them)."""
         shape = {"pixel": (3, frames, h, w), "rand": (3, frames, 1, 1), "const": (3, 1, 1, 1)}
         noise = np.zeros((3, 1, 1, 1), np.float32)
         if self.mode != "const":

@@ -152,7 +152,7 @@ class AllViews(Dataset):
 
 
 def view(frames: torch.Tensor, clip: torch.Tensor, crop: torch.Tensor, size: int) -> torch.Tensor:
-    """One view (3, T, size, size) of frames (3, U, H, W): clip (T,), crop (top, left).
+    """Cuts a view (3, T, size, size) out of frames (3, U, H, W): clip (T,), crop (top, left).
 
     The view's index is clip * num_crops + crop, in the numbers of an item of AllViews. It shares
     the memory of the frames where the clip's are evenly spaced there.
@@ -186,14 +186,14 @@ def collate_clips(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _views_of(item: dict[str, Any]) -> list[Tensor]:
-    """The views of an item of RandomClips, or the one view of an item of AllViews."""
+    """Returns the views of an item of RandomClips, or the one view of an item of AllViews."""
     if "frames" not in item:
         return item.get("views", [])
     return [view(item["frames"], item["clips"][0], item["crops"][0], item["size"])]
 
 
 def _stack(clips: list[Tensor]) -> Tensor:
-    """In a worker, straight into shared memory, where that has room."""
+    """Stacks clips, in a worker straight into shared memory if that has room."""
     if len({clip.dtype for clip in clips}) > 1:  # of a test, those that are not resized are uint8
         clips = [clip.float() for clip in clips]
     try:

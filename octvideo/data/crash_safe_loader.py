@@ -1,4 +1,4 @@
-"""A DataLoader that outlives its workers: a video that makes one hang or crash is left out."""
+"""A DataLoader that outlives its workers: a video that makes one hang or crash is skipped."""
 
 import logging
 import signal
@@ -20,7 +20,6 @@ from torch.utils.data import (
     default_convert,
     get_worker_info,
 )
-from torch.utils.data._utils import signal_handling
 
 from octvideo.data.read.packet_index import VideoError
 from octvideo.distributed.signals import leave_signals_to_parent
@@ -39,13 +38,13 @@ _MAX_UNEXPLAINED = 3  # restarts in a row after workers that read no video
 
 
 class Watch:
-    """Which video each worker of a loader is at, in memory that the main process sees too.
+    """Knows which video each worker of a loader is reading, in memory that all processes share.
 
-    timeout: seconds that a worker may take for one video; the system ends the process that takes
-    longer, as nothing less stops a decoder in an endless loop. 0: no limit.
+    timeout: seconds that a worker may take for one video. The system kills a process that takes
+    longer, because nothing less stops a decoder in an endless loop. 0: no limit.
 
-    lost: path and reason of videos that have cost workers; they are not opened again. A worker
-    knows those of the time of its start.
+    lost: path and reason of the videos that killed workers; they are not opened again. A worker
+    knows those that were lost before it started.
     """
 
     def __init__(self, num_workers: int = 0, timeout: float = 0.0) -> None:
@@ -55,9 +54,9 @@ class Watch:
 
     @contextmanager
     def reading(self, index: int, path: str) -> Iterator[None]:
-        """Around the reading of video ``index``; raises VideoError where it is known to be lost.
+        """Surrounds the reading of a video; raises VideoError if it is known to be lost.
 
-        In the main process, which can not be given up, there is no limit.
+        In the main process, which cannot be given up, there is no limit.
         """
         if path in self.lost:
             raise VideoError(path, self.lost[path])
@@ -74,7 +73,7 @@ class Watch:
             self._at[worker.id] = -1
 
     def video_of(self, worker_id: int) -> int | None:
-        """The index of the video that a worker reads, or read when it ended."""
+        """Returns the index of the video that a worker is reading, or read when it ended."""
         index = int(self._at[worker_id])
         return index if index >= 0 else None
 
@@ -130,7 +129,7 @@ def _shared(tensor: Tensor) -> Tensor | _Piped:
 
 
 def _map(function: Callable[[Any], Any], batch: Any, kind: type) -> Any:
-    """``batch`` with ``function`` applied to what is of a kind, in dicts, lists and tuples."""
+    """Applies ``function`` to what is of a kind in a batch of dicts, lists and tuples."""
     if isinstance(batch, kind):
         return function(batch)
     if isinstance(batch, dict):
@@ -154,22 +153,22 @@ class _Rest(Sampler):
 
 
 class VideoLoader:
-    """What a DataLoader with these arguments yields, also where workers hang or die on the way.
+    """Yields what a DataLoader with these arguments yields, even if workers hang or die.
 
     Workers live through all epochs. They start in the platform's default way: on Linux they are
     forked, at once and sharing the list of videos with the main process (they never touch CUDA,
     which a fork would break).
 
-    Where one has ended, all are started anew and go on at the batch that was due, so that nothing
-    is lost or comes twice: a sample depends on its key alone. The video that the worker was reading
-    gets a second chance, as the system may have ended the process for reasons of its own (memory,
-    say). The second time in an epoch the video counts as unreadable.
+    If one dies, all are restarted and continue at the batch that was due, so that nothing is lost
+    or comes twice: a sample depends on its key alone. The video that the worker was reading gets a
+    second chance, because the system may have killed the process for reasons of its own (memory,
+    for example). The second time in an epoch, the video counts as unreadable.
 
-    Without workers there is no such protection: what ends a decoder ends the run.
+    Without workers there is no such protection: a decoder that crashes ends the run.
 
     Args:
         dataset: has ``videos``, a `FileList`, and ``watch``, a `Watch` that it reads under.
-        keys: what to load, in this order, anew in each iteration.
+        keys: what to load, in this order, in each iteration.
         options: of `DataLoader`.
 
     Raises:
@@ -187,7 +186,7 @@ class VideoLoader:
         self._batch_size = options.get("batch_size", 1) or 1
         collate = default_collate if options.get("batch_size", 1) else default_convert
         self._options = {**options, "collate_fn": _Sender(options.get("collate_fn") or collate)}
-        self._is_told = False  # of too little shared memory
+        self._has_warned = False  # of too little shared memory
         self._losses: Counter[str] = Counter()
         self._loader = self._new_loader()
 
@@ -222,17 +221,17 @@ class VideoLoader:
                 batches = None
                 continue
             done += 1
-            self._losses[""] = 0  # whatever ended workers before, it does so no more
+            self._losses[""] = 0  # whatever killed workers before has stopped
             yield _map(self._from_pipe, batch, _Piped)
 
     def _from_pipe(self, piped: _Piped) -> Tensor:
-        if not self._is_told:
+        if not self._has_warned:
             logger.warning(
                 "%s has no room for %.0f MB of a batch: batches are sent through a pipe, which is "
                 "slower; %s",
                 *(shared_memory(), piped.array.nbytes / 2**20, MORE_SHARED_MEMORY),
             )
-            self._is_told = True
+            self._has_warned = True
         return piped.tensor()
 
     def _begin(self, done: int) -> Iterator[Any]:
@@ -247,12 +246,16 @@ class VideoLoader:
             return iter(self._loader)
         finally:
             for signum, handler in before.items():
-                of_torch = getattr(handler, "__module__", "") == signal_handling.__name__
+                of_torch = str(getattr(handler, "__module__", "")).startswith("torch.utils.data")
                 signal.signal(signum, signal.SIG_DFL if of_torch else handler)
+
+    def _workers(self) -> list[Any]:
+        """Returns the loader's processes; [] if this torch has other names for them."""
+        return getattr(getattr(self._loader, "_iterator", None), "_workers", [])
 
     def _find_lost(self, error: Exception) -> bool:
         """Notes what the workers were at that have ended; False where none has."""
-        workers = getattr(self._loader._iterator, "_workers", [])
+        workers = self._workers()
         # Its end may be under way; for longer where it has left a connection already.
         patience = 1 if isinstance(error, RuntimeError) else 30
         closed = wait([worker.sentinel for worker in workers], timeout=patience)
@@ -269,7 +272,7 @@ class VideoLoader:
 
     def _note(self, path: str, reason: str, error: Exception) -> None:
         if not path:
-            logger.warning("A loader worker is started anew: %s", reason)
+            logger.warning("A loader worker is restarted: %s", reason)
             if self._losses[path] > _MAX_UNEXPLAINED:
                 raise UserError(
                     f"loader workers end one after another: {reason}. If memory runs out, use "
@@ -289,7 +292,7 @@ class VideoLoader:
 
     def _restart(self) -> None:
         # The others are not killed but asked to leave: they might hold a lock of the queues.
-        if self._loader._iterator is not None:
-            self._loader._iterator._shutdown_workers()
+        iterator = getattr(self._loader, "_iterator", None)
+        getattr(iterator, "_shutdown_workers", lambda: None)()
         self._watch.restart()
         self._loader = self._new_loader()

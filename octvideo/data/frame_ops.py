@@ -1,7 +1,7 @@
 """Operations on the frames of a clip: uint8 (T, H, W, 3) RGB in, the same out.
 
 They are those of Pillow that RandAugment is built from, for a whole clip at once and without
-Pillow. What Pillow takes from a picture (its histogram, its mean) is taken from each frame.
+Pillow. What Pillow takes from an image (its histogram, its mean) is taken from each frame.
 Colours are equal to Pillow's to the last bit; geometry is rounded where Pillow truncates.
 """
 
@@ -22,7 +22,7 @@ _LEVELS = np.arange(256)
 
 
 def invert(frames: np.ndarray) -> np.ndarray:
-    """255 - v."""
+    """Returns 255 - v."""
     return 255 - frames
 
 
@@ -42,12 +42,12 @@ def solarize_add(frames: np.ndarray, add: int) -> np.ndarray:
 
 
 def brightness(frames: np.ndarray, factor: float) -> np.ndarray:
-    """Away from black: 0 is black, 1 changes nothing."""
+    """Scales values away from black: 0 is black, 1 changes nothing."""
     return _blend(np.zeros(256), _LEVELS, factor)[frames]
 
 
 def contrast(frames: np.ndarray, factor: float) -> np.ndarray:
-    """Away from the mean grey of each frame: 0 is that grey, 1 changes nothing."""
+    """Scales values away from each frame's mean grey: 0 is that grey, 1 changes nothing."""
     out = np.empty_like(frames)
     for t, frame in enumerate(frames):
         mean = int(_grey(frame).mean() + 0.5)
@@ -83,12 +83,12 @@ def equalize(frames: np.ndarray) -> np.ndarray:
 
 
 def _table(values: np.ndarray) -> np.ndarray:
-    """256 numbers as uint8: cut to 0..255, fractions dropped."""
+    """Makes 256 numbers uint8: cut to 0..255, fractions dropped."""
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
 def _by_histogram(frames: np.ndarray, rule: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Each channel of each frame through the table that `rule` makes of its histogram (256,)."""
+    """Maps each channel of each frame by the table `rule` makes of its histogram (256,)."""
     out = np.empty_like(frames)
     for t, frame in enumerate(frames):
         for c in range(3):
@@ -102,12 +102,12 @@ def _by_histogram(frames: np.ndarray, rule: Callable[[np.ndarray], np.ndarray]) 
 
 
 def color(frames: np.ndarray, factor: float) -> np.ndarray:
-    """Away from grey: 0 is grey, 1 changes nothing."""
+    """Scales values away from grey: 0 is grey, 1 changes nothing."""
     return _blend(_grey(frames)[..., None], frames, factor)
 
 
 def sharpness(frames: np.ndarray, factor: float) -> np.ndarray:
-    """Away from a 3x3 blur: 0 is blurred, 1 changes nothing. The outermost pixels stay."""
+    """Scales values away from a 3x3 blur: 0 is blurred, 1 changes nothing. The border stays."""
     _, h, w, _ = frames.shape
     blurred = frames.copy()
     if h > 2 and w > 2:
@@ -168,17 +168,17 @@ def shear_y(frames: np.ndarray, factor: float, interpolation: str) -> np.ndarray
 
 
 def translate_x(frames: np.ndarray, share: float, interpolation: str) -> np.ndarray:
-    """To the left by a share of the width."""
+    """Moves frames to the left by a share of the width."""
     return affine(frames, (1, 0, share * frames.shape[2], 0, 1, 0), interpolation)
 
 
 def translate_y(frames: np.ndarray, share: float, interpolation: str) -> np.ndarray:
-    """Up by a share of the height."""
+    """Moves frames up by a share of the height."""
     return affine(frames, (1, 0, 0, 0, 1, share * frames.shape[1]), interpolation)
 
 
 def rotate(frames: np.ndarray, degrees: float, interpolation: str) -> np.ndarray:
-    """Counter-clockwise about the centre."""
+    """Turns frames counter-clockwise about the centre."""
     x, y = frames.shape[2] / 2, frames.shape[1] / 2
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     matrix = (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
@@ -189,7 +189,7 @@ def _sample(frames: np.ndarray, grid: torch.Tensor, interpolation: str) -> np.nd
     """uint8 (T, H, W, 3), grid (1, H, W, 2) for F.grid_sample -> uint8 (T, H, W, 3)."""
     t, h, w, c = frames.shape
     planes = frames.transpose(0, 3, 1, 2).astype(np.float32, order="C")
-    # All planes are channels of one picture: the weights of a position are computed once.
+    # All planes are channels of one image: the weights of a position are computed once.
     video = torch.from_numpy(planes).view(1, t * c, h, w)
     out = F.grid_sample(video, grid, interpolation, "border", align_corners=False)
     out = out.clamp_(0, 255).round_().to(torch.uint8).view(t, c, h, w)

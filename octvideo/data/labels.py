@@ -20,7 +20,7 @@ PACKAGED = ("kinetics400", "kinetics600")
 
 
 def class_names(source: str | Path) -> list[str]:
-    """The class names of "kinetics400", of "kinetics600", or of a file.
+    """Returns the class names of "kinetics400", of "kinetics600", or of a file.
 
     A file holds, as JSON, a list of names, {name: label} as PySlowFast's kinetics_classnames.json
     and the class_names.json beside a prepared data set, or {label: name}; or, as text, a name a
@@ -58,7 +58,7 @@ def class_names(source: str | Path) -> list[str]:
 
 
 def class_names_beside(folder: str | Path, num_classes: int) -> list[str] | None:
-    """The class names of a data set: class_names.json in the folder of its lists, if it has one.
+    """Returns the class names in the class_names.json in a folder of lists, if there is one.
 
     Names of another number of classes are left out, with a warning.
     """
@@ -73,7 +73,7 @@ def class_names_beside(folder: str | Path, num_classes: int) -> list[str] | None
 
 
 def _in_order(content: dict[str, Any]) -> list[str] | None:
-    """The names of {name: label} or {label: name}; None: it is neither, or labels are missing."""
+    """Returns the names of {name: label} or {label: name}; None if it is neither or has gaps."""
     is_by_name = all(_is_label(label) for label in content.values())
     if not is_by_name and not all(map(_is_label, content)):
         return None
@@ -93,7 +93,7 @@ def _is_label(value: Any) -> bool:
 
 
 def _of_lines(lines: list[str], path: Path) -> list[str]:
-    """A name a line, or "label name" or "name label", also as a table with commas or tabs."""
+    """Reads a name a line, or "label name" or "name label", also as a table with commas or tabs."""
     rows = [line.strip() for line in lines if line.strip()]
     if rows and _HEADER.fullmatch(rows[0]):
         rows = rows[1:]

@@ -28,12 +28,12 @@ logger = logging.getLogger(__name__)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Keys (epoch, index) of one rank, in an order that depends on seed and epoch alone.
+    """Yields the keys (epoch, index) of one rank, in an order that depends on seed and epoch alone.
 
     Every rank gets the same number of whole batches; what is left over at the end of the epoch's
     order is dropped. Step s of all ranks together is a window of that order, so that a run can
-    go on at any sample, also with another world size. As the epoch is part of the key, workers
-    that live through all epochs need not be told about it.
+    resume at any sample, also with another world size. The epoch is part of the key, so workers
+    that live through all epochs need no message about it.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     @property
     def samples_per_step(self) -> int:
-        """Of all ranks together."""
+        """Returns the samples of all ranks in a step."""
         return self.batch_size * self.world_size
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """The next iteration yields this epoch, without the first `start` samples of all ranks."""
+        """Makes the next iteration yield this epoch, without the first `start` of all samples."""
         self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -168,7 +168,7 @@ def build_training_views(cfg: CfgNode, plain: bool = False) -> TrainingViews:
 
 
 def _image_transform(cfg: CfgNode, augmentation: Augmentation) -> ImageTransform:
-    """RandAugment takes the place of colour jitter and noise; jitter is for AUG.ENABLE alone."""
+    """Returns the transform of images; colour jitter is for AUG.ENABLE alone."""
     data, noise = cfg.DATA, None
     if data.TRAIN_PCA_NOISE:
         noise = PCANoise(data.TRAIN_PCA_NOISE, data.TRAIN_PCA_EIGVAL, data.TRAIN_PCA_EIGVEC)
@@ -184,7 +184,7 @@ def _image_transform(cfg: CfgNode, augmentation: Augmentation) -> ImageTransform
 
 
 def _augmentation(cfg: CfgNode) -> Augmentation:
-    """Of the section AUG; AUG.NUM_SAMPLE counts even where AUG.ENABLE is off, as in PySlowFast."""
+    """Reads the section AUG; AUG.NUM_SAMPLE counts even without AUG.ENABLE, as in PySlowFast."""
     aug = cfg.AUG
     rand_augment = erasing = None
     if aug.ENABLE and aug.AA_TYPE:
@@ -259,11 +259,11 @@ def _loader(
 
 
 def _num_workers(asked: int) -> int:
-    """As many as asked for, but not more than there are cores: they would only fight for them."""
+    """Returns the number asked for, but at most one worker a core: more only compete."""
     return min(asked, usable_cores())
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, cores or 1)

@@ -50,19 +50,19 @@ def clip_span(num_frames: int, sampling_rate: int, fps: float, target_fps: float
 
 
 def random_clip_start(length: float, span: float, rng: np.random.Generator) -> float:
-    """Start of a random clip, uniform in [0, length - span]; 0 in a video shorter than the clip."""
+    """Returns the start of a random clip, uniform in [0, length - span]; 0 in a shorter video."""
     return float(rng.uniform(0.0, max(length - span, 0.0)))
 
 
 def centre_start(length: float, span: float) -> float:
-    """Start of the clip in the middle of the video."""
+    """Returns the start of the clip in the middle of the video."""
     return max(length - span, 0.0) / 2
 
 
 def view_start(
     length: float, span: float, view: int, num_views: int, use_offset: bool = False
 ) -> float:
-    """Start of test view `view` of `num_views`.
+    """Returns the start of test view `view` of `num_views`.
 
     (length - span) * view / num_views. With use_offset the distance of two views is
     (length - span) / (num_views - 1) in whole frames, rounded down, so that the last view ends
@@ -75,12 +75,12 @@ def view_start(
 
 
 def frame_indices(start: float, span: float, num_frames: int, length: float) -> np.ndarray:
-    """The points of the clip, truncated to int64 (num_frames,)."""
+    """Truncates the points of a clip to int64 (num_frames,)."""
     return clip_points(start, span, num_frames, length).long().numpy()
 
 
 def clip_points(start: float, span: float, num_frames: int, length: float) -> torch.Tensor:
-    """linspace(start, start + span - 1), float32 (num_frames,).
+    """Returns linspace(start, start + span - 1), float32 (num_frames,).
 
     A video that ends before the clip does repeats its last frame.
     """
@@ -94,7 +94,7 @@ def slow_indices(num_frames: int, frame_ratio: int) -> np.ndarray:
 
 
 def crop_offsets(height: int, width: int, crop: int, num_crops: int) -> list[tuple[int, int]]:
-    """(top, left) of the test crops of a frame: 3 along its long side, or 1 in the centre.
+    """Returns (top, left) of the test crops: 3 along the long side, or 1 in the centre.
 
     Raises ValueError for another number of crops, or a crop larger than the frame.
     """

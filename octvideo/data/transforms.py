@@ -53,7 +53,7 @@ class TrainTransform:
 
 
 def short_side_size(height: int, width: int, short: int) -> tuple[int, int]:
-    """(h, w) after a resize of the short side to `short`; the long side is rounded down."""
+    """Returns (h, w) after a resize of the short side to `short`; the long side is rounded down."""
     if min(height, width) == short:
         return height, width
     if width < height:
@@ -70,7 +70,7 @@ def resize_crop(
     crop_w: int,
     flip: bool = False,
 ) -> torch.Tensor:
-    """Resize frames to `size` = (h, w), cut out a crop there, mirror it.
+    """Resizes frames to `size` = (h, w), cuts a crop out there, and mirrors it.
 
     frames: uint8 (T, H, W, 3). Returns float32 (3, T, crop_h, crop_w), values 0..255: those of
     `F.interpolate` on whole frames up to float rounding, and exact where there is no resize.
@@ -102,7 +102,7 @@ def resize_crop_uint8(
     crop_w: int,
     flip: bool = False,
 ) -> torch.Tensor:
-    """`resize_crop` in whole numbers: uint8 (3, T, crop_h, crop_w), at most 1 off its values.
+    """Does `resize_crop` in whole numbers: uint8 (3, T, crop_h, crop_w), at most 1 off.
 
     Columns are rounded before rows are blended. Colours are the innermost in memory, as they
     were: the batch that copies the video puts it in order.
@@ -123,13 +123,13 @@ def resize_crop_uint8(
         scales_w=size[1] / width,
     )
     crop = resized[:, :, top : top + crop_h, left : left + crop_w]
-    if flip:  # torch is quick at it where pictures are whole and colours innermost
+    if flip:  # torch is quick at it if frames are whole and colours innermost
         crop = crop.contiguous(memory_format=torch.channels_last).flip(-1)
     return crop.transpose(0, 1)
 
 
 def _source_positions(source: int, target: int, offset: int, count: int) -> np.ndarray:
-    """Where output pixels offset..offset+count-1 of a resize source -> target lie in the source."""
+    """Returns where output pixels offset..offset+count-1 of a resize lie in the source."""
     scale = float(np.float32(source) / np.float32(target))  # as precise as F.interpolate's own
     return np.clip((np.arange(offset, offset + count) + 0.5) * scale - 0.5, 0, source - 1)
 
@@ -145,7 +145,7 @@ def _sampling_grid(y: np.ndarray, x: np.ndarray, height: int, width: int) -> tor
 def _sampled(frames: np.ndarray, grid: torch.Tensor) -> torch.Tensor:
     """uint8 (T, H, W, 3), grid (1, h, w, 2) -> float32 (3, T, h, w)."""
     colours = torch.from_numpy(frames.astype(np.float32, order="C")).permute(3, 0, 1, 2)
-    # The frames are channels of one picture: the weights of a position are computed once a colour.
+    # The frames are channels of one image: the weights of a position are computed once a colour.
     return F.grid_sample(colours, grid.expand(3, -1, -1, -1), "bilinear", "border", False)
 
 
@@ -157,7 +157,7 @@ def _planes(frames: np.ndarray) -> torch.Tensor:
 def random_crop_params(
     height: int, width: int, rng: np.random.Generator, spec: TrainTransform
 ) -> tuple[tuple[int, int], int, int]:
-    """Short-side jitter: size (h, w) after the resize, and top and left of the crop there."""
+    """Draws the size (h, w) after a short-side jitter, and top and left of the crop there."""
     low, high = spec.jitter_scales
     side = 1 / rng.uniform(1 / high, 1 / low) if spec.inv_uniform else rng.uniform(low, high)
     h, w = short_side_size(height, width, round(side))
@@ -172,7 +172,7 @@ def random_region(
     scales: Sequence[float],
     aspects: Sequence[float],
 ) -> tuple[int, int, int, int]:
-    """Top, left, height, width of a random part of the frame (Inception's crop, as PySlowFast).
+    """Draws top, left, height, width of a part of the frame (Inception's crop, as PySlowFast).
 
     Its area is uniform in `scales` (of the frame's), its width / height log-uniform in `aspects`;
     after ten draws that do not fit, the largest centre part with an aspect in the range.
@@ -213,7 +213,7 @@ def normalize(
 ) -> torch.Tensor:
     """(v / 255 - mean) / std of a video (..., 3, T, H, W), uint8 or float 0..255; float32 out.
 
-    axis: where the colours are, from the end; -3 for pictures (..., 3, H, W). mean and std are for
+    axis: where the colours are, from the end; -3 for images (..., 3, H, W). mean and std are for
     R, G, B; ``reverse_channels`` gives B, G, R afterwards, as PySlowFast does.
     """
     shape = (-1,) + (1,) * (-1 - axis)

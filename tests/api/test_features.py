@@ -18,7 +18,7 @@ from octvideo.api import features
 from octvideo.api.create import load_trained
 from octvideo.api.features import extract_all, feature_path
 from octvideo.api.views import ViewSettings
-from octvideo.data.read import video as reader
+from octvideo.data.sources import videos as reader
 from octvideo.utils.errors import UserError
 from support import ROOT
 

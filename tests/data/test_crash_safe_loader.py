@@ -19,8 +19,8 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from octvideo.config import load_cfg
 from octvideo.data import build_test_loader, build_train_loader, build_val_loader
 from octvideo.data.crash_safe_loader import VideoLoader, Watch
-from octvideo.data.read import video as reader_module
 from octvideo.data.read.video import VideoError, VideoReader
+from octvideo.data.sources import videos as reader_module
 from octvideo.data.synthetic.videos import write_video
 from octvideo.utils.errors import UserError
 from support import ROOT
@@ -219,7 +219,8 @@ def test_the_main_process_has_no_limit(folder):
 ORPHANS = """
 import re, sys, time
 from octvideo.config import load_cfg
-from octvideo.data import build_train_loader, reader
+from octvideo.data import build_train_loader
+from octvideo.data.sources import videos as reader
 class Hanging(reader.VideoReader):
     def __init__(self, path, *args, **kwargs):
         if "hang" in path:

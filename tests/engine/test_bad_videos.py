@@ -13,8 +13,8 @@ import torch
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from octvideo.config import load_cfg
-from octvideo.data import kinetics
-from octvideo.data.read import video as reader_module
+from octvideo.data.clips import collate_clips
+from octvideo.data.sources import videos as reader_module
 from octvideo.data.synthetic.videos import write_video
 from octvideo.distributed.preemption import StopRequest
 from octvideo.engine import run_test, run_train, train
@@ -169,7 +169,7 @@ def _lose_a_batch(rank: int, opts: list[str]) -> str:
         def __iter__(self):
             for number, good in enumerate(loader):
                 if (rank, number) == (1, 2):
-                    good = kinetics.collate_clips([{"video": None, "bad": [("z.mp4", "gone")]}])
+                    good = collate_clips([{"views": [], "bad": [("z.mp4", "gone")]}])
                 yield good
 
     trainer.train_loader = Losing()

@@ -51,7 +51,7 @@ class Video:
 class Plan:
     """What a data set consists of, before any file is opened.
 
-    root: folder that all files lie under. bad: (path, reason) of what can not be used.
+    root: folder that all files lie under. bad: (path, reason) of what cannot be used.
     """
 
     root: Path
@@ -61,7 +61,7 @@ class Plan:
 
 
 def plan_of_tree(root: Path, names: Sequence[str] | None = None, layout: str = "auto") -> Plan:
-    """The files of ``root/class/...`` (split "train"), or of ``root/{train,val,test}/class/...``.
+    """Plans the files of ``root/class/...`` (split "train") or ``root/{train,val,test}/class/...``.
 
     Labels count the class folders in alphabetical order, unless ``names`` (in label order) says
     otherwise; in folder names an underscore may stand for a blank. layout: see `split_folders`.
@@ -106,7 +106,7 @@ def plan_of_tree(root: Path, names: Sequence[str] | None = None, layout: str = "
 def plan_of_annotations(
     files: Sequence[Path], root: Path, names: Sequence[str] | None = None
 ) -> Plan:
-    """The videos of Kinetics annotation files, wherever below ``root`` they lie.
+    """Plans the videos of Kinetics annotation files, wherever below ``root`` they are.
 
     A video is known by its name, ``{youtube_id}_{start:06d}_{end:06d}`` or ``{youtube_id}``; of
     several files of a name, the one under a folder with the name of the split is taken. Rows
@@ -114,7 +114,7 @@ def plan_of_annotations(
     order, unless ``names`` (in label order) says otherwise.
 
     Raises:
-        UserError: a file can not be read, is not such an annotation, or has an unknown label.
+        UserError: a file cannot be read, is not such an annotation, or has an unknown label.
     """
     rows = [row for file in files for row in _annotation_rows(file)]
     labelled = [row for row in rows if row["label"]]
@@ -153,7 +153,7 @@ def _annotation_rows(file: Path) -> list[dict[str, str]]:
                 )
             return [_annotation_row(row, f"{file}, line {reader.line_num}") for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"the annotation file {file} can not be read: {error}") from error
+        raise UserError(f"the annotation file {file} cannot be read: {error}") from error
 
 
 def _annotation_row(row: dict[str, str], where: str) -> dict[str, str]:
@@ -172,7 +172,7 @@ def _annotation_names(found: set[str]) -> list[str]:
     for known in ("kinetics400", "kinetics600"):
         if found < set(class_names(known)):
             logger.warning(
-                "The labels are %d of those of %s, and are counted anew: with --class-names %s "
+                "The labels are %d of those of %s, and are counted again: with --class-names %s "
                 "they keep the numbers that published checkpoints have",
                 *(len(found), known, known),
             )
@@ -186,7 +186,7 @@ def _is_under(path: str, root: Path, split: str) -> bool:
 
 
 def _labels(names: Sequence[str], found: Iterable[str], where: str) -> dict[str, int]:
-    """The label of each class of ``found``, as it is written there."""
+    """Returns the label of each class of ``found``, as it is written there."""
     known = {name: label for label, name in enumerate(names)}
     labels = {name: known.get(name, known.get(name.replace("_", " "), -1)) for name in found}
     if unknown := sorted(name for name, label in labels.items() if label < 0):
@@ -318,7 +318,7 @@ def _unlistable(path: str) -> str | None:
 def _claim(folder: Path, root: Path, encoding: Encoding) -> None:
     """Makes sure that a folder takes the files of one encoding only, and is not read as source."""
     if folder.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"re-encoded files can not go to {folder}: it lies in their source, {root}")
+        raise UserError(f"re-encoded files cannot go to {folder}: it lies in their source, {root}")
     settings, wanted = folder / _SETTINGS, {**asdict(encoding), "version": _VERSION}
     if not settings.exists():
         write_whole(settings, json.dumps(wanted) + "\n")
@@ -332,7 +332,7 @@ def _claim(folder: Path, root: Path, encoding: Encoding) -> None:
 
 
 def _targets(paths: Sequence[str], root: Path, folder: Path) -> dict[str, str]:
-    """Where the re-encoded file of each goes: its place below root, as mp4."""
+    """Returns where the re-encoded file of each goes: its place below root, as mp4."""
     inside = {path: Path(path).relative_to(root) for path in paths}
     count = Counter(path.with_suffix("") for path in inside.values())
     targets = {}
@@ -387,7 +387,7 @@ def _write_lists(
 
 
 def _warn_of_thin_classes(names: Sequence[str], counts: Counter[int]) -> None:
-    """Of classes without training videos, or with one; a plan without training videos has none."""
+    """Warns of classes with no training video or one; not if there are no training videos."""
     if not counts:
         return
     if len(names) == 1:
@@ -404,7 +404,7 @@ def _warn_of_thin_classes(names: Sequence[str], counts: Counter[int]) -> None:
 
 
 def _listed(path: str, out: Path, relative: bool) -> str:
-    """A path as the lists have it: relative to their folder where it lies there, or on demand."""
+    """Returns a path as the lists have it: relative if it is in their folder, or on demand."""
     full, folder = os.path.abspath(path), os.path.abspath(out)
     if os.path.commonpath([full, folder]) != folder:
         if not relative:

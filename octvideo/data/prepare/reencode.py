@@ -60,7 +60,7 @@ def check_video(path: str | Path, every_frame: bool = False) -> VideoFacts:
 
 
 def _frames(reader: VideoReader) -> Iterator[np.ndarray]:
-    """All frames (H, W, 3) of a reader that was opened in order."""
+    """Yields all frames (H, W, 3) of a reader that was opened in order."""
     height, width = reader.size
     chunk = max(1, _CHUNK_BYTES // (height * width * 3))
     for start in range(0, reader.num_frames, chunk):
@@ -74,8 +74,8 @@ def reencode(source: str | Path, target: Path, encoding: Encoding = Encoding()) 
     varies, at its times. Pixels become square. One source makes the same file each time.
 
     Raises:
-        VideoError: the source can not be decoded from its first to its last frame.
-        OSError: the target can not be written.
+        VideoError: the source cannot be decoded from its first to its last frame.
+        OSError: the target cannot be written.
     """
     with (
         VideoReader(source, in_order=True, square_pixels=True) as reader,
@@ -96,8 +96,8 @@ def reencode(source: str | Path, target: Path, encoding: Encoding = Encoding()) 
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             if seconds is not None:
                 stream.codec_context.time_base = tick
-            for number, picture in enumerate(_frames(reader)):
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            for number, pixels in enumerate(_frames(reader)):
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
                 frame = frame.reformat(width, height, "yuv420p", interpolation="BICUBIC")
                 if seconds is not None:
                     frame.pts, frame.time_base = round(seconds[number] / tick), tick
@@ -106,6 +106,6 @@ def reencode(source: str | Path, target: Path, encoding: Encoding = Encoding()) 
 
 
 def _even_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(width, height), the short one ``short_side``, the other rounded to an even number."""
+    """Returns (width, height): the short one is ``short_side``, the other rounded to even."""
     h, w = short_side_size(height, width, short_side)
     return w + w % 2, h + h % 2

@@ -3,7 +3,7 @@
 Both count and find frames in their own way, which is not always that of a sequential decode. Where
 that can be seen from the packets when a file is opened, it is a `VideoError` rather than wrong
 frames. Frames of ordinary 8-bit H.264 are those of PyAV, bit for bit; interlaced, 10-bit and HDR
-pictures may differ in colour, and decord 0.6 is known to mix up frames of some HEVC files.
+frames may differ in colour, and decord 0.6 is known to mix up frames of some HEVC files.
 """
 
 import importlib
@@ -31,7 +31,7 @@ _BATCH_BYTES = 64 * 2**20  # decoded frames that a library holds at once
 def open_backend(
     name: str, path: str, max_pixels: int, square_pixels: bool = False
 ) -> "DisplayedBackend":
-    """The backend "decord" or "torchcodec", for files whose packets it can be trusted with."""
+    """Opens "decord" or "torchcodec", for files whose packets it can be trusted with."""
     module = import_backend(name)
     container, stream, index = open_indexed(path, max_pixels)
     with container:
@@ -64,7 +64,7 @@ def open_backend(
 
 
 def first_frame(path: str, max_pixels: int) -> VideoFrame:
-    """The first frame of a video, as PyAV decodes it."""
+    """Returns the first frame of a video, as PyAV decodes it."""
     container, stream = open_video(path, max_pixels)
     with container:
         for frame in container.decode(stream):
@@ -73,7 +73,7 @@ def first_frame(path: str, max_pixels: int) -> VideoFrame:
 
 
 def import_backend(name: str) -> ModuleType:
-    """The package of a backend; an ImportError that says what to install."""
+    """Returns the package of a backend; raises an ImportError that says what to install."""
     try:
         return importlib.import_module("torchcodec.decoders" if name == "torchcodec" else name)
     except ModuleNotFoundError as error:

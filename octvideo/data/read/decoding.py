@@ -11,7 +11,7 @@ from av.video.stream import VideoStream
 
 
 def decode_all(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """All frames; whatever FFmpeg raises ends them."""
+    """Yields all frames; whatever FFmpeg raises ends them."""
     for packet in container.demux(stream):
         if packet.size:
             yield from stream.codec_context.decode(packet)
@@ -21,7 +21,7 @@ def decode_all(container: InputContainer, stream: VideoStream) -> Iterator[Video
 def filled(
     frames: Iterator[VideoFrame], shown: list[int], report: Callable[[int, int], None]
 ) -> Iterator[VideoFrame]:
-    """`frames`, and for each that is missing among them, the one before it once more.
+    """Yields `frames`, and for each missing one the one before it again.
 
     Args:
         shown: the timestamps of all frames that there should be, [] where they say nothing.
@@ -44,7 +44,7 @@ def filled(
 
 
 def decode_sound(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """The frames of a damaged file without those that are damaged, or may refer to such.
+    """Yields the frames of a damaged file without those that are damaged, or may refer to such.
 
     After damage, those are all up to the next keyframe.
     """
@@ -64,7 +64,7 @@ def decode_sound(container: InputContainer, stream: VideoStream) -> Iterator[Vid
 
 
 def _readable(container: InputContainer, stream: VideoStream) -> Iterator[Packet | None]:
-    """The packets up to the end or to where the file cannot be read further, and then None."""
+    """Yields the packets up to the end, or to where the file cannot be read, and then None."""
     try:
         for packet in container.demux(stream):
             if packet.size:

@@ -10,7 +10,7 @@ Matrix = tuple[int, int, int, int]
 
 
 def display_matrix(frame: VideoFrame) -> Matrix:
-    """(a, b, c, d) of the display matrix: a decoded pixel (x, y) is shown at (ax + cy, bx + dy)."""
+    """Returns (a, b, c, d) of the display matrix: pixel (x, y) is shown at (ax + cy, bx + dy)."""
     data = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]
     if data is None:
         return 1, 0, 0, 1
@@ -19,7 +19,7 @@ def display_matrix(frame: VideoFrame) -> Matrix:
 
 
 def upright(frames: np.ndarray, matrix: Matrix) -> np.ndarray:
-    """Decoded frames (..., H, W, 3) as they are shown: one of eight quarter turns and mirrorings.
+    """Turns decoded frames (..., H, W, 3) as they are shown: quarter turns and mirrorings.
 
     An oblique rotation becomes the nearest quarter turn. The result may be a view.
     """
@@ -33,7 +33,7 @@ def upright(frames: np.ndarray, matrix: Matrix) -> np.ndarray:
 
 
 def square_size(width: int, height: int, pixel_ratio: Fraction | None) -> tuple[int, int]:
-    """(width, height) with which a frame has square pixels; the shorter side of a pixel grows.
+    """Returns (width, height) for square pixels; the shorter side of a pixel grows.
 
     pixel_ratio: width of a pixel by its height, as it is stored; None or 0 if that is not known.
     """

@@ -13,7 +13,7 @@ _before: tuple[int | None, bool] = (None, True)
 
 @contextmanager
 def ffmpeg_errors() -> Iterator[list[tuple[int, str, str]]]:
-    """The errors that FFmpeg logs in this thread: level, component and message of each.
+    """Collects the errors that FFmpeg logs in this thread: level, component and message of each.
 
     PyAV leaves FFmpeg's log off, for all threads alike. It is on while anyone is in here.
     """

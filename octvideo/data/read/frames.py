@@ -49,7 +49,7 @@ class Frames(ABC):
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width). Reads the first frame if nothing has been read before."""
+        """Returns (height, width). Reads the first frame if nothing has been read before."""
         if self._size is None:
             self.get([0])
         assert self._size is not None
@@ -60,7 +60,7 @@ class Frames(ABC):
         return self.timing.fps
 
     def get(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Frames `indices`, in the order asked, repeats allowed: uint8 (T, H, W, C).
+        """Returns frames `indices`, in the order asked, repeats allowed: uint8 (T, H, W, C).
 
         One pass through the file, whatever the order. Ask for all frames of a file at once.
 
@@ -77,7 +77,7 @@ class Frames(ABC):
         return frames if place is None else frames[place]
 
     def clip(self, indices: Sequence[int] | np.ndarray) -> Callable[[Convert], torch.Tensor]:
-        """`get` and a conversion of the frames, in little memory however large they are.
+        """Reads frames to be converted, in little memory however large they are.
 
         The result takes a function that converts uint8 frames (t, H, W, 3), each by itself, into a
         tensor (C, t, h, w), and gives this for all the frames: (C, T, h, w). Frames of more than
@@ -109,7 +109,7 @@ class Frames(ABC):
         return converted
 
     def _checked(self, indices: Sequence[int] | np.ndarray) -> tuple[list[int], np.ndarray | None]:
-        """The different indices, ascending, and where each one asked for is among them.
+        """Returns the different indices, ascending, and where each one asked for is among them.
 
         None where that is the order asked for.
         """
@@ -171,7 +171,7 @@ class Frames(ABC):
 
 
 def _joined(convert: Convert, parts: Iterator[Part], count: int) -> torch.Tensor:
-    """(C, count, h, w): `convert` of all parts, each frame in its row."""
+    """Converts all parts into (C, count, h, w), each frame in its row."""
     video: torch.Tensor | None = None
     for rows, frames in parts:
         part = convert(frames)

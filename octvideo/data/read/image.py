@@ -41,7 +41,7 @@ class ImageFrames(Frames):
 
 
 def is_image(path: str) -> bool:
-    """Whether a file is one for `read_image`, by its name or by how it begins."""
+    """Tests whether a file is one for `read_image`, by its name or its first bytes."""
     if path.lower().endswith(ENDINGS):
         return True
     if not os.path.isfile(path):

@@ -42,7 +42,7 @@ class VideoError(Exception):
 
 @contextmanager
 def named_errors(path: str) -> Iterator[None]:
-    """Turn what FFmpeg or the system raises into a `VideoError` that names the file."""
+    """Turns what FFmpeg or the system raises into a `VideoError` that names the file."""
     try:
         yield
     except (av.FFmpegError, OSError) as error:
@@ -52,7 +52,7 @@ def named_errors(path: str) -> Iterator[None]:
 
 
 def open_video(path: str, max_pixels: int) -> tuple[InputContainer, VideoStream]:
-    """Open a file and its first video stream that is not a cover picture, one decoding thread."""
+    """Opens a file and its first video stream that is no cover image, with one decoding thread."""
     container = open_container(path)
     try:
         for stream in container.streams.video:
@@ -82,7 +82,7 @@ def _strictness(codec: str) -> dict[str, str]:
 
 
 def open_container(path: str) -> InputContainer:
-    """Open a file in one of FORMATS, which FFmpeg finds by content and not by name."""
+    """Opens a file in one of FORMATS, which FFmpeg finds by content and not by name."""
     with descriptor(path) as number:
         # FFmpeg gets an open file and the one protocol that reads it, so no content can make it
         # open a path or an address. It duplicates the descriptor.
@@ -102,7 +102,7 @@ def open_container(path: str) -> InputContainer:
 
 @contextmanager
 def descriptor(path: str) -> Iterator[int]:
-    """The number of the open file, for as long as the context lasts."""
+    """Gives the number of the open file, for as long as the context lasts."""
     if not os.path.isfile(path):  # a pipe would block
         raise VideoError(path, "is not a file" if os.path.exists(path) else "no such file")
     with open(path, "rb", buffering=0) as file:
@@ -117,7 +117,7 @@ def check_pixels(path: str, width: int, height: int, max_pixels: int) -> None:
 
 
 def frame_timing(path: str, stream: VideoStream, times: np.ndarray, count: int) -> Timing:
-    """The clock of a video of `count` frames, from the `times` of its index."""
+    """Returns the clock of a video of `count` frames, from the `times` of its index."""
     found = timing(path, stream, times, count)
     if found is None:
         raise VideoError(path, "has no frame rate")
@@ -152,7 +152,7 @@ class Index:
 def open_indexed(
     path: str, max_pixels: int, allow_damage: bool = False
 ) -> tuple[InputContainer, VideoStream, Index]:
-    """`open_video` and `build_index`.
+    """Opens a video (`open_video`) and builds its index.
 
     Raises:
         VideoError: the container is damaged. FFmpeg would pass over it, and frames would be lost.
@@ -172,7 +172,7 @@ def open_indexed(
 
 
 def build_index(container: InputContainer, stream: VideoStream) -> Index:
-    """Read through all packets (the file's position is at its end afterwards)."""
+    """Reads through all packets (the file's position is at its end afterwards)."""
     announced = _announced_by_header(container, stream)
     demuxed = (p for p in container.demux(stream) if p.size)
     packets = [(p.pts, p.is_keyframe, p.is_discard, p.dts) for p in demuxed]
@@ -232,7 +232,7 @@ class Run:
 
 
 def plan_runs(index: Index, wanted: Iterable[int]) -> list[Run]:
-    """Group ascending timestamps into runs, with a seek wherever it saves decoding a packet."""
+    """Groups ascending timestamps into runs, with a seek wherever it saves decoding a packet."""
     runs: list[Run] = []
     for pts in wanted:
         place = index.place[pts]
@@ -249,9 +249,9 @@ def plan_runs(index: Index, wanted: Iterable[int]) -> list[Run]:
 
 
 def can_skip(stream: VideoStream) -> bool:
-    """Whether frames that FFmpeg calls non-reference are referred to by nobody at all.
+    """Tests whether frames that FFmpeg calls non-reference are referred to by no other.
 
-    HEVC's non-reference pictures may serve higher temporal layers (ITU-T H.265, 7.4.2.2), so the
+    HEVC's non-reference frames may serve higher temporal layers (ITU-T H.265, 7.4.2.2), so the
     layers are counted, in the configuration record of ISO/IEC 14496-15, 8.3.3.1.
     """
     context = stream.codec_context

@@ -102,7 +102,7 @@ class PyAVBackend:
         self._container.close()
 
     def _by_timestamp(self, indices: list[int]) -> Iterator[tuple[int, VideoFrame]]:
-        """Number and frame; it ends early where one does not come where the index says."""
+        """Yields number and frame; ends early if one does not come where the index says."""
         number = {self.index.shown[i]: i for i in indices}
         for run in plan_runs(self.index, number):
             missing = set(run.wanted)
@@ -132,7 +132,7 @@ class PyAVBackend:
         yield from context.decode(None)
 
     def _prime(self) -> None:
-        """Decode the first packet: the decoder's parameters may come with it and never again."""
+        """Decodes the first packet: the decoder's parameters may come with it and never again."""
         self._container.seek(self.index.keys[0][0], stream=self._stream)
         packet = next(p for p in self._container.demux(self._stream) if p.size)
         context = self._stream.codec_context
@@ -143,7 +143,7 @@ class PyAVBackend:
         self._primed = True
 
     def _by_order(self, number: int) -> VideoFrame:
-        """Frame `number`, counted from the start; behind the end, the last one."""
+        """Returns frame `number`, counted from the start; behind the end, the last one."""
         if self._end is not None:
             number = min(number, self._end - 1)
         if self._last is None or number < self._next - 1:
@@ -177,7 +177,7 @@ class PyAVBackend:
             self._in_order = filled(frames, shown, self._check_missing)
 
     def _count(self) -> np.ndarray:
-        """Set `num_frames` to what decodes. Returns when these frames are shown, as in `Index`."""
+        """Sets `num_frames` to what decodes. Returns when these frames are shown, as in `Index`."""
         self._restart()
         assert self._in_order is not None
         stamps = [(frame.pts, frame.pts) for frame in self._in_order]
@@ -191,7 +191,7 @@ class PyAVBackend:
         return display_times(stamps, self._stream, self._container)
 
     def _check_missing(self, there: int, announced: int) -> None:
-        """A few frames fewer than announced are reported, more are an error."""
+        """Reports a few frames fewer than announced; more are an error."""
         missing = announced - there
         if missing <= 0:
             return
@@ -204,13 +204,13 @@ class PyAVBackend:
             self._reported = missing
 
     def _check_sound(self, frame: VideoFrame, number: int) -> None:
-        """Damage that the decoder has painted over is an error, also for what refers to it."""
+        """Raises an error for damage that the decoder has painted over."""
         if frame.is_corrupt:
             self._last = None
             raise VideoError(self.path, f"frame {number} of {self.num_frames} is damaged")
 
     def _upright(self, frame: VideoFrame) -> np.ndarray:
-        """RGB in the size of the file's first frame; may be a view."""
+        """Returns RGB in the size of the file's first frame; may be a view."""
         check_pixels(self.path, frame.width, frame.height, self.max_pixels)
         width, height = self._declared
         if (frame.width, frame.height) != (width, height):
@@ -221,7 +221,7 @@ class PyAVBackend:
         return upright(rgb, display_matrix(frame))
 
     def _first_size(self) -> tuple[int, int]:
-        """(width, height) of the first frame, for files that declare another or change it."""
+        """Returns (width, height) of the first frame, for files that declare another one."""
         if self._first is None:
             container, stream = open_video(self.path, self.max_pixels)
             with container:

@@ -35,7 +35,7 @@ class Timing:
 def display_times(
     stamps: Iterable[tuple[int | None, int | None]], stream: VideoStream, container: InputContainer
 ) -> np.ndarray:
-    """Ascending time stamps of frames in display order, int64; empty where they are not sound.
+    """Returns the time stamps of frames in display order, int64; empty if they are not sound.
 
     stamps: (pts, dts) of the frames' packets in the order of the file. The clock of MPEG-TS may be
     set to another time on the way; the frames follow one another all the same.
@@ -66,7 +66,7 @@ def display_times(
 
 
 def timing(path: str, stream: VideoStream, times: np.ndarray, count: int) -> Timing | None:
-    """The clock of a video of `count` frames with these time stamps, or without any (empty).
+    """Returns the clock of a video of `count` frames with these time stamps (empty: none).
 
     The rate is the container's where the time stamps agree with it. None if there is no rate at
     all.
@@ -90,13 +90,13 @@ def timing(path: str, stream: VideoStream, times: np.ndarray, count: int) -> Tim
 
 
 def _tick(stream: VideoStream) -> float:
-    """Seconds of a unit of the time stamps."""
+    """Returns the seconds of a unit of the time stamps."""
     assert stream.time_base is not None  # every demuxer of FFmpeg sets it
     return float(stream.time_base)
 
 
 def _agrees(step: float, seconds: np.ndarray, tick: float) -> bool:
-    """Whether frames `step` seconds apart could have these times, but for one that is missing."""
+    """Tests whether frames `step` seconds apart could have these times, but for a missing one."""
     steps, rounding = len(seconds) - 1, _rounding(step, tick)
     off = abs(steps * step - seconds[-1])
     if off <= rounding + 0.0005 * seconds[-1]:
@@ -106,7 +106,7 @@ def _agrees(step: float, seconds: np.ndarray, tick: float) -> bool:
 
 
 def _rounding(step: float, tick: float) -> float:
-    """By how many seconds the distance of two time stamps may be rounded."""
+    """Returns by how many seconds the distance of two time stamps may be rounded."""
     return min(2 * tick, step / 4)
 
 

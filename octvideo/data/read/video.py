@@ -18,7 +18,7 @@ from octvideo.data.read.timing import Timing
 __all__ = ["BACKENDS", "VideoError", "VideoReader"]
 
 BACKENDS = ("pyav", "decord", "torchcodec")
-MAX_PIXELS = 8192 * 8192  # twice an 8K picture; 201 MB as RGB
+MAX_PIXELS = 8192 * 8192  # twice an 8K frame; 201 MB as RGB
 MAX_MISSING = 0.1
 
 
@@ -56,12 +56,12 @@ class VideoReader(Frames):
     * Where packets do not tell the frames (timestamps missing, doubled, or before the first
       keyframe), opening decodes the whole file once to count, and it is read without seeks.
 
-    A file whose picture size changes on the way is delivered in the size of its first frame.
+    A file whose frame size changes on the way is delivered in the size of its first frame.
 
     Args:
         path: a file on disk.
         backend: "pyav", or "decord" or "torchcodec" if that extra is installed.
-        max_pixels: a larger picture is a `VideoError` before it is converted. The default passes
+        max_pixels: a larger frame is a `VideoError` before it is converted. The default passes
             8K and stops what would take hundreds of megabytes a frame, or a header that lies.
         min_frames: a file with fewer frames is a `VideoError`.
         max_missing: the fraction of the announced frames that may turn out not to exist. Up to it
@@ -124,7 +124,7 @@ class VideoReader(Frames):
         yield from self._backend.read(indices)
 
     def get_frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """`get`, by the name that it has had."""
+        """Returns `get`, by its older name."""
         return self.get(indices)
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ _SPLIT_OF = {name: split for split, names in _NAMES.items() for name in names}
 
 
 def split_of(name: str) -> str | None:
-    """The split that a name reads like, whatever its case: Train, valid, dev, val_256, clips-test.
+    """Returns the split that a name reads like: Train, valid, dev, val_256, clips-test.
 
     None for other names, and for those that hold the words of two splits.
     """
@@ -36,7 +36,7 @@ def split_of(name: str) -> str | None:
 
 
 def _rest(name: str) -> tuple[str, ...]:
-    """The words of a name that are no split: equal for videos_train and videos_val."""
+    """Returns the words of a name that are no split: equal for videos_train and videos_val."""
     return tuple(word for word in _words(name) if word not in _SPLIT_OF)
 
 
@@ -45,14 +45,14 @@ def _words(name: str) -> list[str]:
 
 
 def folders_in(root: Path) -> list[Path]:
-    """The folders directly in ``root``, sorted; hidden ones are left out."""
+    """Returns the folders directly in ``root``, sorted; hidden ones are left out."""
     if not root.is_dir():
         raise UserError(f"there is no folder {root}")
     return sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
 
 
 def split_folder(root: Path, split: str) -> Path:
-    """The folder of a split: ``root/split``, or the one that reads like it (Train, valid).
+    """Returns the folder of a split: ``root/split``, or the one that reads like it (Train, valid).
 
     ``root/split`` where there is none. Raises UserError where there are two.
     """
@@ -66,7 +66,7 @@ def split_folder(root: Path, split: str) -> Path:
 
 
 def split_folders(root: Path, layout: str = "auto") -> dict[str, Path] | None:
-    """The folder of each split, or None where the folders in ``root`` are classes.
+    """Returns the folder of each split, or None if the folders in ``root`` are classes.
 
     Args:
         layout: "classes" and "splits" decide; "auto" goes by the names, and refuses to guess
@@ -116,7 +116,7 @@ def _one_each(root: Path, named: dict[Path, str]) -> dict[str, Path]:
 
 
 def _holds_classes(folder: Path) -> bool:
-    """Whether there are folders in it, and no videos."""
+    """Tests whether there are folders in it, and no videos."""
     inner = list(folder.iterdir())
     return any(entry.is_dir() for entry in inner) and not any(
         entry.suffix.lower() in VIDEO_ENDINGS for entry in inner
@@ -124,7 +124,7 @@ def _holds_classes(folder: Path) -> bool:
 
 
 def video_files(root: Path) -> list[str]:
-    """Files below ``root`` that end like videos, sorted; hidden ones are left out."""
+    """Returns the files below ``root`` that end like videos, sorted; hidden ones are left out."""
     if not root.is_dir():
         raise UserError(f"there is no folder {root}")
     found = []
@@ -146,7 +146,7 @@ def video_files(root: Path) -> list[str]:
 
 
 def _leads_up(folder: str, name: str) -> bool:
-    """Whether a folder is a link to one that it lies in: the walk would not end."""
+    """Tests whether a folder is a link to one that it lies in: the walk would not end."""
     target = os.path.realpath(os.path.join(folder, name))
     return Path(os.path.realpath(folder)).is_relative_to(target)
 

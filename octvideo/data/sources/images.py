@@ -80,7 +80,7 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def _source(root: Path) -> Path:
-    """Where the classes come from."""
+    """Returns where the classes come from."""
     given = root / "class_names.json"
     if given.is_file():
         return given

@@ -112,12 +112,12 @@ def is_number(label: str) -> bool:
 
 
 def is_video_name(text: str) -> bool:
-    """Whether a text is a piece of a path rather than a label."""
+    """Tests whether a text is a piece of a path rather than a label."""
     return "/" in text or Path(text).suffix.lower() in VIDEO_ENDINGS
 
 
 def _of_entry(entry: Any) -> tuple[Any, Any]:
-    """Path and label of an entry of a JSON list; (None, None): it is none."""
+    """Returns path and label of an entry of a JSON list; (None, None) if it is none."""
     if isinstance(entry, dict):
         keys = {str(key).lower(): value for key, value in entry.items()}
         path = next((keys[name] for name in _PATHS if name in keys), None)
@@ -128,7 +128,7 @@ def _of_entry(entry: Any) -> tuple[Any, Any]:
 
 
 def _open(path: Path) -> TextIO:
-    """A list as text: UTF-8, or UTF-16 with its mark, as spreadsheets export it.
+    """Opens a list as text: UTF-8, or UTF-16 with its mark, as spreadsheets export it.
 
     Only a line break ends a line (a carriage return in files that have nothing else): a name may
     hold U+2028. Names are bytes: those that are not UTF-8 survive.
@@ -143,7 +143,7 @@ def _open(path: Path) -> TextIO:
 
 
 def _data_lines(file: TextIO) -> Iterator[tuple[int, str]]:
-    """Number and text of the lines that are neither blank nor comments."""
+    """Yields number and text of the lines that are neither blank nor comments."""
     for number, line in enumerate(file, 1):
         line = _unquoted(line)
         if line and not line.startswith("#"):
@@ -151,7 +151,7 @@ def _data_lines(file: TextIO) -> Iterator[tuple[int, str]]:
 
 
 def _unquoted(text: str) -> str:
-    """Without blanks around it, and without quotes where these hold the whole of it."""
+    """Removes blanks around a text, and quotes that hold the whole of it."""
     text = text.strip(" \t\r\n")
     if len(text) > 1 and text[0] == text[-1] == '"':
         inner = text[1:-1].replace('""', "")
@@ -161,7 +161,7 @@ def _unquoted(text: str) -> str:
 
 
 def _path_and_label(line: str, separator: str) -> tuple[str, str | None]:
-    """The last separator splits. The default one, a blank, may be a tab too."""
+    """Splits a line at its last separator. The default one, a blank, may be a tab too."""
     place = line.rfind(separator)
     if separator == " ":
         place = max(place, line.rfind("\t"))
@@ -179,7 +179,7 @@ def _fields(line: str, separator: str) -> list[str]:
 
 
 def _header(fields: Sequence[str]) -> tuple[int, int | None] | None:
-    """The columns of path and label where a line is a header; a lone "path" is one too."""
+    """Returns the columns of path and label if a line is a header; a lone "path" is one too."""
     path = next((fields.index(name) for name in _PATHS if name in fields), None)
     label = next((fields.index(name) for name in _LABELS if name in fields), None)
     if path is None or (label is None and fields != ["path"]):

@@ -71,13 +71,13 @@ def read_list(
 
 
 def find_list(folder: str | Path, split: str) -> Path:
-    """The list of a split: train.csv, else train.txt, .tsv or .json; train.csv if there is none."""
+    """Returns the list of a split: train.csv, .txt, .tsv or .json; train.csv if none is there."""
     paths = [Path(folder) / f"{split}{ending}" for ending in _ENDINGS]
     return next((path for path in paths if path.is_file()), paths[0])
 
 
 def names_beside(path: str | Path, separator: str = " ") -> list[str] | None:
-    """The class names that the labels of a list may be: class_names.json, or words in train.csv."""
+    """Returns the names that the labels of a list may be: class_names.json, words in train.csv."""
     path = Path(path)
     if (given := path.with_name("class_names.json")).is_file():
         return class_names(given)
@@ -196,7 +196,7 @@ class _Labels:
         )
 
     def _whole_path(self, row: Row) -> str:
-        """The path of a row without a label: all of the row, unless only a part is a file."""
+        """Returns the path of a row without a label: the row, unless only a part is a file."""
         root = self.file.path.parent
         if row.label is None or is_video_name(row.label) or not row.path:
             return row.whole

@@ -86,7 +86,7 @@ class ListedVideos(Source):
 
 
 def _ranges(numbers: list[int]) -> str:
-    """Ascending numbers in words: 3, 5-9, 12."""
+    """Writes ascending numbers in words: 3, 5-9, 12."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

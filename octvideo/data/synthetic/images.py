@@ -24,11 +24,11 @@ FORMAT_VERSION = 2  # to be raised when the same settings no longer give the sam
 _SPLITS = ("train", "val")
 
 
-def render_picture(seed: int | list[int], name: str, height: int, width: int) -> np.ndarray:
-    """A picture of class ``name``, uint8 (height, width, 3)."""
+def render_image(seed: int | list[int], name: str, height: int, width: int) -> np.ndarray:
+    """Draws an image of class ``name``, uint8 (height, width, 3)."""
     hue, fill = name.split("_")
     rng = np.random.default_rng(seed)
-    picture, short = background(rng)[:height, :width], min(height, width)
+    image, short = background(rng)[:height, :width], min(height, width)
     radius = short * rng.uniform(0.34, 0.44)
     # Within the middle square, which is what a validation sees.
     y0, x0 = (side / 2 + rng.uniform(-1, 1) * (short / 2 - radius) for side in (height, width))
@@ -44,7 +44,7 @@ def render_picture(seed: int | list[int], name: str, height: int, width: int) ->
     waves = 2 * np.pi / (radius * rng.uniform(0.28, 0.4))
     share = np.clip(2 * _pattern(fill, waves * u, waves * v) + 0.5, 0, 1)[..., None]
     content = colour * (1 - rng.uniform(0.6, 0.9) * share)  # a darker shade
-    return (picture + opacity * (content - picture) + 0.5).clip(0, 255).astype(np.uint8)
+    return (image + opacity * (content - image) + 0.5).clip(0, 255).astype(np.uint8)
 
 
 def _pattern(fill: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -98,8 +98,8 @@ def make_synthetic_images(
 
 
 def _jpeg(seed: list[int], name: str) -> bytes:
-    """A file of a size that does not depend on the class."""
+    """Returns a file whose size does not depend on the class."""
     height, width = (int(n) for n in np.random.default_rng([*seed, 1]).integers(64, 97, 2))
     file = io.BytesIO()
-    Image.fromarray(render_picture([*seed, 2], name, height, width)).save(file, "JPEG", quality=90)
+    Image.fromarray(render_image([*seed, 2], name, height, width)).save(file, "JPEG", quality=90)
     return file.getvalue()

@@ -27,8 +27,8 @@ ACTIONS = (
     "recede",
 )
 
-_SPRITE = 64  # side of a shape's picture, in texels
-_TEXTURE = 256  # side of the periodic background picture, in texels; two texels a pixel
+_SPRITE = 64  # side of a shape's image, in texels
+_TEXTURE = 256  # side of the periodic background image, in texels; two texels a pixel
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class _Scene:
 
 
 def background(rng: np.random.Generator) -> np.ndarray:
-    """Band-limited periodic noise in two random tints, (_TEXTURE, _TEXTURE, 3) float32."""
+    """Draws band-limited periodic noise in two random tints, (_TEXTURE, _TEXTURE, 3) float32."""
     noise = np.fft.rfft2(rng.standard_normal((_TEXTURE, _TEXTURE)))
     frequency = np.hypot(
         np.fft.fftfreq(_TEXTURE)[:, None], np.fft.rfftfreq(_TEXTURE)[None, :]
@@ -60,7 +60,7 @@ def background(rng: np.random.Generator) -> np.ndarray:
 
 
 def _sprites(rng: np.random.Generator, pair: int, count: int) -> np.ndarray:
-    """Pictures of `count` shapes of a pair, (count * _SPRITE ** 2, 4) float32.
+    """Images of `count` shapes of a pair, (count * _SPRITE ** 2, 4) float32.
 
     Things that travel are long, things that turn have lobes, things that zoom are round: the pair
     may be told from one frame, its direction may not.
@@ -101,7 +101,7 @@ def _sprites(rng: np.random.Generator, pair: int, count: int) -> np.ndarray:
 def _draw_scene(rng: np.random.Generator, pair: int, height: int, width: int) -> _Scene:
     short = min(height, width)
     cell = short * rng.uniform(0.5, 0.65)
-    # One row and column more than fit: a shape leaves the picture wholly before it comes back.
+    # One row and column more than fit: a shape leaves the image wholly before it comes back.
     rows, columns = math.ceil(height / cell) + 1, math.ceil(width / cell) + 1
     count = rows * columns
     radii = cell * rng.uniform(0.38, 0.48, count)
@@ -148,7 +148,7 @@ def _draw_motion(
         turns = rng.uniform(0.3, 0.5) * spread
         angle = 2 * np.pi * (rng.random(count) + turns * time)
     else:
-        # Self-similar pictures grow by a constant factor a second: after an octave they are as
+        # Self-similar images grow by a constant factor a second: after an octave they are as
         # they were, so that they grow without end.
         octaves = rng.random(count) + rng.uniform(1.2, 1.7) * spread * time
         scale = scene.radii * 2 ** (octaves % 1)
@@ -158,7 +158,7 @@ def _draw_motion(
 def _render(
     scene: _Scene, motion: _Motion, seconds: np.ndarray, height: int, width: int
 ) -> np.ndarray:
-    """Look every pixel up in the background and in the shape of its cell: (T, H, W, 3) uint8."""
+    """Looks every pixel up in the background and in the shape of its cell: (T, H, W, 3) uint8."""
     columns = scene.grid[1]
     y, x = scene.origin[0] + np.arange(height), scene.origin[1] + np.arange(width)
     row = (y // scene.cell).astype(np.int64)
@@ -181,11 +181,11 @@ def _render(
         start = (scene.drift[0] + scene.drift[1] * moment) * 2
         bg_y = np.round(start[0] + 2 * np.arange(height)).astype(np.int64) % _TEXTURE
         bg_x = np.round(start[1] + 2 * np.arange(width)).astype(np.int64) % _TEXTURE
-        picture = scene.texture.take(bg_y, axis=0).take(bg_x, axis=1)
+        image = scene.texture.take(bg_y, axis=0).take(bg_x, axis=1)
         # A shape ends at its radius, however large its sprite has grown.
         opacity = shape[..., 3] * np.clip(radii[cell] - np.hypot(dx, dy), 0, 1)
-        picture += opacity[..., None] * (shape[..., :3] - picture)
-        frames[k] = picture + 0.5
+        image += opacity[..., None] * (shape[..., :3] - image)
+        frames[k] = image + 0.5
     return frames
 
 

@@ -1,6 +1,6 @@
 """A small action set made of real H.264 files, in which only the order of frames tells the label.
 
-The pictures come from `scenes`; here they are written as mp4 files of several sizes, frame rates
+The frames come from `scenes`; here they are written as mp4 files of several sizes, frame rates
 and lengths, in the layout of a Kinetics csv data set.
 """
 
@@ -41,10 +41,10 @@ FORMAT_VERSION = 1  # to be raised when the same settings no longer give the sam
 def write_video(
     path: str | Path, frames: np.ndarray, fps: float | Fraction, *, crf: int = 18, gop: int = 25
 ) -> None:
-    """Write (T, H, W, 3) uint8 RGB frames as an H.264 mp4 (yuv420p); equal input, equal bytes.
+    """Writes (T, H, W, 3) uint8 RGB frames as an H.264 mp4 (yuv420p); equal input, equal bytes.
 
     The film is encoded in memory and appears under its name only when it is whole. ValueError for
-    frames that H.264 in 4:2:0 can not hold; OSError where the disk refuses.
+    frames that H.264 in 4:2:0 cannot hold; OSError where the disk refuses.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
         raise ValueError(f"expected (T, H, W, 3) uint8, got {frames.shape} {frames.dtype}")
@@ -80,7 +80,7 @@ class _Clip:
 
 
 def _plan(split: str, count: int, seed: int) -> list[_Clip]:
-    """The clips of a split; labels take turns, so that they are balanced."""
+    """Plans the clips of a split; labels take turns, so that they are balanced."""
     return [
         _Clip(
             path=f"{split}/{ACTIONS[index % len(ACTIONS)]}/{index:05d}.mp4",
@@ -94,7 +94,7 @@ def _plan(split: str, count: int, seed: int) -> list[_Clip]:
 def _make_clip(
     clip: _Clip, *, root: Path, short_side: tuple[int, int], seconds: tuple[float, float]
 ) -> None:
-    """Draw size, rate and length, independently of the label, then render and write."""
+    """Draws size, rate and length, independently of the label, then renders and writes."""
     rng = np.random.default_rng([*clip.seed, 1])
     short = 2 * int(rng.integers(short_side[0] // 2, short_side[1] // 2 + 1))
     across, down = ASPECT_RATIOS[rng.integers(len(ASPECT_RATIOS))]
@@ -119,7 +119,7 @@ def make_synthetic(
     num_workers: int = 1,
     overwrite: bool = False,
 ) -> bool:
-    """Make the set in `out_dir`; False where the same set was already there, whole.
+    """Makes the set in `out_dir`; returns False if the same set was already there, whole.
 
     Layout: `{train,val,test}.csv` with lines `path label`, paths relative to `out_dir`;
     `{split}/{action}/{index}.mp4`; `class_names.json`; `synthetic.json`, written last.
@@ -174,7 +174,7 @@ def _check(
 
 
 def _claim(root: Path, settings: dict[str, Any], overwrite: bool) -> None:
-    """Make sure that `root` is a folder which is new, empty, or holds a set of these settings."""
+    """Makes sure that `root` is a folder which is new, empty, or holds a set of these settings."""
     if root.exists() and not root.is_dir():
         raise FileExistsError(f"{root} is not a folder; choose another one")
     root.mkdir(parents=True, exist_ok=True)
@@ -211,7 +211,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _run(make: functools.partial[None], clips: list[_Clip], num_workers: int) -> Iterator[None]:
-    """Apply `make` to the clips, one result each, in up to `num_workers` processes."""
+    """Applies `make` to the clips, one result each, in up to `num_workers` processes."""
     if min(num_workers, len(clips)) <= 1:
         yield from map(make, clips)
         return

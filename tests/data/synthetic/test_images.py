@@ -1,4 +1,4 @@
-"""The set of synthetic pictures."""
+"""The set of synthetic images."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 
 from octvideo.data.read.image import read_image
 from octvideo.data.sources.images import list_images
-from octvideo.data.synthetic.images import CLASSES, make_synthetic_images, render_picture
+from octvideo.data.synthetic.images import CLASSES, make_synthetic_images, render_image
 
 
 def test_a_set_is_made_once_and_is_the_same_again(tmp_path: Path) -> None:
@@ -15,9 +15,9 @@ def test_a_set_is_made_once_and_is_the_same_again(tmp_path: Path) -> None:
     assert make_synthetic_images(first, num_train=12, num_val=6)
     assert not make_synthetic_images(first, num_train=12, num_val=6)
     assert make_synthetic_images(second, num_train=12, num_val=6)
-    pictures = list_images(first, "train", len(CLASSES))
-    assert pictures.labels.tolist() == sorted([*range(6)] * 2)
-    for path in pictures.paths():
+    images = list_images(first, "train", len(CLASSES))
+    assert images.labels.tolist() == sorted([*range(6)] * 2)
+    for path in images.paths():
         other = second / Path(path).relative_to(first)
         assert Path(path).read_bytes() == other.read_bytes()
         assert min(read_image(path).size) >= 64
@@ -45,12 +45,12 @@ def test_an_interrupted_set_is_taken_up_again(tmp_path: Path) -> None:
 
 def test_classes_differ_in_hue_and_fill_alone() -> None:
     for seed in range(5):
-        pictures = {name: render_picture(seed, name, 80, 90) for name in CLASSES}
-        assert len({picture.tobytes() for picture in pictures.values()}) == len(CLASSES)
-        warm, cool = pictures["warm_plain"], pictures["cool_plain"]
+        images = {name: render_image(seed, name, 80, 90) for name in CLASSES}
+        assert len({image.tobytes() for image in images.values()}) == len(CLASSES)
+        warm, cool = images["warm_plain"], images["cool_plain"]
         within = (warm != cool).any(-1)
         assert 0.1 < within.mean() < 0.6
-        for picture in pictures.values():
-            assert np.array_equal(picture[~within], warm[~within])
+        for image in images.values():
+            assert np.array_equal(image[~within], warm[~within])
         assert (np.median(warm[within], 0)[[0, 2]] @ [1, -1]) > 30  # red over blue
         assert (np.median(cool[within], 0)[[0, 2]] @ [1, -1]) < -30

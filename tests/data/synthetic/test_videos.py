@@ -341,7 +341,7 @@ def test_tool_says_when_the_disk_refuses(tmp_path: Path) -> None:
     words += ["--short-side", 32, 32]
     full = run_tool(*words, file_limit=2000)  # bytes a file: the settings fit, a film does not
     assert full.returncode == 1
-    assert full.stderr.startswith("error: can not write the set")
+    assert full.stderr.startswith("error: cannot write the set")
     assert "Traceback" not in full.stderr
     assert not list(tmp_path.rglob("*.part"))
     assert run_tool(*words).returncode == 0
