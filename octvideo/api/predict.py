@@ -16,7 +16,7 @@ from octvideo.api.create import checkpoints_of, load
 from octvideo.api.inference import for_inference
 from octvideo.api.views import ViewSettings
 from octvideo.data import VideoError
-from octvideo.data.clips import AllViews
+from octvideo.data.clips import AllViews, Item
 from octvideo.data.crash_safe_loader import Watch
 from octvideo.data.labels import class_names as read_class_names
 from octvideo.data.read.image import is_image
@@ -115,12 +115,12 @@ def features_scorer(model: nn.Module, settings: ViewSettings, batch_size: int = 
     return Scorer(Features(for_inference(model, settings.precision)), settings, batch_size)
 
 
-def rows(scorer: Scorer, item: dict[str, Any]) -> np.ndarray:
+def rows(scorer: Scorer, item: Item) -> np.ndarray:
     """Returns the scores of the one file of an item: float32 (views, classes)."""
     return scorer(item).values[0].cpu().numpy()
 
 
-def load_views(video: Video, settings: ViewSettings, fast: bool = False) -> dict[str, Any]:
+def load_views(video: Video, settings: ViewSettings, fast: bool = False) -> Item:
     """Returns the decoded views of a file, an item of `AllViews`."""
     item = views_of([video], settings, fast)[0]
     if item["bad"]:
@@ -158,7 +158,7 @@ class _ImagesAndVideos(Dataset):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Item:
         return (self.images if is_image(self.videos.path(index)) else self.clips)[index]
 
 

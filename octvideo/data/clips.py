@@ -4,7 +4,7 @@ path -> source (uint8 T H W C, only the frames asked for) -> transforms -> colla
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -27,7 +27,46 @@ MAX_ASPECT = 16  # a longer strip, resized as a whole for its three crops, would
 TrainingViews = Callable[[Callable[[Convert], Tensor], np.random.Generator], list[Tensor]]
 
 
-class RandomClips(Dataset):
+class Item(TypedDict, total=False):
+    """What a data set gives for a file: of RandomClips views, of AllViews what `view` needs.
+
+    Of an unreadable file there are label, index and bad, (path, reason) of each file tried, alone.
+    """
+
+    views: list[Tensor]
+    frames: Tensor
+    clips: Tensor
+    crops: Tensor
+    size: int
+    label: int
+    index: int
+    bad: list[tuple[str, str]]
+
+
+class Batch(TypedDict):
+    """What `collate_clips` makes of items."""
+
+    video: Tensor
+    label: Tensor
+    index: Tensor
+    bad: list[tuple[str, str]]
+    num_bad: int
+
+
+class _Files(Dataset):
+    """The files of a list, as a source opens them and a protocol looks at them."""
+
+    def __init__(
+        self, videos: FileList, source: Source, protocol: Protocol, watch: Watch | None = None
+    ) -> None:
+        self.videos, self.source, self.protocol = videos, source, protocol
+        self.watch = watch or Watch()
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+
+class RandomClips(_Files):
     """Gives a random clip of each file, as training needs it.
 
     Keys are (epoch, index), as `EpochSampler` yields them, or (index,) for clips that are the same
@@ -51,18 +90,14 @@ class RandomClips(Dataset):
         max_tries: int = 10,
         watch: Watch | None = None,
     ) -> None:
-        self.videos, self.source, self.protocol = videos, source, protocol
+        super().__init__(videos, source, protocol, watch)
         self.transform, self.seed, self.jitter_fps = transform, seed, jitter_fps
-        self.max_tries, self.watch = max_tries, watch or Watch()
+        self.max_tries = max_tries
 
-    def __len__(self) -> int:
-        return len(self.videos)
+    def __getitem__(self, key: tuple[int, ...]) -> Item:
+        """Returns views (3, T, s, s), 0..255, none after max_tries unreadable files.
 
-    def __getitem__(self, key: tuple[int, ...]) -> dict[str, Any]:
-        """Returns an item for `collate_clips`.
-
-        views: (3, T, s, s) each, 0..255, none after max_tries unreadable files; label; index: of
-        the file that was read; bad: (path, reason) of each unreadable one.
+        label and index are those of the file that was read.
         """
         index, rng = key[-1], np.random.default_rng([self.seed, *key])
         bad: list[tuple[str, str]] = []
@@ -86,28 +121,18 @@ class RandomClips(Dataset):
         return {"views": [], "label": label, "index": index, "bad": bad}
 
 
-class AllViews(Dataset):
+class AllViews(_Files):
     """Gives all views of each file: the clips and crops of a test, or the one of a validation.
 
     A file is read once for all of its views. Keys are indices.
     """
 
-    def __init__(
-        self, videos: FileList, source: Source, protocol: Protocol, watch: Watch | None = None
-    ) -> None:
-        self.videos, self.source, self.protocol = videos, source, protocol
-        self.watch = watch or Watch()
-
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Item:
         """Returns what `view` makes the views from.
 
         frames: (3, U, H, W), the U different frames of all clips, 0..255; uint8 where the file has
         that size already, else float32. clips: int64 (num_clips, T), which of them. crops: int64
-        (num_crops, 2), top and left; size: of a crop. label, index, bad: as in RandomClips. Of an
-        unreadable file there are label, index and bad alone.
+        (num_crops, 2), top and left; size: of a crop.
         """
         path, label = self.videos.path(index), int(self.videos.labels[index])
         try:
@@ -117,7 +142,7 @@ class AllViews(Dataset):
             return {"label": label, "index": index, "bad": [(path, error.reason)]}
         return {**views, "label": label, "index": index, "bad": []}
 
-    def _views(self, frames: Frames) -> dict[str, Any]:
+    def _views(self, frames: Frames) -> Item:
         protocol = self.protocol
         clips = protocol.view_indices(frames.num_frames, frames.fps, frames.timing.seconds)
         wanted, places = np.unique(clips, return_inverse=True)
@@ -167,7 +192,7 @@ def view(frames: torch.Tensor, clip: torch.Tensor, crop: torch.Tensor, size: int
     return part[:, clip.to(frames.device)]
 
 
-def collate_clips(items: list[dict[str, Any]]) -> dict[str, Any]:
+def collate_clips(items: list[Item]) -> Batch:
     """Makes a batch of items of RandomClips, or of AllViews where a file has one view.
 
     Returns video (N, 3, T, s, s), label and index int64 (N,), bad: all of the items', num_bad: how
@@ -185,7 +210,7 @@ def collate_clips(items: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _views_of(item: dict[str, Any]) -> list[Tensor]:
+def _views_of(item: Item) -> list[Tensor]:
     """Returns the views of an item of RandomClips, or the one view of an item of AllViews."""
     if "frames" not in item:
         return item.get("views", [])
