@@ -8,10 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from octvideo.api.create import create_model, load
+    from octvideo.api.create import create_model
+    from octvideo.api.loading import load
     from octvideo.api.predict import extract_features, predict
-    from octvideo.api.views import ViewSettings
     from octvideo.data import VideoError
+    from octvideo.data.protocol import Protocol
+    from octvideo.data.protocol import Protocol as ViewSettings
     from octvideo.models import list_models, optimize_for_inference
     from octvideo.utils.errors import UserError
     from octvideo.weights.zoo import list_pretrained
@@ -19,14 +21,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Protocol": "octvideo.data.protocol",
     "UserError": "octvideo.utils.errors",
     "VideoError": "octvideo.data",
-    "ViewSettings": "octvideo.api.views",
     "create_model": "octvideo.api.create",
     "extract_features": "octvideo.api.predict",
     "list_models": "octvideo.models",
     "list_pretrained": "octvideo.weights.zoo",
-    "load": "octvideo.api.create",
+    "load": "octvideo.api.loading",
     "optimize_for_inference": "octvideo.models",
     "predict": "octvideo.api.predict",
 }
@@ -45,6 +47,7 @@ _ROOMS = (
 )
 
 __all__ = [
+    "Protocol",
     "UserError",
     "VideoError",
     "ViewSettings",
@@ -60,6 +63,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "ViewSettings":  # its first name
+        name = "Protocol"
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
     if name in _ROOMS:

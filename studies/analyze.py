@@ -47,7 +47,8 @@ def parse_args(words: Sequence[str] | None = None, prog: str | None = None) -> a
 def run_frequency(args: argparse.Namespace) -> int:
     if bool(args.network) == bool(args.cfg) or bool(args.cfg) != bool(args.checkpoint):
         raise UserError("give --network NAME, or --cfg FILE and --checkpoint FILE")
-    from octvideo.api.create import create_model, load_trained
+    from octvideo.api.create import create_model
+    from octvideo.api.loading import load_trained
     from studies.frequency import inputs_of, layer_spectra, write_spectra
 
     if args.cfg:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from octvideo.api.inference import twin
 from octvideo.api.predict import load_views
-from octvideo.api.views import ViewSettings
+from octvideo.api.protocols import protocol_of
 from octvideo.data import VideoError
 from octvideo.data.clips import collate_clips
 from octvideo.data.read.image import ENDINGS
@@ -108,7 +108,7 @@ def inputs_of(
         UserError: the folder has no such files, or one of them cannot be read.
     """
     is_image = isinstance(model.spec, ImageSpec)
-    settings = ViewSettings.of_model(model)
+    settings = protocol_of(model)
     size = size or model.spec.crop_size
     device = next(model.parameters()).device
     if folder is None:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from octvideo import create_model
 from octvideo.api.benchmark import benchmark_models
 from octvideo.layers import OctConv2d
-from octvideo.models import create_model
 from octvideo.utils.complexity import count
 from studies.table6 import format_table6, table6
 

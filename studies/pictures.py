@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from octvideo import create_model
 from octvideo.data.protocol import Protocol
 from octvideo.data.sampling import crop_offsets
 from octvideo.data.synthetic.scenes import ACTIONS, render_clip
-from octvideo.models import create_model
 from octvideo.utils.complexity import count
 from octvideo.weights.zoo import zoo_entries
 from studies.drawing import GREY, HIGH, INK, LOW, Drawing

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from octvideo.models import create_model
+from octvideo import create_model
 from octvideo.utils.complexity import count
 
 

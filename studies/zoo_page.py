@@ -104,7 +104,7 @@ MXNet:
 ```python
 model = octvideo.create_model("resnet50_v2", pretrained="oct_resnet50_v2_a0.125_in1k_mxnet")
 model.eval()(images)  # (N, 3, 224, 224), normalised -> probabilities (N, 1000)
-model.view_settings.mean, model.view_settings.std  # how to normalise images in [0, 1]
+model.protocol.mean, model.protocol.std  # how to normalise images in [0, 1]
 ```
 
 To test the same network on ImageNet:

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
+from octvideo.api.create import create_model
 from octvideo.engine.precision import DTYPES, autocast, channels_last, move_model
 from octvideo.layers import conv3d_as_2d
-from octvideo.models import create_model, optimize_for_inference
+from octvideo.models import optimize_for_inference
 from octvideo.models.image import ImageSpec
 from octvideo.utils.complexity import count
 from octvideo.utils.errors import UserError

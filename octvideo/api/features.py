@@ -16,8 +16,8 @@ from torch import nn
 from tqdm import tqdm
 
 from octvideo.api.predict import check_finite, features_scorer, rows, views_of
-from octvideo.api.views import ViewSettings
 from octvideo.data.crash_safe_loader import VideoLoader, Watch
+from octvideo.data.protocol import Protocol
 from octvideo.utils.console import printable, say
 from octvideo.utils.errors import NonFiniteError, UserError
 from octvideo.utils.files import whole_file, write_whole
@@ -31,7 +31,7 @@ _MAX_NAME_BYTES = 251  # a file system allows 255, with .npz
 def extract_all(
     videos: Sequence[str],
     model: nn.Module,
-    settings: ViewSettings,
+    settings: Protocol,
     out: Path,
     *,
     model_name: str = "",
@@ -128,7 +128,7 @@ def _saved_features(path: Path) -> np.ndarray | None:
 
 
 def _items(
-    videos: Sequence[str], settings: ViewSettings, fast: bool, watch: Watch, num_workers: int
+    videos: Sequence[str], settings: Protocol, fast: bool, watch: Watch, num_workers: int
 ) -> Iterator[dict[str, Any]]:
     if not videos:
         return

@@ -12,13 +12,14 @@ import numpy as np
 from torch import nn
 from torch.utils.data import Dataset
 
-from octvideo.api.create import checkpoints_of, load
 from octvideo.api.inference import for_inference
-from octvideo.api.views import ViewSettings
+from octvideo.api.loading import checkpoints_of, load
+from octvideo.api.protocols import protocol_of
 from octvideo.data import VideoError
 from octvideo.data.clips import AllViews, Item
 from octvideo.data.crash_safe_loader import Watch
 from octvideo.data.labels import class_names as read_class_names
+from octvideo.data.protocol import Protocol
 from octvideo.data.read.image import is_image
 from octvideo.data.read.video import check_backend
 from octvideo.data.sources import FileList, source_of
@@ -37,7 +38,7 @@ def predict(
     topk: int = 5,
     class_names: Sequence[str] | str | Path | None = None,
     sampling_rate: int | None = None,
-    settings: ViewSettings | None = None,
+    settings: Protocol | None = None,
     batch_size: int = 8,
     allow_partial: bool = False,
 ) -> list[tuple[str, float]]:
@@ -68,7 +69,7 @@ def predict(
         ValueError: batch_size is below 1.
     """
     model = _model(model)
-    settings = settings or ViewSettings.of_model(model, sampling_rate)
+    settings = settings or protocol_of(model, sampling_rate)
     settings = replace(settings, allow_partial=allow_partial or settings.allow_partial)
     scores = _ensemble(view_scores(video, model, settings, fast, batch_size), settings)
     check_finite(scores, "scores", video)
@@ -84,7 +85,7 @@ def extract_features(
     fast: bool = False,
     per_view: bool = False,
     sampling_rate: int | None = None,
-    settings: ViewSettings | None = None,
+    settings: Protocol | None = None,
     batch_size: int = 8,
     allow_partial: bool = False,
 ) -> np.ndarray:
@@ -94,7 +95,7 @@ def extract_features(
     num_crops + crop. Other arguments and errors as in `predict`.
     """
     model = _model(model)
-    settings = settings or ViewSettings.of_model(model, sampling_rate)
+    settings = settings or protocol_of(model, sampling_rate)
     settings = replace(settings, allow_partial=allow_partial or settings.allow_partial)
     scorer = features_scorer(model, settings, batch_size)
     features = rows(scorer, load_views(video, settings, fast))
@@ -103,14 +104,14 @@ def extract_features(
 
 
 def view_scores(
-    video: Video, model: nn.Module, settings: ViewSettings, fast: bool = False, batch_size: int = 8
+    video: Video, model: nn.Module, settings: Protocol, fast: bool = False, batch_size: int = 8
 ) -> np.ndarray:
     """Returns what the model gives for each view: float32 (views, classes)."""
     scorer = Scorer(for_inference(model, settings.precision), settings, batch_size)
     return rows(scorer, load_views(video, settings, fast))
 
 
-def features_scorer(model: nn.Module, settings: ViewSettings, batch_size: int = 8) -> Scorer:
+def features_scorer(model: nn.Module, settings: Protocol, batch_size: int = 8) -> Scorer:
     """Returns a scorer that gives what the last layer sees of each view, (files, views, C)."""
     return Scorer(Features(for_inference(model, settings.precision)), settings, batch_size)
 
@@ -120,7 +121,7 @@ def rows(scorer: Scorer, item: Item) -> np.ndarray:
     return scorer(item).values[0].cpu().numpy()
 
 
-def load_views(video: Video, settings: ViewSettings, fast: bool = False) -> Item:
+def load_views(video: Video, settings: Protocol, fast: bool = False) -> Item:
     """Returns the decoded views of a file, an item of `AllViews`."""
     item = views_of([video], settings, fast)[0]
     if item["bad"]:
@@ -129,7 +130,7 @@ def load_views(video: Video, settings: ViewSettings, fast: bool = False) -> Item
 
 
 def views_of(
-    videos: Sequence[Video], settings: ViewSettings, fast: bool, watch: Watch | None = None
+    videos: Sequence[Video], settings: Protocol, fast: bool, watch: Watch | None = None
 ) -> "AllViews | _ImagesAndVideos":
     """Returns the views of several files as a data set; unreadable ones are items with ``bad``.
 
@@ -176,7 +177,7 @@ def check_finite(values: np.ndarray, what: str, video: Video) -> None:
     )
 
 
-def _ensemble(scores: np.ndarray, settings: ViewSettings) -> np.ndarray:
+def _ensemble(scores: np.ndarray, settings: Protocol) -> np.ndarray:
     return scores.max(axis=0) if settings.ensemble == "max" else scores.mean(axis=0)
 
 

@@ -108,11 +108,12 @@ def convert(args: argparse.Namespace) -> int:
 
 def print_network(weights: "Weights", result: Path) -> None:
     """Prints the network that a file of MXNet belongs to, and how to create it."""
-    from octvideo.api.identify import alpha_of, network_of
+    from octvideo.models import named_spec
+    from octvideo.weights.trained import alpha_of, name_of_layers
     from octvideo.weights.zoo import zoo_entries
 
-    name = network_of(weights)
-    alpha = alpha_of(weights, name) if name else None
+    name = name_of_layers(weights)
+    alpha = alpha_of(weights, named_spec(name)) if name else None
     if alpha is None:
         print("network not known: name its configuration with --cfg")
         return

@@ -58,9 +58,9 @@ def run(args: argparse.Namespace) -> int:
     videos = videos_of(args)
     model = load_model(args)
     from octvideo.api.features import extract_all
-    from octvideo.api.views import ViewSettings
+    from octvideo.api.protocols import protocol_of
 
-    settings = ViewSettings.of_model(model, args.sampling_rate)
+    settings = protocol_of(model, args.sampling_rate)
     partial = args.allow_partial or settings.allow_partial
     bad = extract_all(
         videos,

@@ -126,7 +126,7 @@ def load_model(args: argparse.Namespace) -> "nn.Module":
     # Imported once the options are known to be sound, and not for --help.
     import torch
 
-    from octvideo.api.create import checkpoints_of, load_trained, load_zoo
+    from octvideo.api.loading import checkpoints_of, load_trained, load_zoo
     from octvideo.utils.memory import keep_freed_memory
 
     if args.checkpoint and Path(args.checkpoint).is_dir():

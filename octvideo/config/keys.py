@@ -232,7 +232,7 @@ _OCTAVE = {
         one_of("both", "no_h2l", "no_l2h"), ours=True),
 }
 _BN = {
-    "EPSILON": Key(1e-5, "added to the variance", ABOVE_0),
+    "EPSILON": Key(1e-5, "added to the variance", ABOVE_0, resume=REFUSED),
     "MOMENTUM": Key(0.1, "weight of the newest batch in the running statistics", SHARE),
     "USE_PRECISE_STATS": Key(False, "recompute the statistics before a validation"),
     "NUM_BATCHES_PRECISE": Key(200, "batches used for that", AT_LEAST_1),

@@ -1,7 +1,6 @@
 """Where a training run begins: its own checkpoint, the weights of a file, or random weights."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
@@ -24,7 +23,6 @@ class Beginning:
         file: "" for none.
         new_run: start at epoch 0 even from a training checkpoint of PySlowFast, which otherwise
             is resumed, as there.
-        warn: about weights that were trained as another network.
     """
 
     auto_resume: bool
@@ -32,7 +30,6 @@ class Beginning:
     new_run: bool
     inflate: bool
     clear_names: tuple[str, ...]
-    warn: Callable[[Weights], None]
 
     def __call__(
         self, model: nn.Module, average: WeightAverage | None, checkpoints: Checkpointer
@@ -68,7 +65,6 @@ class Beginning:
         weights = read_weights(self.file, clear_names=self.clear_names)
         if self._continues(weights, checkpoints):
             return
-        self.warn(weights)
         report = load_into(model, weights, finetune=True, inflate=self.inflate)
         logger.info("A new training starts from the weights of %s", report)
 

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fvcore.common.config import CfgNode
 
-from octvideo.config import Resume, cfg_of_checkpoint, leaf_values, resume_effect
 from octvideo.weights import CheckpointError, check_state, read_torch
 
 logger = logging.getLogger("octvideo")
@@ -155,92 +153,6 @@ def newest_first(folder: Path, use: Callable[[Path, dict[str, Any]], None]) -> P
     if failures:
         raise failures[0]
     return None
-
-
-# The keys of the network, and those of them that the shapes of the weights do not tell, but a
-# network that starts from them needs alike: which channels are low, and how layers compute.
-_NETWORK = ("MODEL.ARCH", "MODEL.MODEL_NAME", "MODEL.NUM_CLASSES", "RESNET.", "OCTAVE.")
-_NETWORK += ("SLOWFAST.", "NONLOCAL.", "BN.EPSILON")
-SPLIT = ("OCTAVE.", "BN.EPSILON")
-
-
-def changed_keys(text: str | None, cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
-    """Keys with (value in a checkpoint's configuration, value in ``cfg``) where they differ.
-
-    Keys of the octave that have no effect are left out, as all of a vanilla network. {} where the
-    checkpoint has no configuration.
-    """
-    trained = cfg_of_checkpoint(text)
-    if trained is None:
-        return {}
-    theirs, ours = _effective(trained), _effective(cfg)
-    return {
-        key: (theirs[key], ours[key])
-        for key in sorted(theirs.keys() & ours.keys())
-        if theirs[key] != ours[key]
-    }
-
-
-def _effective(cfg: CfgNode) -> dict[str, Any]:
-    """The leaves of a tree, without those of the octave that change nothing."""
-    leaves, octave = leaf_values(cfg), cfg.OCTAVE
-    if not (octave.ENABLE and octave.ALPHA):
-        leaves = {key: value for key, value in leaves.items() if not key.startswith("OCTAVE.")}
-        return {**leaves, "OCTAVE.ENABLE": False}
-    if not any(s - 1 in octave.STAGES and s not in octave.STAGES for s in (3, 4, 5)):
-        del leaves["OCTAVE.POOL_STRIDE"]  # no plain stage is behind an octave one
-    elif cfg.MODEL.ARCH == "2d":
-        leaves["OCTAVE.POOL_STRIDE"] = True  # always, in 2D
-    return leaves
-
-
-def _tell(changes: dict[str, tuple[Any, Any]]) -> str:
-    return "; ".join(f"{key} was {old}, is {new}" for key, (old, new) in changes.items())
-
-
-def check_resume(path: Path, content: dict[str, Any], cfg: CfgNode) -> str:
-    """What that counts has changed since the checkpoint was written: "KEY was A, is B; ...", or "".
-
-    Raises:
-        CheckpointError: the file has no optimizer, or belongs to another network (`OtherRun`).
-    """
-    if "optimizer_state" not in content or "epoch" not in content:
-        raise CheckpointError(
-            f"{path} holds weights, but no run that could go on: move it out of that folder and "
-            f"name it in TRAIN.CHECKPOINT_FILE_PATH"
-        )
-    text = content.get("cfg")
-    if text is not None and not isinstance(text, str):
-        raise CheckpointError(
-            f"{path} is damaged: cfg is a {type(text).__name__}, and must be text"
-        )
-    changes = changed_keys(text, cfg)
-    effects = {key: resume_effect(key) for key in changes}
-    if fixed := {key: changes[key] for key in changes if effects[key] is Resume.REFUSED}:
-        raise OtherRun(
-            f"{path} is of another run ({_tell(fixed)}): set another OUTPUT_DIR, or the values "
-            f"of that run"
-        )
-    return _tell({key: changes[key] for key in changes if effects[key] is Resume.WARNED})
-
-
-def warn_of_another_network(
-    path: Path, text: str | None, cfg: CfgNode, keys: tuple[str, ...] = _NETWORK
-) -> None:
-    """A network may take the weights of another, such as its vanilla twin: say so.
-
-    Without training it is of no use with them.
-
-    ``text``: the configuration that the weights come with; ``keys``: what is compared.
-    """
-    changes = changed_keys(text, cfg)
-    if network := {key: pair for key, pair in changes.items() if key.startswith(keys)}:
-        logger.warning(
-            "%s was trained as another network: %s. Weights that fit compute something else here "
-            "until they are trained: set the values of the file for the network that it is of",
-            path,
-            _tell(network),
-        )
 
 
 def prepare_folder(folder: Path) -> None:

@@ -24,7 +24,6 @@ from octvideo.engine.checkpoint import (
     CheckpointError,
     best_path,
     newest_first,
-    warn_of_another_network,
 )
 from octvideo.engine.log import is_terminal, log_json_stats, memory_stats
 from octvideo.engine.meters import Clock, readable_time
@@ -122,7 +121,6 @@ def load_tested(model: nn.Module, cfg: CfgNode, trained: Path | None) -> tuple[P
     checkpoint are used; without these, classes are numbers.
     """
     weights = find_checkpoint(cfg, trained)
-    warn_of_another_network(weights.path, weights.cfg, cfg)
     logger.info("Testing %s", load_into(model, weights))
     best = best_path(Path(cfg.OUTPUT_DIR) / "checkpoints")
     if not cfg.TEST.CHECKPOINT_FILE_PATH and best.exists() and weights.path != best:

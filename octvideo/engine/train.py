@@ -24,7 +24,6 @@ from octvideo.distributed.run_lock import training_lock
 from octvideo.engine.averaging import WeightAverage
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.begin import Beginning
-from octvideo.engine.checkpoint import SPLIT, check_resume, warn_of_another_network
 from octvideo.engine.checkpointer import Checkpointer
 from octvideo.engine.losses import build_loss
 from octvideo.engine.meters import TrainMeter
@@ -34,6 +33,7 @@ from octvideo.engine.optimizer_state import OptimizerState
 from octvideo.engine.precision import compile_model, move_model
 from octvideo.engine.process_state import ProcessStates
 from octvideo.engine.progress import Progress
+from octvideo.engine.same_run import check_resume
 from octvideo.engine.start import Build, start_run, write_config
 from octvideo.engine.state import ModelState, Stateful
 from octvideo.engine.step import TrainStep, Transfer
@@ -41,7 +41,9 @@ from octvideo.engine.train_log import build_train_log
 from octvideo.engine.trainer import Plan, Trainer
 from octvideo.engine.update import ScalerState, Update
 from octvideo.models import build_model
+from octvideo.models.build import spec_of
 from octvideo.utils.complexity import count
+from octvideo.utils.plain import to_plain
 
 logger = logging.getLogger("octvideo")
 
@@ -154,7 +156,6 @@ def build_beginning(cfg: CfgNode) -> Beginning:
         new_run=train.CHECKPOINT_EPOCH_RESET,
         inflate=train.CHECKPOINT_INFLATE,
         clear_names=tuple(train.CHECKPOINT_CLEAR_NAME_PATTERN),
-        warn=lambda weights: warn_of_another_network(weights.path, weights.cfg, cfg, SPLIT),
     )
 
 
@@ -172,7 +173,12 @@ def build_checkpointer(
         ScalerState(step.update.scaler),
         states,
     ]
-    facts: dict[str, object] = {"cfg": dump(cfg)}
+    spec = spec_of(cfg)
+    facts: dict[str, object] = {
+        "cfg": dump(cfg),
+        "spec": spec.to_dict(),
+        "protocol": to_plain(build_protocol(cfg)),
+    }
     if names := data_class_names(cfg):
         facts["class_names"] = names
     return Checkpointer(
@@ -180,7 +186,7 @@ def build_checkpointer(
         progress,
         owners,
         facts,
-        check_run=lambda path, content: check_resume(path, content, cfg),
+        check_run=lambda path, content: check_resume(path, content, spec, cfg),
         seconds=cfg.TRAIN.CHECKPOINT_SECONDS,
         keep=cfg.TRAIN.KEEP_CHECKPOINTS,
     )

@@ -1,6 +1,6 @@
 """Models: networks of videos (C2D, I3D, Slow, SlowFast) and of images, plain and octave."""
 
-from octvideo.models.build import build_model, create_model, list_models
+from octvideo.models.build import build, build_model, list_models, named_spec, spec_from_dict
 from octvideo.models.optimize import optimize_for_inference
 from octvideo.models.resnet2d import ResNet2d, ResNet2dSpec
 from octvideo.models.slowfast import SlowFast, SlowFastSpec
@@ -16,8 +16,10 @@ __all__ = [
     "SlowFast",
     "SlowFastSpec",
     "VideoResNet",
+    "build",
     "build_model",
-    "create_model",
     "list_models",
+    "named_spec",
     "optimize_for_inference",
+    "spec_from_dict",
 ]

@@ -1,22 +1,33 @@
 """Models by name and from a configuration."""
 
+import difflib
+import fnmatch
+from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from fvcore.common.config import CfgNode
 from torch import nn
 
 from octvideo.layers import synchronize_batch_norm
-from octvideo.layers.octave_ablation import PAPER, Ablation
+from octvideo.layers.octave_ablation import Ablation
 from octvideo.models.densenet import DENSENETS, DenseNet, DenseNetSpec
 from octvideo.models.image import ImageSpec
 from octvideo.models.mobilenet import MOBILENETS, MobileNet, MobileNetSpec
+from octvideo.models.record import KEYS, OCTAVE_OPTIONS
 from octvideo.models.resnet2d import RESNETS_2D, ResNet2d, ResNet2dSpec
 from octvideo.models.slowfast import SlowFast, SlowFastSpec
 from octvideo.models.spec import NL5, NonLocalPlacement, OctavePlacement, ResNetSpec
 from octvideo.models.video_resnet import VideoResNet
 from octvideo.utils.errors import UserError
+from octvideo.utils.plain import from_plain
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Spec = ResNetSpec | ImageSpec
+
+OCT, OCT_ALPHA = "oct_", 0.125  # names of octave networks, and their alpha: OCTAVE.ALPHA's default
 _NETWORKS: dict[type, Any] = {  # what each specification is of
     ResNetSpec: VideoResNet,
     SlowFastSpec: SlowFast,
@@ -58,7 +69,7 @@ _VIDEO_MODELS: dict[str, ResNetSpec] = {
     ),
 }
 IMAGE_MODELS: dict[str, ImageSpec] = {**RESNETS_2D, **DENSENETS, **MOBILENETS}
-_MODELS: dict[str, ResNetSpec | ImageSpec] = {**_VIDEO_MODELS, **IMAGE_MODELS}
+_MODELS: dict[str, Spec] = {**_VIDEO_MODELS, **IMAGE_MODELS}
 # Fields that not every image network has, and their keys.
 _NOT_IN_ALL = {
     "zero_init_final_bn": "RESNET.ZERO_INIT_FINAL_BN",
@@ -66,64 +77,148 @@ _NOT_IN_ALL = {
 }
 
 
-def list_models() -> list[str]:
-    """Names that ``create_model`` knows, sorted."""
-    return sorted(_MODELS)
+class NetworkOptions(TypedDict, total=False):
+    """Options of ``create_model``: the octave, and fields of the specification of a network.
+
+    Not every network has every field; ``vars(model.spec)`` has those of a model.
+    """
+
+    # The octave; see ``OctavePlacement``.
+    octave_stages: tuple[int, ...] | None
+    channel_divisor: int
+    octave_pathways: tuple[int, ...]
+    nonlocal_mode: str
+    pool_stride: bool
+    ablation: Ablation
+    # Clips, head and training.
+    num_frames: int
+    sampling_rate: int
+    crop_size: int
+    input_channels: int
+    dropout_rate: float
+    head_activation: str
+    fc_init_std: float
+    zero_init_final_bn: bool
+    zero_init_final_conv: bool
+    bn_eps: float
+    bn_momentum: float
+    inplace_relu: bool
+    act_checkpoint: bool
+    # Architecture; see ``ResNetSpec``, ``SlowFastSpec``, ``ResNet2dSpec``, ``DenseNetSpec`` and
+    # ``MobileNetSpec``.
+    arch: str
+    depth: int
+    transform: str
+    width_per_group: int
+    expansion: int
+    num_groups: int
+    spatial_strides: tuple[int, ...]
+    spatial_dilations: tuple[int, ...]
+    num_block_temp_kernel: tuple[int, ...] | None
+    stride_1x1: bool
+    non_local: NonLocalPlacement
+    frame_ratio: int
+    beta_inv: int
+    fusion_ratio: int
+    fusion_kernel: int
+    fast_spatial_dilations: tuple[int, ...]
+    fast_num_block_temp_kernel: tuple[int, ...] | None
+    fast_non_local: NonLocalPlacement
+    pre_activation: bool
+    width: int
+    inner_ratio: int
+    groups: int
+    stem: str
+    stride_on: str
+    squeeze: bool
+    input_bn: bool
+    glore_blocks: tuple[int, ...]
+    growth: int
+    bottleneck: int
+    version: int
+    multiplier: float
 
 
-def create_model(
-    name: str,
-    num_classes: int | None = None,
-    octave_alpha: float = 0.0,
-    octave_stages: tuple[int, ...] | None = None,
-    channel_divisor: int = 1,
-    octave_pathways: tuple[int, ...] = (0,),
-    nonlocal_mode: str = "cross",
-    pool_stride: bool = False,
-    ablation: Ablation = PAPER,
-    **options: Any,
-) -> nn.Module:
-    """Builds a model with random weights.
+def list_models(pattern: str = "*") -> list[str]:
+    """Returns the names that ``create_model`` takes, sorted.
 
-    Args:
-        name: one of ``list_models()``, for example "i3d_r50" or "resnet50_v1b".
-        num_classes: width of the last layer; None: 400 (Kinetics), of image networks 1000.
-        octave_alpha: share of low-frequency channels in [0, 1); 0 is the vanilla network.
-        octave_stages: which of res2..res5 are octave; None: all, of image networks (2, 3, 4).
-        channel_divisor: the low channels are rounded to a multiple of it.
-        octave_pathways: which pathways are octave; 0 is the slow one of SlowFast.
-        nonlocal_mode: what a non-local block makes of an octave value, "cross" or "high".
-        pool_stride: of a video network that is inflated from an octave image network, whose plain
-            strided convolutions behind the octave pool (see ``OctavePlacement``).
-        ablation: a variant of the operator, for studies, such as ``Ablation(downsample="max")``.
-        options: further fields of the model's specification (``type(model.spec)``: num_frames,
-            crop_size, dropout_rate, ...).
+    pattern: with wildcards, such as "*r50" or "oct_*". Each network has a name of its octave form,
+    "oct_" before its own, with the alpha of OCTAVE.ALPHA's default unless one is given.
+    """
+    names = [*_MODELS, *(f"{OCT}{name}" for name in _MODELS)]
+    return sorted(fnmatch.filter(names, pattern))
 
-    ``model.spec`` has them all; ``num_frames`` and ``sampling_rate`` are the clip to give it, of
-    one frame for an image network.
+
+def named_spec(name: str) -> Spec:
+    """Returns the specification that a name of `list_models` stands for.
 
     Raises:
-        ValueError: an unknown name, option or value; the message lists what is known.
+        ValueError: an unknown name; the message lists similar ones.
     """
-    spec = named_spec(name)
-    known = {field.name for field in fields(spec)} - {"octave"}
-    if unknown := set(options) - known:
+    bare = name.removeprefix(OCT)
+    if bare not in _MODELS:
+        near = difflib.get_close_matches(bare, _MODELS, cutoff=0.5)
+        guess = f"did you mean {' or '.join(near)}? " if near else ""
         raise ValueError(
-            f"create_model has no option {', '.join(sorted(unknown))} for {name}; "
-            f"known: {', '.join(sorted(known))}"
+            f"unknown model {name!r}; {guess}known: {', '.join(sorted(_MODELS))}, each also with "
+            f"{OCT!r} before it"
         )
-    if num_classes is not None:
-        options["num_classes"] = num_classes
-    octave = OctavePlacement(
-        octave_alpha,
-        spec.octave.stages if octave_stages is None else tuple(octave_stages),
-        channel_divisor,
-        tuple(octave_pathways),
-        nonlocal_mode,
-        pool_stride,
-        ablation,
-    )
-    return _build(replace(spec, octave=octave, **options))
+    spec = _MODELS[bare]
+    return spec if bare == name else with_options(spec, octave_alpha=OCT_ALPHA)
+
+
+def with_options(
+    spec: Spec,
+    num_classes: int | None = None,
+    octave_alpha: float | None = None,
+    **options: "Unpack[NetworkOptions]",
+) -> Spec:
+    """Returns a specification with other values; None leaves a value as it is.
+
+    Raises:
+        ValueError: the network has no such option, or the value is none of its values.
+    """
+    given: dict[str, Any] = {"num_classes": num_classes, "octave_alpha": octave_alpha, **options}
+    given = {name: value for name, value in given.items() if value is not None}
+    octave = {OCTAVE_OPTIONS[name]: given.pop(name) for name in OCTAVE_OPTIONS.keys() & given}
+    if "ablation" in given:
+        octave["ablation"] = given.pop("ablation")
+    known = {field.name for field in fields(spec)} - {"octave"}
+    if unknown := set(given) - known:
+        raise ValueError(
+            f"this network has no option {', '.join(sorted(unknown))}; "
+            f"known: {', '.join(sorted({*known, *OCTAVE_OPTIONS}))}"
+        )
+    octave = {k: tuple(v) if isinstance(v, list) else v for k, v in octave.items()}
+    return replace(spec, octave=replace(spec.octave, **octave), **given)
+
+
+def spec_from_dict(values: object) -> Spec | None:
+    """Returns the specification that ``spec.to_dict()`` has made ``values`` of.
+
+    None if they are of no network of octvideo.
+
+    Raises:
+        ValueError: a field is unknown, not of its type, or out of range.
+    """
+    if not isinstance(values, Mapping):
+        return None
+    kinds = {kind.__name__: kind for kind in _NETWORKS}
+    if (kind := kinds.get(str(values.get("network")))) is None:
+        return None
+    return from_plain(kind, {key: v for key, v in values.items() if key != "network"})
+
+
+def name_of(spec: Spec) -> str | None:
+    """Returns the name of a network in `list_models`, whatever its classes, octave and width.
+
+    None if it has none.
+    """
+    free = {"num_classes", "width", "width_per_group", "bn_eps", "input_channels", "non_local",
+            "fast_non_local"}  # fmt: skip
+    free |= OCTAVE_OPTIONS.keys()
+    found = (n for n, known in _MODELS.items() if not spec.differences(known, without=free))
+    return next(found, None)
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
@@ -133,7 +228,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
         UserError: the keys of MODEL, RESNET and OCTAVE do not make a network.
     """
     try:
-        model = _build(spec_of(cfg))
+        model = build(spec_of(cfg))
     except ValueError as error:
         raise UserError(f"the model of the configuration can not be built: {error}") from error
     if cfg.BN.NORM_TYPE == "sync_batchnorm":
@@ -141,7 +236,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
     return model
 
 
-def spec_of(cfg: CfgNode) -> ResNetSpec | ImageSpec:
+def spec_of(cfg: CfgNode) -> Spec:
     """The specification of the model of a configuration.
 
     Raises:
@@ -150,33 +245,20 @@ def spec_of(cfg: CfgNode) -> ResNetSpec | ImageSpec:
     return _image_spec(cfg) if cfg.MODEL.ARCH == "2d" else _video_spec(cfg)
 
 
-def named_spec(name: str) -> ResNetSpec | ImageSpec:
-    """The specification that ``create_model`` starts from.
-
-    Raises:
-        ValueError: an unknown name; the message lists what is known.
-    """
-    if name not in _MODELS:
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(list_models())}")
-    return _MODELS[name]
-
-
-def _build(spec: ResNetSpec | ImageSpec) -> nn.Module:
+def build(spec: Spec) -> nn.Module:
+    """Builds a network with random weights, on the CPU."""
     return _NETWORKS[type(spec)](spec)
 
 
 def _octave(cfg: CfgNode) -> OctavePlacement:
     if not cfg.OCTAVE.ENABLE:
         return OctavePlacement()
-    return OctavePlacement(
-        alpha=cfg.OCTAVE.ALPHA,
-        stages=tuple(cfg.OCTAVE.STAGES),
-        channel_divisor=cfg.OCTAVE.CHANNEL_DIVISOR,
-        pathways=tuple(cfg.OCTAVE.PATHWAYS),
-        nonlocal_mode=cfg.OCTAVE.NONLOCAL_MODE,
-        ablation=Ablation(cfg.OCTAVE.DOWNSAMPLE, cfg.OCTAVE.UPSAMPLE_FIRST, cfg.OCTAVE.PATHS),
-        pool_stride=cfg.OCTAVE.POOL_STRIDE,
-    )
+    values: dict[str, Any] = {}
+    for option, field in OCTAVE_OPTIONS.items():
+        value = cfg.OCTAVE[KEYS[option].removeprefix("OCTAVE.")]
+        values[field] = tuple(value) if isinstance(value, list) else value
+    variant = Ablation(cfg.OCTAVE.DOWNSAMPLE, cfg.OCTAVE.UPSAMPLE_FIRST, cfg.OCTAVE.PATHS)
+    return OctavePlacement(**values, ablation=variant)
 
 
 def _image_spec(cfg: CfgNode) -> ImageSpec:

@@ -9,13 +9,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo.layers import OctConv2d, Value, merge
 from octvideo.models.blocks import HEAD_ACTIVATIONS
+from octvideo.models.record import NetworkSpec
 from octvideo.models.spec import OctavePlacement, check_counts
 
 AUTHORS_STAGES = OctavePlacement(stages=(2, 3, 4))
 
 
 @dataclass(frozen=True)
-class ImageSpec:
+class ImageSpec(NetworkSpec):
     """What every image network is built from.
 
     ``octave``: the authors' rule is res2, res3, res4 (or what has their resolution); the last
@@ -34,6 +35,7 @@ class ImageSpec:
 
     num_frames = 1  # an image is a clip of one frame
     sampling_rate = 1
+    is_image = True
 
     def __post_init__(self) -> None:
         check_counts(self, "num_classes", "crop_size", "input_channels")

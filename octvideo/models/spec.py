@@ -21,6 +21,7 @@ from typing import Any
 from octvideo.layers import Channels, split_channels
 from octvideo.layers.non_local import INSTANTIATIONS, OCTAVE_MODES
 from octvideo.layers.octave_ablation import PAPER, Ablation, check_ablation
+from octvideo.models.record import NetworkSpec
 
 #             conv1  res2  res3    res4    res5
 TEMPORAL_KERNELS = {
@@ -116,7 +117,7 @@ NL5 = ((), (1, 3), (1, 3, 5), ())
 
 
 @dataclass(frozen=True)
-class ResNetSpec:
+class ResNetSpec(NetworkSpec):
     """Everything that a video ResNet is built from; strides and dilations are for res2..res5.
 
     ``num_frames`` frames, ``sampling_rate`` apart at 30 frames a second, in a square crop of

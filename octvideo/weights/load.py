@@ -1,39 +1,26 @@
 """Loads checkpoints into models: what fits is loaded, what does not is reported or refused."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Size, Tensor, nn
 
-from octvideo.layers import OctBatchNorm2d, OctBatchNorm3d
+from octvideo.models.image import ImageSpec
+from octvideo.models.record import Difference, in_keys
+from octvideo.models.spec import ResNetSpec
 from octvideo.weights.formats.files import CheckpointError
 from octvideo.weights.kernels import has_one_frame, inflate_kernels, squeeze_kernels
+from octvideo.weights.mismatch import Mismatch, compare
 from octvideo.weights.names.prefixes import common_prefix
 from octvideo.weights.read import Weights
+from octvideo.weights.trained import trained_spec
 
 logger = logging.getLogger("octvideo")
 
 HEAD = "head.projection."
 _SHOWN = 10
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """A parameter that does not fit; a shape is None where the parameter is missing."""
-
-    key: str
-    in_file: tuple[int, ...] | None
-    in_model: tuple[int, ...] | None
-
-    @property
-    def reason(self) -> str:
-        if self.in_file is None:
-            return "missing in the file"
-        if self.in_model is None:
-            return "unknown to the model"
-        return f"{self.in_file} in the file, {self.in_model} in the model"
 
 
 @dataclass(frozen=True)
@@ -61,25 +48,18 @@ def _table(mismatches: Sequence[Mismatch]) -> str:
     return "\n".join(lines)
 
 
-def compare(state: Mapping[str, Tensor], shapes: Mapping[str, Size]) -> list[Mismatch]:
-    """Lists where a file's parameters and a model's shapes differ, in the model's order."""
-    return [
-        Mismatch(key, _shape(state, key), tuple(shape))
-        for key, shape in shapes.items()
-        if _shape(state, key) != tuple(shape)
-    ] + [Mismatch(key, tuple(state[key].shape), None) for key in state if key not in shapes]
-
-
-def _shape(state: Mapping[str, Tensor], key: str) -> tuple[int, ...] | None:
-    return tuple(state[key].shape) if key in state else None
-
-
 def load_into(
-    model: nn.Module, weights: Weights, *, finetune: bool = False, inflate: bool = False
+    model: nn.Module,
+    weights: Weights,
+    *,
+    finetune: bool = False,
+    inflate: bool = False,
+    tell: Callable[[Sequence[Difference]], str] = in_keys,
 ) -> Report:
     """Loads a checkpoint into a model, all of it or nothing.
 
-    An octave model has the names and shapes of the vanilla one, so both take the same files.
+    An octave model has the names and shapes of the vanilla one, so both take the same files. A
+    warning says so if the weights were trained as another network (`differences_of`).
 
     Args:
         finetune: leave out what fine-tuning will learn: a last layer for another number of
@@ -87,6 +67,7 @@ def load_into(
             vanilla ones. The model keeps its values there. False: everything must fit.
         inflate: the file may hold a 2D network; its kernels are spread over time. With
             ``finetune``, non-local blocks, which 2D networks lack, keep the model's values too.
+        tell: how the warning names what differs, ``in_keys`` or ``in_options``.
 
     Raises:
         CheckpointError: anything else does not fit; the first ten are listed.
@@ -97,9 +78,32 @@ def load_into(
         state = {key: value for key, value in state.items() if not key.startswith(HEAD)}
     skipped = {m.key for m in left_out}
     fitting = {key: value for key, value in state.items() if key not in skipped}
-    _warn_of_another_alpha(model, weights)
+    if differences := differences_of(weights, model, finetune=finetune, inflate=inflate):
+        logger.warning(
+            "%s was trained as another network: %s. Weights that fit compute something else here "
+            "until they are trained: set the values of the file for the network that it is of",
+            *(weights.path, tell(differences)),
+        )
     model.load_state_dict(fitting, strict=False)
     return Report(weights.path, weights.kind, len(fitting), tuple(left_out))
+
+
+def differences_of(
+    weights: Weights, model: nn.Module, *, finetune: bool = False, inflate: bool = False
+) -> list[Difference]:
+    """Lists in what the network that the weights were trained as and a model differ.
+
+    Without what is meant to differ: the classes in fine-tuning, and the kernels' third dimension,
+    with the architecture that goes with it, in inflation. [] where the file does not say.
+    """
+    spec = getattr(model, "spec", None)
+    if not isinstance(spec, (ResNetSpec, ImageSpec)):
+        return []
+    trained = trained_spec(weights, spec)
+    meant = {"num_classes"} if finetune else set()
+    if inflate:
+        meant |= {"network", "arch"}
+    return [] if trained is None else trained.differences(spec, without=meant)
 
 
 def check_fit(
@@ -171,37 +175,6 @@ def _hint(weights: Weights, refused: Sequence[Mismatch], inflate: bool) -> str:
 def _differ_in_frames(mismatch: Mismatch) -> bool:
     ours, theirs = mismatch.in_model or (), mismatch.in_file or ()
     return len(ours) == len(theirs) == 5 and ours[:2] + ours[3:] == theirs[:2] + theirs[3:]
-
-
-def low_channels_of(model: nn.Module) -> dict[str, int]:
-    """Returns a model's ``Weights.low_channels``: those of each batch norm that has some."""
-    return {
-        f"{name}.running_mean": module.channels.low
-        for name, module in model.named_modules()
-        if isinstance(module, (OctBatchNorm2d, OctBatchNorm3d)) and module.channels.low
-    }
-
-
-def _warn_of_another_alpha(model: nn.Module, weights: Weights) -> None:
-    """Warns of weights that fit (they fit any alpha) but make the model compute something else."""
-    if weights.low_channels is None:
-        return
-    of_model = low_channels_of(model)
-    for key in model.state_dict():
-        if key not in weights.state or not key.endswith(".running_mean"):
-            continue
-        theirs, ours = weights.low_channels.get(key, 0), of_model.get(key, 0)
-        if theirs != ours:
-            logger.warning(
-                "ANOTHER ALPHA: %s has %d low channels of %d in %s, the model has %d: it is "
-                "another network, set octave_alpha (OCTAVE.ALPHA) to that of the file",
-                weights.path,
-                theirs,
-                len(weights.state[key]),
-                key.removesuffix(".running_mean"),
-                ours,
-            )
-            return
 
 
 def _warn_of_new_head(weights: Weights, shapes: Mapping[str, Size]) -> None:

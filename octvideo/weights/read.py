@@ -1,6 +1,6 @@
 """Reads checkpoints of all known kinds: their parameters under our names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from octvideo.config import cfg_of_checkpoint
+from octvideo.data.protocol import Protocol
+from octvideo.models.build import Spec, spec_from_dict
+from octvideo.utils.plain import from_plain
 from octvideo.weights.download import fetch, is_address
 from octvideo.weights.formats.files import CheckpointError, DamagedFile, file_format
 from octvideo.weights.formats.safetensors_file import read_safetensors
@@ -18,7 +21,7 @@ from octvideo.weights.names.prefixes import find_state, without_prefix
 from octvideo.weights.names.pyslowfast import read_caffe2
 from octvideo.weights.names.pytorchvideo import is_pytorchvideo, pytorchvideo_names
 from octvideo.weights.names.torchvision import is_torchvision, torchvision_names
-from octvideo.weights.zoo import zoo_address
+from octvideo.weights.zoo import ZooEntry, zoo_address, zoo_entry
 
 # Kinds of PyTorch and safetensors files, recognised by the names in them; timm's are torchvision's.
 TORCH_KINDS = ("octvideo", "pyslowfast", "pytorchvideo", "torchvision")
@@ -26,6 +29,8 @@ KINDS = ("auto", "pytorch", "caffe2", "mxnet", *TORCH_KINDS)
 # Keys that only our files have: of a run, of a run of an earlier version, of a converted file.
 _OWN_KEYS = {"rank_states", "rng_state", "source"}
 _KIND_OF_FORMAT = {"pickle": "caffe2", "mxnet": "mxnet", "tar": "mxnet"}  # the rest are PyTorch's
+
+ClearNames = Sequence[str] | Callable[[str | None], Sequence[str]]
 
 
 @dataclass
@@ -39,6 +44,9 @@ class Weights:
         class_names: in label order, where the file has them.
         low_channels: of the batch norms of an octave network, by the name of their running mean;
             None where the file does not say.
+        spec, protocol: the records of the network and of how it looks at a file, where the file
+            has them.
+        entry: of the zoo, if the file is one of its own.
     """
 
     path: Path
@@ -48,6 +56,9 @@ class Weights:
     cfg: str | None = field(default=None, repr=False)
     class_names: list[str] | None = field(default=None, repr=False)
     low_channels: dict[str, int] | None = field(default=None, repr=False)
+    spec: Spec | None = field(default=None, repr=False)
+    protocol: Protocol | None = field(default=None, repr=False)
+    entry: ZooEntry | None = field(default=None, repr=False)
 
     @property
     def is_2d(self) -> bool:
@@ -61,7 +72,7 @@ class Weights:
 def read_weights(
     path: Path | str,
     kind: str = "auto",
-    clear_names: Sequence[str] = (),
+    clear_names: ClearNames = (),
     average: bool = False,
 ) -> Weights:
     """Reads a checkpoint of any known kind; nothing in it is run.
@@ -72,7 +83,7 @@ def read_weights(
         kind: one of ``KINDS``; "auto" recognises the kind, another is checked ("pytorch": any of
             ``TORCH_KINDS``).
         clear_names: texts to remove, at their first occurrence, from the names in a PyTorch or
-            safetensors file.
+            safetensors file; or a function that returns them for the configuration in the file.
         average: take the running average of the weights (EMA) where the file has one.
 
     Raises:
@@ -86,7 +97,9 @@ def read_weights(
         return _read(Path(path).expanduser(), kind, clear_names, average)
     cached = fetch(address, sha256)
     try:
-        return _read(cached, kind, clear_names, average)
+        weights = _read(cached, kind, clear_names, average)
+        weights.entry = None if is_address(path) else zoo_entry(str(path))
+        return weights
     except DamagedFile as error:
         if is_address(address):
             cached.unlink(missing_ok=True)
@@ -96,7 +109,7 @@ def read_weights(
         ) from error
 
 
-def _read(path: Path, kind: str, clear_names: Sequence[str], average: bool) -> Weights:
+def _read(path: Path, kind: str, clear_names: ClearNames, average: bool) -> Weights:
     form = file_format(path)
     found = _KIND_OF_FORMAT.get(form, "pytorch")
     if found != "pytorch" or kind in ("caffe2", "mxnet"):  # PyTorch's kinds: by the names, later
@@ -116,10 +129,14 @@ def _read(path: Path, kind: str, clear_names: Sequence[str], average: bool) -> W
 
 
 def _of_pytorch(
-    path: Path, content: object, kind: str, clear_names: Sequence[str], average: bool
+    path: Path, content: object, kind: str, clear_names: ClearNames, average: bool
 ) -> Weights:
     extra: Mapping[object, object] = content if isinstance(content, Mapping) else {}
     held, key = find_state(content, path, average)
+    epoch, cfg = extra.get("epoch"), extra.get("cfg")
+    cfg = cfg if isinstance(cfg, str) else None
+    if callable(clear_names):
+        clear_names = clear_names(cfg)
     state = without_prefix(check_state(held, path), clear_names, path, key)
     if any(map(is_pytorchvideo, state)):
         found, ours = "pytorchvideo", pytorchvideo_names(state)
@@ -131,12 +148,30 @@ def _of_pytorch(
     _check_kind(path, found, kind)
     weights = Weights(path, found, {ours[name]: value for name, value in state.items()})
     # What stands beside the parameters is taken where it is of the right type.
-    epoch, cfg = extra.get("epoch"), extra.get("cfg")
     weights.epoch = epoch if isinstance(epoch, int) else None
-    weights.cfg = cfg if isinstance(cfg, str) else None
+    weights.cfg = cfg
     weights.class_names = _class_names(extra.get("class_names"))
     weights.low_channels = _low_channels(extra.get("low_channels"))
+    weights.spec, weights.protocol = read_records(path, extra)
     return weights
+
+
+def read_records(
+    path: Path, content: Mapping[object, object]
+) -> tuple[Spec | None, Protocol | None]:
+    """Returns the records of network and protocol in a checkpoint of octvideo, or None.
+
+    Raises:
+        CheckpointError: a record is damaged; names the field.
+    """
+    try:
+        spec = spec_from_dict(content.get("spec"))
+        if spec is None:  # not a file of octvideo, or an old one
+            return None, None
+        protocol = content.get("protocol")
+        return spec, None if protocol is None else from_plain(Protocol, protocol, "protocol.")
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
 def _class_names(value: object) -> list[str] | None:

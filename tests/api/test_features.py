@@ -15,9 +15,9 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 import octvideo
 from octvideo.api import features
-from octvideo.api.create import load_trained
 from octvideo.api.features import extract_all, feature_path
-from octvideo.api.views import ViewSettings
+from octvideo.api.loading import load_trained
+from octvideo.api.protocols import protocol_of
 from octvideo.data.sources import videos as reader
 from octvideo.utils.errors import UserError
 from support import ROOT
@@ -29,7 +29,7 @@ def model(small):
 
 
 def test_a_file_a_video(small, model, tmp_path):
-    settings, out = ViewSettings.of_model(model), tmp_path / "features"
+    settings, out = protocol_of(model), tmp_path / "features"
     (tmp_path / "broken.mp4").write_text("no video")
     videos = [small.videos[0], str(tmp_path / "broken.mp4"), *small.videos[1:], small.videos[0]]
     bad = extract_all(videos, model, settings, out)
@@ -44,7 +44,7 @@ def test_a_file_a_video(small, model, tmp_path):
 
 
 def test_what_is_there_is_left_alone(small, model, tmp_path):
-    settings = ViewSettings.of_model(model)
+    settings = protocol_of(model)
     extract_all(small.videos[:1], model, settings, tmp_path, fast=True, per_view=True)
     [first] = tmp_path.rglob("*.npz")
     before = os.stat(first).st_mtime_ns
@@ -62,7 +62,7 @@ def test_what_is_there_is_left_alone(small, model, tmp_path):
 
 
 def test_one_file(small, model, tmp_path):
-    settings = ViewSettings.of_model(model)
+    settings = protocol_of(model)
     extract_all(small.videos, model, settings, tmp_path / "all.npz", fast=True)
     with np.load(tmp_path / "all.npz") as saved:
         assert saved["paths"].tolist() == small.videos
@@ -75,7 +75,7 @@ def test_one_file(small, model, tmp_path):
 
 
 def test_damaged_files_are_made_again(small, model, tmp_path):
-    settings, out = ViewSettings.of_model(model), tmp_path / "all.npz"
+    settings, out = protocol_of(model), tmp_path / "all.npz"
     extract_all(small.videos, model, settings, out, fast=True)
     with np.load(out) as saved:
         wanted = saved["features"]
@@ -97,7 +97,7 @@ def test_names_as_long_as_a_system_allows(small, model, tmp_path):
     names.append(b"caf\xe9\x1b[2J.mp4".decode(errors="surrogateescape"))
     for name in names:
         os.symlink(small.videos[0], tmp_path / name)
-    videos, settings = [str(tmp_path / name) for name in names], ViewSettings.of_model(model)
+    videos, settings = [str(tmp_path / name) for name in names], protocol_of(model)
     assert not extract_all([*videos, small.videos[1]], model, settings, tmp_path / "f", fast=True)
     assert len(list((tmp_path / "f").rglob("*.npz"))) == len(names) + 1
     assert not extract_all(videos, model, settings, tmp_path / "f.npz", fast=True)
@@ -110,7 +110,7 @@ def test_features_that_are_not_finite(small, model, tmp_path, monkeypatch):
     odd = tmp_path / "take 1: cooking.mp4"
     shutil.copy(source, odd)
     monkeypatch.setattr(features, "rows", lambda *_: np.full((1, 4), np.nan, np.float32))
-    settings = ViewSettings.of_model(model)
+    settings = protocol_of(model)
     [(video, reason)] = extract_all([str(odd)], model, settings, tmp_path / "out", fast=True)
     assert video == str(odd)
     assert reason.startswith("the model's features are nan or inf")
@@ -134,7 +134,7 @@ def test_a_decoder_that_hangs_or_crashes(small, model, tmp_path, monkeypatch, fa
             super().__init__(path, **kwargs)
 
     monkeypatch.setattr(reader, "VideoReader", Dangerous)
-    settings, good = ViewSettings.of_model(model), small.videos
+    settings, good = protocol_of(model), small.videos
     videos = [good[0], str(tmp_path / "hangs.mp4"), good[1], str(tmp_path / "crashes.mp4"), good[2]]
     bad = extract_all(
         videos, model, settings, tmp_path / "f.npz", fast=fast, num_workers=2, timeout=2

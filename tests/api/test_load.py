@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import octvideo
-from octvideo.api.create import load_trained
+from octvideo.api.loading import load_trained
 from octvideo.config import dump, load_cfg
 from support import load_tool
 
@@ -134,17 +134,17 @@ def test_nothing_to_load(source, tmp_path, monkeypatch):
 
 
 def test_names_at_the_top_level(tmp_path):
-    from octvideo.api.views import ViewSettings
     from octvideo.data import VideoError
+    from octvideo.data.protocol import Protocol
     from octvideo.utils.errors import UserError
 
     assert octvideo.VideoError is VideoError
     assert octvideo.UserError is UserError
-    assert octvideo.ViewSettings is ViewSettings
+    assert octvideo.ViewSettings is octvideo.Protocol is Protocol
     assert set(octvideo.__all__) <= set(dir(octvideo))
     for name in octvideo.__all__:
         assert getattr(octvideo, name) is not None
-    assert pickle.loads(pickle.dumps(octvideo.ViewSettings(8, 8))) == ViewSettings(8, 8)
+    assert pickle.loads(pickle.dumps(octvideo.ViewSettings(8, 8))) == Protocol(8, 8)
     code = "import sys, octvideo; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True

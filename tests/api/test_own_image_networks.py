@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 import octvideo
-from octvideo.api.create import load_trained
 from octvideo.api.features import extract_all, feature_path
+from octvideo.api.loading import load_trained
 from octvideo.api.predict import view_scores
-from octvideo.api.views import ViewSettings
+from octvideo.api.protocols import protocol_of
 from octvideo.config import dump, load_cfg
+from octvideo.data.protocol import build_protocol
 from octvideo.data.synthetic.videos import make_synthetic
 from octvideo.engine import run_test
 from octvideo.models import build_model
@@ -81,7 +82,7 @@ def test_a_picture_is_seen_as_in_a_test(own: SimpleNamespace, tmp_path: Path) ->
     by_name = octvideo.create_model("resnet26_v1b", pretrained=own.checkpoint).eval()
     for model in (trained, by_name):
         for path, scores in expected.items():
-            settings = ViewSettings.of_model(model)
+            settings = protocol_of(model)
             for fast in (False, True):
                 found = view_scores(path, model, settings, fast)
                 np.testing.assert_allclose(found, scores[None], rtol=0, atol=1e-5)
@@ -90,7 +91,7 @@ def test_a_picture_is_seen_as_in_a_test(own: SimpleNamespace, tmp_path: Path) ->
             features = octvideo.extract_features(path, model)
             logits = model.head.projection(torch.from_numpy(features)).softmax(0)
             np.testing.assert_allclose(logits.detach().numpy(), scores, rtol=0, atol=1e-5)
-    extract_all([*expected], trained, ViewSettings.of_model(trained), tmp_path, num_workers=1)
+    extract_all([*expected], trained, protocol_of(trained), tmp_path, num_workers=1)
     with np.load(feature_path(path, tmp_path)) as saved:
         np.testing.assert_allclose(saved["features"], features, rtol=1e-5, atol=1e-6)
 
@@ -130,7 +131,7 @@ def test_a_checkpoint_tells_its_network(own: SimpleNamespace, caplog) -> None:
     assert same(model, own)
     assert (model.spec.octave.alpha, model.spec.octave.stages) == (0.25, (2, 3, 4))
     assert (model.spec.width, model.spec.bn_eps) == (4, 1e-3)
-    assert model.view_settings == ViewSettings.of_cfg(own.cfg)
+    assert model.protocol == build_protocol(own.cfg)
     assert "octave_alpha=0.25" in caplog.text
     assert not warnings_in(caplog)
 
@@ -139,9 +140,9 @@ def test_a_checkpoint_tells_its_network(own: SimpleNamespace, caplog) -> None:
     ("asked", "told"),
     [
         ({"octave_alpha": 0.25}, None),
-        ({"octave_alpha": 0.0}, "octave_alpha=0.25, not 0.0"),
-        ({"octave_alpha": 0.5}, "octave_alpha=0.25, not 0.5"),
-        ({"octave_stages": (2, 3)}, "octave_stages=(2, 3, 4), not (2, 3)"),
+        ({"octave_alpha": 0.0}, "octave_alpha was 0.25, is 0.0"),
+        ({"octave_alpha": 0.5}, "octave_alpha was 0.25, is 0.5"),
+        ({"octave_stages": (2, 3)}, "octave_stages was (2, 3, 4), is (2, 3)"),
         ({"crop_size": 64, "dropout_rate": 0.5}, None),
     ],
 )
@@ -151,7 +152,7 @@ def test_a_contradiction_is_told(own: SimpleNamespace, caplog, asked: dict, told
     assert len(warnings) == (told is not None)
     assert same(model, own) == (told is None)
     if told:
-        assert f"{own.checkpoint} was trained with {told}: another network" in warnings[0]
+        assert f"{own.checkpoint} was trained as another network: {told}. " in warnings[0]
 
 
 def test_a_vanilla_checkpoint_of_ours(own: SimpleNamespace, tmp_path: Path, caplog) -> None:
@@ -162,7 +163,7 @@ def test_a_vanilla_checkpoint_of_ours(own: SimpleNamespace, tmp_path: Path, capl
     assert not warnings_in(caplog)
     model = octvideo.create_model("resnet26_v1b", octave_alpha=0.5, pretrained=tmp_path / "v.pyth")
     assert (model.spec.octave.alpha, model.spec.octave.stages) == (0.5, (2, 3, 4))
-    assert "was trained with octave_alpha=0.0, not 0.5: another network" in caplog.text
+    assert "was trained as another network: octave_alpha was 0.0, is 0.5" in caplog.text
 
 
 def test_a_video_network_begins_as_the_image_network(own: SimpleNamespace, caplog) -> None:
@@ -182,7 +183,7 @@ def test_a_video_network_begins_as_the_image_network(own: SimpleNamespace, caplo
     octvideo.create_model(
         "c2d_r50", 2, pretrained=own.checkpoint, depth=26, crop_size=32, pool_stride=False
     )
-    assert "pool_stride=True, not False: another network" in caplog.text
+    assert "trained as another network: pool_stride was True, is False" in caplog.text
 
 
 def test_a_video_checkpoint_tells_its_network(tmp_path: Path, caplog) -> None:
@@ -195,7 +196,7 @@ def test_a_video_checkpoint_tells_its_network(tmp_path: Path, caplog) -> None:
     )
     model = octvideo.create_model("i3d_r50", pretrained=tmp_path / "a.pyth", depth=14)
     assert (model.spec.octave.alpha, model.spec.octave.stages) == (0.5, (2, 3))
-    assert model.view_settings == ViewSettings.of_cfg(cfg)
+    assert model.protocol == build_protocol(cfg)
     assert not warnings_in(caplog)
 
 

@@ -16,19 +16,20 @@ import torch
 import torch.nn.functional as F
 
 import octvideo
-from octvideo.api.create import load_trained
+from octvideo.api.loading import load_trained
 from octvideo.api.predict import view_scores
-from octvideo.api.views import ViewSettings
+from octvideo.api.protocols import protocol_of
 from octvideo.config import dump, load_cfg
 from octvideo.data import VideoError
 from octvideo.data.labels import class_names, class_names_beside
+from octvideo.data.protocol import Protocol, build_protocol
 from octvideo.engine import run_test, run_train
 from octvideo.layers import conv3d_as_2d
 from octvideo.utils.errors import NonFiniteError, UserError
 from support import ROOT, SHARED, load_tool
 from support.commands import run_tool
 
-QUICK = ViewSettings(num_frames=4, sampling_rate=8, crop_size=64, num_clips=3)
+QUICK = Protocol(num_frames=4, sampling_rate=8, crop_size=64, num_clips=3)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_all_views_are_those_of_a_test(small):
         table, paths = saved["scores"], saved["paths"].tolist()
     assert table.shape == (3, 12, 8)
     for video, scores in zip(paths, table, strict=True):
-        settings = ViewSettings.of_cfg(cfg)
+        settings = build_protocol(cfg)
         np.testing.assert_allclose(
             view_scores(video, model, settings, batch_size=30), scores, rtol=1e-6, atol=1e-9
         )
@@ -150,7 +151,7 @@ def test_the_model_is_left_as_it_was(small):
 
 def test_maximum_of_the_views(small):
     model = load_trained(small.cfg, small.checkpoint, [*small.opts, "DATA.ENSEMBLE_METHOD", "max"])
-    scores = view_scores(small.videos[0], model, ViewSettings.of_model(model))
+    scores = view_scores(small.videos[0], model, protocol_of(model))
     assert octvideo.predict(small.videos[0], model, topk=1)[0][1] == pytest.approx(scores.max())
 
 
@@ -250,7 +251,7 @@ def test_features_are_what_the_last_layer_sees(small):
     # at the training crop the map has one position: scores are softmax(W f + b)
     opts = [*small.opts, "DATA.TEST_CROP_SIZE", "64"]
     model = load_trained(small.cfg, small.checkpoint, opts)
-    settings = ViewSettings.of_model(model)
+    settings = protocol_of(model)
     [video, *_] = small.videos
     features = octvideo.extract_features(video, model, per_view=True)
     assert features.shape == (12, 256)
@@ -267,7 +268,7 @@ def test_features_are_what_the_last_layer_sees(small):
 def test_two_pathways(small):
     options = {"depth": 14, "width_per_group": 8, "num_frames": 16, "crop_size": 64}
     model = octvideo.create_model("slowfast_4x16_r50", 5, **options)
-    settings = ViewSettings(16, 2, crop_size=64, num_clips=2, num_crops=1)
+    settings = Protocol(16, 2, crop_size=64, num_clips=2, num_crops=1)
     assert octvideo.extract_features(small.videos[0], model, settings=settings).shape == (288,)
     scores = octvideo.predict(small.videos[0], model, settings=settings)
     assert sum(s for _, s in scores) == pytest.approx(1, abs=1e-5)
@@ -277,15 +278,15 @@ def test_two_pathways(small):
 
 
 def test_settings_of_a_model(tiny, small):
-    assert ViewSettings.of_model(octvideo.create_model("i3d_r18")) == ViewSettings(8, 8, 256)
-    assert ViewSettings.of_model(tiny) == ViewSettings(4, 8, crop_size=64)
-    assert ViewSettings.of_model(tiny, 3).sampling_rate == 3
+    assert protocol_of(octvideo.create_model("i3d_r18")) == Protocol(8, 8, 256)
+    assert protocol_of(tiny) == Protocol(4, 8, crop_size=64)
+    assert protocol_of(tiny, 3).sampling_rate == 3
     with pytest.raises(UserError, match="sampling_rate must be at least 1, got 0"):
-        ViewSettings.of_model(tiny, 0)
+        protocol_of(tiny, 0)
     model = load_trained(small.cfg, small.checkpoint, small.opts)
-    assert ViewSettings.of_model(model) == ViewSettings(8, 4, 72, num_clips=4)
+    assert protocol_of(model) == Protocol(8, 4, 72, num_clips=4)
     with pytest.raises(UserError, match="Linear is not a model of octvideo"):
-        ViewSettings.of_model(torch.nn.Linear(1, 1))
+        protocol_of(torch.nn.Linear(1, 1))
 
 
 def test_a_model_that_has_no_features(small):
@@ -370,7 +371,7 @@ def test_a_checkpoint_is_enough_where_it_has_its_configuration(small, tmp_path):
     torch.save({"epoch": 0, "model_state": small.model.state_dict(), "cfg": dump(cfg)}, file)
     model = load_trained(None, file, ["TEST.NUM_ENSEMBLE_VIEWS", "2"])
     assert model.spec.octave.alpha == cfg.OCTAVE.ALPHA > 0
-    assert model.view_settings == replace(ViewSettings.of_cfg(cfg), num_clips=2)
+    assert model.protocol == replace(build_protocol(cfg), num_clips=2)
     for opts, message in (
         (["TEST.NUM", "2"], "unknown key"),
         (["OCTAVE.ALPHA", "2"], r"own.pyth: O"),

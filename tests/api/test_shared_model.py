@@ -11,12 +11,11 @@ from torch import nn
 
 import octvideo
 from octvideo.api.inference import for_inference
-from octvideo.api.views import ViewSettings
-from octvideo.data.protocol import CentreCrop
+from octvideo.data.protocol import CentreCrop, Protocol
 from studies.frequency import layer_spectra
 from support import liven
 
-QUICK = ViewSettings(num_frames=4, sampling_rate=8, crop_size=32, num_clips=1)
+QUICK = Protocol(num_frames=4, sampling_rate=8, crop_size=32, num_clips=1)
 VIDEO_OPTIONS = {"depth": 14, "width_per_group": 8, "num_frames": 4, "crop_size": 32}
 
 
@@ -42,7 +41,7 @@ def test_threads_get_what_one_thread_gets(small, make, mode):
     model = getattr(make(), mode)()
     settings = QUICK
     if make is image_network:
-        settings = ViewSettings(1, 1, 32, num_clips=3, num_crops=1, centre_crop=CentreCrop(32))
+        settings = Protocol(1, 1, 32, num_clips=3, num_crops=1, centre_crop=CentreCrop(32))
     calls = [
         partial(function, video, model, settings=settings, **options)
         for video in small.videos[:2]
@@ -130,7 +129,7 @@ def swap_a_layer(model: nn.Module) -> None:
     ],
 )
 def test_a_model_that_was_edited_answers_as_a_new_one(small, edit):
-    settings = ViewSettings(num_frames=4, sampling_rate=8, crop_size=64, num_clips=1)
+    settings = Protocol(num_frames=4, sampling_rate=8, crop_size=64, num_clips=1)
     model, video = video_network(), small.videos[0]
 
     def answers(network: nn.Module) -> tuple[dict[str, float], np.ndarray]:

@@ -10,7 +10,6 @@ import pytest
 import torch
 import yaml
 
-from octvideo.api.views import ViewSettings
 from octvideo.config import (
     ConfigError,
     cfg_of_checkpoint,
@@ -20,6 +19,7 @@ from octvideo.config import (
     load_cfg,
 )
 from octvideo.config.keys import leaf_values
+from octvideo.data.protocol import build_protocol
 from octvideo.models import build_model
 from support import ROOT
 
@@ -121,7 +121,7 @@ def test_its_networks_of_images(
     parameters = sum(p.numel() for p in model.parameters())
     assert round(parameters / 1e6, 3) == millions
     assert model.spec.zero_init_final_bn
-    crop = ViewSettings.of_cfg(cfg).centre_crop
+    crop = build_protocol(cfg).centre_crop
     assert (crop.crop_size, crop.crop_size / crop.ratio) == (224, 256)
     # With AUG.ENABLE its tests resize to 8/7 of the crop, as ours.
     cfg = load_cfg(write(IMAGENET % depth + "AUG: {ENABLE: True}"))
@@ -147,7 +147,7 @@ def test_a_network_of_images_that_is_not_here_is_refused(write: Write) -> None:
 def test_numbers_of_clips(write: Write, test: str, counts: list[int]) -> None:
     cfg = load_cfg(write(f"TEST: {test}"))
     assert clip_counts_of_test(cfg) == counts
-    assert ViewSettings.of_cfg(cfg).num_clips == counts[-1]
+    assert build_protocol(cfg).num_clips == counts[-1]
 
 
 @pytest.mark.parametrize("test", ["{NUM_ENSEMBLE_VIEWS: 0}", "{NUM_TEMPORAL_CLIPS: [3, 0]}"])

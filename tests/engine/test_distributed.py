@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from octvideo import create_model
 from octvideo.config import load_cfg
 from octvideo.distributed.data_parallel import distribute
 from octvideo.distributed.preemption import StopRequest
@@ -25,7 +26,7 @@ from octvideo.engine.checkpoint import checkpoint_path, save_checkpoint
 from octvideo.engine.precision import channels_last, move_model
 from octvideo.engine.results import ScoreTable
 from octvideo.engine.step import Transfer
-from octvideo.models import build_model, create_model
+from octvideo.models import build_model
 from support import ROOT, liven
 from support.processes import run_processes
 

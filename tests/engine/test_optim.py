@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from octvideo import create_model
 from octvideo.config import load_cfg
 from octvideo.engine.checkpoint import CheckpointError
 from octvideo.engine.optim import build_optimizer, build_schedule, set_lr
 from octvideo.engine.optimizer_state import OptimizerState
 from octvideo.engine.state import Saved, load_state
-from octvideo.models import create_model
 
 COSINE = ["SOLVER.BASE_LR", "0.1", "SOLVER.LR_POLICY", "cosine", "SOLVER.MAX_EPOCH", "196"]
 WARMUP = ["SOLVER.WARMUP_EPOCHS", "34", "SOLVER.WARMUP_START_LR", "0.01"]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from octvideo import create_model
 from octvideo.config import dump, load_cfg
 from octvideo.distributed.preemption import Preempted
 from octvideo.engine import load_checkpoint, run_test, run_train, save_checkpoint
@@ -17,7 +18,6 @@ from octvideo.engine.precision import Evaluation, autocast, compile_model, known
 from octvideo.engine.start import check_run, start_run
 from octvideo.engine.train import build_trainer
 from octvideo.engine.update import MAX_LOST, MAX_SKIPPED, LossScaler
-from octvideo.models import create_model
 from octvideo.utils.errors import UserError
 from support import ROOT
 from support.steps import TensorStep

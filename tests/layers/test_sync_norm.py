@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from octvideo import create_model
 from octvideo.layers import OctBatchNorm2d, OctBatchNorm3d, per_frequency, synchronize_batch_norm
-from octvideo.models import create_model
 from support.processes import run_processes
 
 HIGH, LOW = 5, 3

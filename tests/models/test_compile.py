@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from octvideo.models import NonLocalPlacement, create_model, optimize_for_inference
+from octvideo import create_model
+from octvideo.models import NonLocalPlacement, optimize_for_inference
 from support import VIDEO_MODELS
 
 SMALL = {"crop_size": 32, "width_per_group": 8, "num_classes": 5}

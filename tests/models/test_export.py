@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from octvideo.models import NonLocalPlacement, create_model, optimize_for_inference
+from octvideo import create_model
+from octvideo.models import NonLocalPlacement, optimize_for_inference
 from support import liven
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 
+from octvideo import create_model
 from octvideo.config import load_cfg
-from octvideo.models import build_model, create_model
+from octvideo.models import build_model
 
 SMALL = {"crop_size": 32, "width_per_group": 8, "num_classes": 5, "depth": 14}
 NETWORKS = [

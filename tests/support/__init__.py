@@ -11,7 +11,7 @@ from octvideo.models.build import IMAGE_MODELS, list_models
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"  # reference data and clips; absent in an ordinary checkout
-VIDEO_MODELS = [name for name in list_models() if name not in IMAGE_MODELS]
+VIDEO_MODELS = [name for name in list_models() if name not in IMAGE_MODELS and name[:4] != "oct_"]
 
 
 def liven(model: torch.nn.Module) -> torch.nn.Module:

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
+from octvideo import create_model
 from octvideo.config import ConfigError, load_cfg
 from octvideo.data.synthetic.videos import write_video
-from octvideo.models import create_model
 from support import ROOT
 
 pytestmark = [
@@ -32,7 +32,8 @@ import resource, sys
 from pathlib import Path
 import av, numpy, torch, safetensors.torch
 from octvideo.api.features import _join
-from octvideo.api.create import create_model, load_trained
+from octvideo.api.create import create_model
+from octvideo.api.loading import load_trained
 from octvideo.config import load_cfg
 from octvideo.data.labels import class_names_beside
 from octvideo.data import VideoError, VideoReader

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import octvideo
-from octvideo.models import create_model
+from octvideo import create_model
 from octvideo.weights import CheckpointError, load_into, read_weights
 
 FRAMES = 24

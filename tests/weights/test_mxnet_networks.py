@@ -15,12 +15,13 @@ from mxnet_reference import reference_logits
 from test_mxnet_resnets import NETWORKS as RESNETS
 
 from octvideo import create_model
-from octvideo.api.create import load_trained
-from octvideo.api.identify import alpha_of, network_of
+from octvideo.api.loading import load_trained
+from octvideo.models import named_spec
 from octvideo.utils.complexity import count
 from octvideo.weights import Weights, load_into, read_weights
 from octvideo.weights.formats.mxnet import write_mxnet
 from octvideo.weights.names.mxnet import octconv_low_channels, octconv_state
+from octvideo.weights.trained import alpha_of, name_of_layers
 from support import ROOT, load_tool
 
 #   the authors' network: our name, alpha
@@ -161,9 +162,9 @@ def test_the_tool_tells_the_network_and_its_file_knows_it(tmp_path, monkeypatch,
             assert_close(model(images()), wanted, 1e-4)
     with torch.no_grad():
         assert_close(by_cfg(images()), wanted, 1e-4)
-    assert "ANOTHER ALPHA" not in caplog.text
+    assert "another network" not in caplog.text
     create_model("resnet26_v2", octave_alpha=0.0, pretrained="./a.pyth")  # the converted one, too
-    assert "ANOTHER ALPHA" in caplog.text
+    assert "another network: octave_alpha was 0.25, is 0.0. " in caplog.text
 
 
 @pytest.mark.timeout(120)
@@ -181,4 +182,4 @@ def test_a_file_is_recognised(network):
     counters = {k.replace("running_var", "num_batches_tracked") for k in state if "_var" in k}
     weights.state |= dict.fromkeys(counters, torch.tensor(0))
     name, alpha = {**RESNETS, **NETWORKS}[network]
-    assert (network_of(weights), alpha_of(weights, name)) == (name, alpha)
+    assert (name_of_layers(weights), alpha_of(weights, named_spec(name))) == (name, alpha)

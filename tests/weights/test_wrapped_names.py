@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from zoo_files import tiny, write_pytorchvideo
 
 import octvideo
-from octvideo.api.create import load_trained
+from octvideo.api.loading import load_trained
 from octvideo.weights import CheckpointError, load_into, read_weights
 from support import ROOT, load_tool
 

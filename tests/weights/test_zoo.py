@@ -16,7 +16,7 @@ from mxnet_reference import reference_logits
 from resnet2d import random_resnet2d
 
 import octvideo
-from octvideo.api import create
+from octvideo.api import loading
 from octvideo.config import load_cfg
 from octvideo.data.labels import class_names
 from octvideo.models import build_model
@@ -125,7 +125,7 @@ def test_a_file_of_the_authors_by_name(network, name, tmp_path, monkeypatch):
         (tmp_path / "checkpoint-0-0000.params").rename(path)
     model = octvideo.create_model(entry.model, pretrained=name, head_activation="none").eval()
     assert model.spec.octave.alpha == entry.options["octave_alpha"]
-    assert model.view_settings.mean == entry.mean
+    assert model.protocol.mean == entry.mean
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         wanted = reference_logits(network, arrays, images)
@@ -188,7 +188,7 @@ def test_weights_of_the_zoo(local_zoo, tmp_path):
     assert same(model, source)
     (cached,) = (tmp_path / "cache").rglob("mine.pyth")
     assert cached.is_file()
-    assert (model.view_settings.sampling_rate, model.view_settings.crop_size) == (4, 64)
+    assert (model.protocol.sampling_rate, model.protocol.crop_size) == (4, 64)
     assert not hasattr(model, "class_names")
     octave = octvideo.create_model("i3d_r50", octave_alpha=0.25, pretrained="mine")
     assert same(octave, source)
@@ -267,7 +267,7 @@ def test_a_path_that_is_no_file(tmp_path):
 def test_an_entry_that_is_octave(local_zoo):
     source = tiny(octave_alpha=0.25)
     local_zoo("mine", source, options={**TINY, "octave_alpha": 0.25})
-    for model in (octvideo.create_model("i3d_r50", pretrained="mine"), create.load_zoo("mine")):
+    for model in (octvideo.create_model("i3d_r50", pretrained="mine"), loading.load_zoo("mine")):
         assert model.spec.octave.alpha == 0.25
         assert same(model, source)
     vanilla = octvideo.create_model("i3d_r50", octave_alpha=0.0, pretrained="mine")
@@ -296,7 +296,7 @@ def test_networks_of_pictures(local_zoo, tmp_path):
         model = octvideo.create_model("c2d_r50", pretrained=tmp_path / file, width_per_group=4)
         assert model.head.projection.out_features == 400
         assert torch.equal(model.s1.pathway0_stem.conv.weight.squeeze(2), network.conv1.weight)
-        assert not hasattr(model, "view_settings")
+        assert not hasattr(model, "protocol")
     assert {k: v.numel() for k, v in flat.items()} == {
         k: v.numel() for k, v in c2d.state_dict().items()
     }
@@ -305,7 +305,7 @@ def test_networks_of_pictures(local_zoo, tmp_path):
             "slowfast_r50", pretrained=tmp_path / "resnet50.pth", width_per_group=8
         )
     with pytest.raises(UserError, match="r50_in1k_pysf is a network of pictures"):
-        create.load_zoo("r50_in1k_pysf")
+        loading.load_zoo("r50_in1k_pysf")
 
 
 def test_predict_by_name(local_zoo, tmp_path):

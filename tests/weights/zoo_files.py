@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from octvideo.models import create_model
+from octvideo import create_model
 from support import SHARED
 
 NAMES = SHARED / "data" / "pyslowfast"
