@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from octvideo.engine.averaging import WeightAverage
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.begin import Beginning
 from octvideo.engine.checkpointer import Checkpointer
-from octvideo.engine.losses import build_loss
+from octvideo.engine.losses import build_loss, loss_of_scores
 from octvideo.engine.meters import TrainMeter
 from octvideo.engine.mixup import build_mixup
 from octvideo.engine.optim import build_optimizer, build_schedule
@@ -38,7 +39,7 @@ from octvideo.engine.start import Build, start_run, write_config
 from octvideo.engine.state import ModelState, Stateful
 from octvideo.engine.step import TrainStep, Transfer
 from octvideo.engine.train_log import build_train_log
-from octvideo.engine.trainer import Plan, Trainer
+from octvideo.engine.trainer import Plan, Trainer, Validation
 from octvideo.engine.update import ScalerState, Update
 from octvideo.models import build_model
 from octvideo.models.build import spec_of
@@ -86,8 +87,7 @@ def build_trainer(cfg: CfgNode, device: torch.device, build: Build = build_model
         if step.average:
             compile_model(step.average.model)
     train_loader = build_train_loader(cfg, rank(), world_size())
-    validates = cfg.TRAIN.EVAL_PERIOD > 0
-    val_loader = build_val_loader(cfg, rank(), world_size()) if validates else None
+    validation = build_validation(cfg) if cfg.TRAIN.EVAL_PERIOD else None
     plan = build_plan(cfg)
     meters = {name: TrainMeter(device, plan.skips_lost) for name in ("steps", "epoch")}
     assert isinstance(train_loader.sampler, EpochSampler)
@@ -97,7 +97,8 @@ def build_trainer(cfg: CfgNode, device: torch.device, build: Build = build_model
         model,
         step,
         build_schedule(cfg),
-        (train_loader, val_loader),
+        train_loader,
+        validation,
         BadVideos(Path(cfg.OUTPUT_DIR), cfg.DATA.MAX_BAD_FRACTION),
         build_beginning(cfg),
         build_checkpointer(cfg, model, step, progress, states),
@@ -130,6 +131,16 @@ def build_step(cfg: CfgNode, model: nn.Module, device: torch.device) -> TrainSte
     )
 
 
+def build_validation(cfg: CfgNode) -> Validation:
+    """Returns the validation of a run: one view of each file, in the precision of training."""
+    return Validation(
+        build_val_loader(cfg, rank(), world_size()),
+        replace(build_protocol(cfg).one_view(), precision=train_precision(cfg)),
+        partial(loss_of_scores, head_act=cfg.MODEL.HEAD_ACT, loss=build_loss(cfg.MODEL.LOSS_FUNC)),
+        compiled=cfg.TRAIN.COMPILE,
+    )
+
+
 def build_plan(cfg: CfgNode) -> Plan:
     """Returns what the run does besides its steps."""
     return Plan(
@@ -140,9 +151,6 @@ def build_plan(cfg: CfgNode) -> Plan:
         checkpoint_period=cfg.TRAIN.CHECKPOINT_PERIOD,
         precise_bn=cfg.BN.USE_PRECISE_STATS,
         precise_batches=cfg.BN.NUM_BATCHES_PRECISE,
-        protocol=replace(build_protocol(cfg).one_view(), precision=train_precision(cfg)),
-        compiled=cfg.TRAIN.COMPILE,
-        head_act=cfg.MODEL.HEAD_ACT,
         skips_lost=train_precision(cfg) == "fp16" or cfg.TRAIN.NONFINITE_LOSS == "skip",
     )
 

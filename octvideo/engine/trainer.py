@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.begin import Beginning
 from octvideo.engine.checkpointer import Checkpointer
 from octvideo.engine.log import is_terminal
-from octvideo.engine.losses import loss_of_scores
+from octvideo.engine.losses import Loss
 from octvideo.engine.mixup import mixing_generator
 from octvideo.engine.nonfinite import RecentLosses
 from octvideo.engine.optim import LRSchedule, set_lr
@@ -46,9 +45,6 @@ class Plan:
         validation_period, checkpoint_period: in epochs; the last epoch counts, too. 0 validations:
             none.
         precise_bn: whether batch norm gets the statistics of ``precise_batches`` batches.
-        protocol: of a validation, how the network looks at a file.
-        compiled: whether the models are.
-        head_act: what the network gives in evaluation, see ``loss_of_scores``.
         skips_lost: whether steps that are not finite are left out.
     """
 
@@ -59,10 +55,23 @@ class Plan:
     checkpoint_period: int
     precise_bn: bool
     precise_batches: int
-    protocol: Protocol
-    compiled: bool
-    head_act: str
     skips_lost: bool
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a validation reads, and how it judges the scores.
+
+    Args:
+        protocol: how the network looks at a file.
+        loss: of scores (N, classes), as the network gives them in evaluation, and labels (N,).
+        compiled: whether the network is.
+    """
+
+    loader: VideoLoader
+    protocol: Protocol
+    loss: Loss
+    compiled: bool
 
 
 class Trainer:
@@ -70,7 +79,7 @@ class Trainer:
 
     Args:
         step: what one batch does; it holds the optimizer and the average of the weights.
-        val_loader: None for no validation.
+        validation: None for no validation.
         begin: loads what the run starts from.
     """
 
@@ -79,7 +88,8 @@ class Trainer:
         model: nn.Module,
         step: TrainStep,
         schedule: LRSchedule,
-        loaders: tuple[VideoLoader, VideoLoader | None],
+        train_loader: VideoLoader,
+        validation: Validation | None,
         bad_videos: BadVideos,
         begin: Beginning,
         checkpoints: Checkpointer,
@@ -87,7 +97,7 @@ class Trainer:
         plan: Plan,
     ) -> None:
         self.model, self.step, self.schedule, self.plan = model, step, schedule, plan
-        self.train_loader, self.val_loader = loaders
+        self.train_loader, self.validation = train_loader, validation
         self.begin, self.checkpoints, self.log = begin, checkpoints, log
         self.progress, self.bad_videos = checkpoints.progress, bad_videos
         self.optimizer, self.average = step.update.optimizer, step.average
@@ -198,7 +208,7 @@ class Trainer:
         plan, done = self.plan, self.progress.epoch + 1
         is_last = done == self.progress.max_epoch
         saves = is_last or done % plan.checkpoint_period == 0
-        validates = self.val_loader is not None and (is_last or done % plan.validation_period == 0)
+        validates = self.validation is not None and (is_last or done % plan.validation_period == 0)
         if saves or validates:
             share_buffers(*self.models)
             self._update_statistics(stop)
@@ -238,14 +248,14 @@ class Trainer:
 
         Returns whether the error is the lowest so far.
         """
-        assert self.val_loader is not None
+        validation = self.validation
+        assert validation is not None
         self.evaluated.eval()
-        self._begin_pass("val", self.val_loader)
-        scorer = Scorer(self.evaluated, self.plan.protocol, compiled=self.plan.compiled)
-        bar = tqdm(self.val_loader, desc="validation", leave=False, disable=not is_terminal())
-        loss = partial(loss_of_scores, head_act=self.plan.head_act, loss=self.step.loss)
-        report = self.log.begin_validation(len(self.val_loader))
-        errors = validate(scorer, stop.watch(bar), self.bad_videos, loss, report)
+        self._begin_pass("val", validation.loader)
+        scorer = Scorer(self.evaluated, validation.protocol, compiled=validation.compiled)
+        bar = tqdm(validation.loader, desc="validation", leave=False, disable=not is_terminal())
+        report = self.log.begin_validation(len(validation.loader))
+        errors = validate(scorer, stop.watch(bar), self.bad_videos, validation.loss, report)
         if not errors:
             return False
         is_finite = "num_nonfinite" not in errors

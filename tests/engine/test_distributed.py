@@ -195,6 +195,46 @@ def test_processes_stay_one_model_where_one_loses_clips(tiny_opts, tmp_path):
         assert all(torch.equal(one[kind][key], two[kind][key]) for key in one[kind])
 
 
+def words_between_steps(rank: int, opts: list[str], folder: Path) -> list[list[str]]:
+    """What this process sends from one step of the first epoch to the next, besides gradients."""
+    cfg = load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", [*opts, "OUTPUT_DIR", str(folder)])
+    trainer = train.build_trainer(cfg, train.start_run(cfg))
+    trainer.start()
+    sent: list[str] = []
+    steps: list[list[str]] = []
+    for name in ("all_reduce", "broadcast", "all_gather_object", "gather_object"):
+        function = getattr(torch.distributed, name)
+
+        def send(*args, name=name, function=function, **kwargs):
+            sent.append(name)
+            return function(*args, **kwargs)
+
+        setattr(torch.distributed, name, send)
+    make_step = trainer.step
+
+    def step(*args):
+        steps.append(sent.copy())
+        sent.clear()
+        return make_step(*args)
+
+    step.update, step.average = make_step.update, make_step.average
+    step.transfer, step.precision = make_step.transfer, make_step.precision
+    trainer.step = step
+    with StopRequest() as stop:
+        trainer.run(stop)
+    return steps[1:]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_processes_exchange_one_word_a_step(tiny_opts, tmp_path):
+    opts = [*tiny_opts, "LOG_PERIOD", 6, "SOLVER.MAX_EPOCH", 1, "TRAIN.BATCH_SIZE", 4]
+    opts += ["TRAIN.EVAL_PERIOD", 0, "BN.USE_PRECISE_STATS", False]
+    opts = [str(word) for word in [*opts, "TRAIN.CHECKPOINT_SECONDS", 1000]]
+    for steps in run_processes(words_between_steps, 2, tmp_path / "two", opts, tmp_path / "run"):
+        assert steps == [["all_reduce"]] * 5
+
+
 def four_steps(rank: int, restart_after: int | None) -> list[Tensor]:
     """Weights; what ``restart_after`` a step is wrapped anew, as by a run that goes on there."""
     torch.manual_seed(0)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from octvideo import create_model
 from octvideo.config import dump, load_cfg
@@ -270,6 +271,35 @@ def test_gradients_that_overflow_at_any_scale_end_the_run(batch):
         assert step.update.failure(1.0) is None
         step(*batch, [])
     assert "overflow fp16 even at a loss scale of" in step.update.failure(1.0)
+
+
+class Reads(TorchDispatchMode):
+    """Counts what the host reads from the device; it waits for it each time."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("TRAIN.PRECISION", "fp32", "EMA.ENABLE", True, "SOLVER.CLIP_GRAD_L2NORM", 1.0),
+        ("TRAIN.PRECISION", "fp16", "TRAIN.ACCUMULATE_STEPS", 2),
+        ("TRAIN.NONFINITE_LOSS", "skip", "SOLVER.LARS_ON", True),
+    ],
+)
+def test_a_step_never_waits_for_the_device(opts, more):
+    trainer = build_trainer(opts(*more), CPU)
+    batch = next(iter(trainer.train_loader))
+    trainer.train_step(batch)  # the first step of an optimizer may
+    with Reads() as reads:
+        trainer.train_step(batch)
+        assert reads.count == 0
+        trainer.step.update.grad_norm()  # for the log
+        assert reads.count > 0
 
 
 def test_statistics_that_a_batch_has_spoilt_are_seen_and_mended():

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pickle
 import pty
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from octvideo.engine import (
     run_train,
 )
 from octvideo.engine.checkpoint import list_checkpoints, save_checkpoint
+from octvideo.engine.jobs import build_job
 from octvideo.engine.start import start_run
 from octvideo.engine.train import build_trainer
 from octvideo.models import build_model
@@ -216,6 +218,23 @@ def test_gradient_clipping_bounds_the_step(tiny_opts):
     grads = [p.grad.flatten() for p in trainer.model.parameters()]
     assert torch.cat(grads).norm().item() == pytest.approx(1e-3, rel=1e-3)
     assert trainer.step.update.grad_norm() > 1e-2  # what is logged is the norm before
+
+
+def build_variant(cfg) -> torch.nn.Module:
+    """A network of a study, for which the configuration has no key."""
+    model = build_model(cfg)
+    model.s1.register_buffer("variant", torch.ones(1))
+    return model
+
+
+def test_a_study_trains_and_tests_a_network_of_its_own(tiny_opts):
+    cfg = with_opts(tiny_opts, "SOLVER.MAX_EPOCH", 1)
+    job = pickle.loads(pickle.dumps(build_job(cfg, build_variant)))  # as spawned processes get it
+    job.check()
+    job.run()
+    newest = list_checkpoints(Path(cfg.OUTPUT_DIR) / "checkpoints")[-1]
+    assert load_checkpoint(newest)["model_state"]["s1.variant"] == 1
+    assert len(stats_of(Path(cfg.OUTPUT_DIR), "test_final")) == 1
 
 
 def naive_view(path: Path, clip: int, crop: int, cfg) -> torch.Tensor:
