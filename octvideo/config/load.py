@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 from fvcore.common.config import CfgNode
@@ -26,7 +26,7 @@ logger = logging.getLogger("octvideo")
 
 BASE_KEY = "_BASE_"
 COMMAND_LINE = "command line"
-_MISSING: Any = object()
+_MISSING = object()
 _NEAR = 0.75  # likeness of a key that is offered for an unknown one
 _MAX_NODES = 100_000  # of a YAML file, aliases written out; the tree has some 300
 _MAX_BYTES = 4 << 20  # of a YAML file
@@ -44,13 +44,13 @@ class Setting(NamedTuple):
     """One key that a file or the command line sets."""
 
     key: str
-    value: Any
+    value: object
     origin: str  # "file.yaml:12" or "command line"
 
 
 def load_cfg(
     path: PathLike | Sequence[PathLike] | None = None,
-    opts: Sequence[Any] = (),
+    opts: Sequence[object] = (),
     launched: Processes | None = None,
 ) -> CfgNode:
     """Returns the configuration of a run: the defaults, changed by files, changed by options.
@@ -80,7 +80,7 @@ def load_cfg(
     cfg = get_cfg()
     applied = _apply(cfg, settings)
     problems = reader.problems + applied.problems
-    if readable:  # what a missing file would have set can not be judged
+    if readable:  # what a missing file would have set cannot be judged
         problems += [
             f"{applied.origins.get(p.key, 'defaults')}: {p}"
             for p in validate(cfg, launched)
@@ -100,7 +100,7 @@ def load_cfg(
     return cfg
 
 
-def cfg_of_checkpoint(text: str | None, opts: Sequence[Any] = ()) -> CfgNode | None:
+def cfg_of_checkpoint(text: str | None, opts: Sequence[object] = ()) -> CfgNode | None:
     """The configuration whose text a checkpoint holds, of any version of octvideo or PySlowFast.
 
     Nothing is checked: keys that octvideo does not have are left out, and those of another type
@@ -192,7 +192,7 @@ class _Reader:
         except OSError as error:
             named = f", which {chain[-1]} names as its {BASE_KEY}" if chain else ""
             near = "" if path.exists() else _similar_name(path)
-            self.problems.append(f"{path}{named}: can not be read: {error.strerror}{near}")
+            self.problems.append(f"{path}{named}: cannot be read: {error.strerror}{near}")
         except UnicodeDecodeError as error:
             self.problems.append(f"{path}: is not a text file in UTF-8: {error}")
         except yaml.MarkedYAMLError as error:
@@ -204,7 +204,12 @@ class _Reader:
             self.problems.append(f"{path}: is nested too deeply")
 
     def _walk(
-        self, loader: Any, node: yaml.MappingNode, path: Path, prefix: str, lines: dict[str, int]
+        self,
+        loader: yaml.SafeLoader,
+        node: yaml.MappingNode,
+        path: Path,
+        prefix: str,
+        lines: dict[str, int],
     ) -> Iterator[Setting]:
         """The settings under a YAML mapping, with dotted keys; ``lines`` has the keys so far.
 
@@ -245,10 +250,11 @@ def _read_text(path: Path, is_base: bool) -> str:
     return content.decode()
 
 
-def _parse_opts(opts: Sequence[Any], problems: list[str]) -> list[Setting]:
+def _parse_opts(opts: Sequence[object], problems: list[str]) -> list[Setting]:
     """Settings of ``KEY VALUE`` pairs and ``KEY=VALUE`` items, which may be mixed."""
     settings, items = [], iter(opts)
     for item in items:
+        value: object
         key, equals, value = str(item).partition("=")
         if not equals:
             value = next(items, _MISSING)
@@ -314,7 +320,7 @@ def _apply(cfg: CfgNode, settings: Sequence[Setting]) -> _Applied:
     return applied
 
 
-def _of_its_kind(key: str, value: Any) -> Any:
+def _of_its_kind(key: str, value: object) -> object:
     """The value in the type of its key; None ("None" in files of PySlowFast) is empty.
 
     Raises:
@@ -328,20 +334,20 @@ def _of_its_kind(key: str, value: Any) -> Any:
     return kind.convert(value)
 
 
-def _assign(cfg: CfgNode, key: str, value: Any) -> None:
+def _assign(cfg: CfgNode, key: str, value: object) -> None:
     *sections, name = key.split(".")
     for section in sections:
         cfg = cfg[section]
     cfg[name] = value
 
 
-def _wrong_type(key: str, value: Any) -> str:
+def _wrong_type(key: str, value: object) -> str:
     default = _DEFAULTS[key]
     example = "" if default in (None, True, False, "", [], ()) else f" such as {show(default)}"
     return f"{key} is {show(value)}: expected {KEYS[key].kind}{example}"
 
 
-def _unknown(key: str, value: Any) -> str:
+def _unknown(key: str, value: object) -> str:
     if key in _SECTIONS:
         member = next(known for known in _DEFAULTS if known.startswith(f"{key}."))
         return f"{key} is {show(value)}: it is a section; set its keys, such as {member}"
@@ -365,7 +371,7 @@ def _size(node: yaml.Node | None, known: dict[int, float]) -> float:
     """How many nodes a YAML tree has, its aliases written out; inf where it holds itself."""
     if id(node) not in known:
         known[id(node)] = math.inf
-        inner: list[Any] = node.value if isinstance(node, yaml.CollectionNode) else []
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
         parts = (
             part for entry in inner for part in (entry if isinstance(entry, tuple) else [entry])
         )

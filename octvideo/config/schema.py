@@ -24,7 +24,8 @@ class Range:
 
     def problem(self, value: object) -> str | None:
         """Returns why a value, or an entry of a list, is out of range; None where all is well."""
-        if all(leaf is None or self.passes(leaf) for leaf in leaves_of(value)):
+        numbers = (leaf for leaf in leaves_of(value) if isinstance(leaf, (int, float)))
+        if all(map(self.passes, numbers)):
             return None
         return f"must be {self.text}, got {show(value)}"
 

@@ -4,8 +4,6 @@ A setting is never dropped in silence. Parts of PySlowFast outside octvideo's sc
 with a warning, or refused where the file asks for them; what is planned but missing is refused.
 """
 
-from typing import Any
-
 # Sections and keys of PySlowFast that octvideo has no use for. They are ignored with a warning.
 IGNORED: tuple[str, ...] = (
     *("AVA", "BENCHMARK", "CONTRASTIVE", "DEMO", "DETECTION", "MASK", "MVIT", "SSL"),
@@ -31,7 +29,7 @@ IGNORED: tuple[str, ...] = (
 )
 
 # Keys of PySlowFast that ask for something outside octvideo's scope, unless they have this value.
-REFUSED: dict[str, Any] = {
+REFUSED: dict[str, object] = {
     "AUG.GEN_MASK_LOADER": False,
     "DATA.COLOR_RND_GRAYSCALE": 0.0,
     "DATA.SKIP_ROWS": 0,
@@ -87,7 +85,7 @@ REPLACED_VALUES: dict[str, dict[str, str]] = {
 }
 
 # Known keys whose feature is planned but missing: the values that work today, and the feature.
-NOT_YET: dict[str, tuple[tuple[Any, ...], str]] = {
+NOT_YET: dict[str, tuple[tuple[object, ...], str]] = {
     "DATA.DUMMY_LOAD": ((False,), "training on random clips"),
     "DATA.MULTI_LABEL": ((False,), "several labels a video"),
     "MODEL.FROZEN_BN": ((False,), "frozen batch norm"),

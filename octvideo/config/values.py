@@ -4,7 +4,6 @@ import reprlib
 import sys
 from ast import literal_eval
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 
@@ -49,7 +48,7 @@ class Kind:
             return _ONE[self.leaf] + (" or None" if self.optional else "")
         return "a list of " + "lists of " * (self.depth - 1) + _MANY[self.leaf]
 
-    def convert(self, value: Any) -> Any:
+    def convert(self, value: object) -> object:
         """Returns the value in the type that is expected.
 
         Text is read as a Python or YAML literal where the key does not hold text, integers
@@ -66,7 +65,7 @@ class Kind:
             return self._convert_leaf(value)
         return self.container(self._convert_entries(value, self.depth))
 
-    def _convert_entries(self, value: Any, depth: int) -> list[Any]:
+    def _convert_entries(self, value: object, depth: int) -> list[object]:
         if not isinstance(value, (list, tuple)):
             raise WrongTypeError
         if depth > 1:
@@ -78,7 +77,7 @@ class Kind:
             for entry in value
         ]
 
-    def _convert_leaf(self, value: Any) -> Any:
+    def _convert_leaf(self, value: object) -> object:
         if self.leaf is float and isinstance(value, (int, float)) and not isinstance(value, bool):
             if abs(value) <= sys.float_info.max:  # neither nan nor infinite
                 return float(value)
@@ -87,7 +86,7 @@ class Kind:
         raise WrongTypeError
 
 
-def decode(text: str) -> Any:
+def decode(text: str) -> object:
     """Reads text as a Python literal ("(1, 2)", "1e-4", "None"), else as YAML ("true", "[a]").
 
     What is neither stays text.
@@ -102,14 +101,14 @@ def decode(text: str) -> Any:
         return text
 
 
-def leaves_of(value: object) -> list[Any]:
+def leaves_of(value: object) -> list[object]:
     """Returns the entries of nested lists in one list; a scalar is a list of one."""
     if not isinstance(value, (list, tuple)):
         return [value]
     return [leaf for entry in value for leaf in leaves_of(entry)]
 
 
-def show(value: Any, limit: int = 80) -> str:
+def show(value: object, limit: int = 80) -> str:
     """Returns ``repr`` of a value, cut to a line; bounded also where lists contain each other."""
     text = _REPR.repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."

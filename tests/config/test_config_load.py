@@ -251,7 +251,7 @@ def test_a_wrong_value_causes_no_second_message() -> None:
 def test_conflict_between_a_file_and_the_defaults_names_the_file(write: Write) -> None:
     path = write("NUM_GPUS: 8\nTRAIN:\n  BATCH_SIZE: 12")
     (problem,) = problems_of(path)
-    assert problem.startswith(f"{path}:3: TRAIN.BATCH_SIZE 12 can not be shared among NUM_GPUS 8")
+    assert problem.startswith(f"{path}:3: TRAIN.BATCH_SIZE 12 cannot be shared among NUM_GPUS 8")
 
 
 class TestBase:
@@ -295,10 +295,10 @@ class TestBase:
 class TestBadFiles:
     def test_missing(self, tmp_path: Path) -> None:
         (problem,) = problems_of(tmp_path / "gone.yaml")
-        assert problem == f"{tmp_path / 'gone.yaml'}: can not be read: No such file or directory"
+        assert problem == f"{tmp_path / 'gone.yaml'}: cannot be read: No such file or directory"
 
     def test_folder(self, tmp_path: Path) -> None:
-        assert "can not be read" in problems_of(tmp_path)[0]
+        assert "cannot be read" in problems_of(tmp_path)[0]
 
     def test_syntax_names_the_line(self, write: Write) -> None:
         path = write("TRAIN:\n  ENABLE: True\n  BATCH_SIZE: [1, 2\nTEST: 3\n")

@@ -200,7 +200,7 @@ def test_a_mistake_that_all_share_is_told_once(job_opts, tmp_path):
     with started([*agent, "--opts", *opts]) as processes:
         [(status, said)] = results(processes, 90)
     assert status != 0
-    problem = "TRAIN.BATCH_SIZE 5 can not be shared among the 2 processes that torchrun started"
+    problem = "TRAIN.BATCH_SIZE 5 cannot be shared among the 2 processes that torchrun started"
     assert said.count(problem) == 1
     assert "run_net.py FAILED" in said
     assert "exitcode  : 2" in said
