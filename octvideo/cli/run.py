@@ -61,7 +61,7 @@ def parse_args(words: Sequence[str] | None = None, prog: str | None = None) -> a
 
 
 def _is_configuration(word: str) -> bool:
-    """Whether a word after --cfg is a file or a name such as Kinetics/OCT_I3D_8x8, not a key."""
+    """Returns whether a word after --cfg is a file or a name of a configuration, not a key."""
     return word.endswith((".yaml", ".yml")) or ("/" in word and "=" not in word)
 
 

@@ -34,7 +34,7 @@ def batch_per_process(cfg: CfgNode, processes: Processes, split: str = "train") 
 
 
 def global_batch_size(cfg: CfgNode, processes: Processes) -> int:
-    """Returns the clips of an optimiser step over all nodes; TRAIN.BATCH_SIZE is that of one."""
+    """Returns the clips of an optimiser step over all nodes; TRAIN.BATCH_SIZE is for one node."""
     return int(cfg.TRAIN.BATCH_SIZE * processes.nodes)
 
 

@@ -1,4 +1,4 @@
-"""Configurations that are found by name: those of configs/, which the wheel holds as well."""
+"""Configurations that are found by name: the files in configs/, also inside the wheel."""
 
 import os
 from collections.abc import Iterator

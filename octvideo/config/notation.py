@@ -13,7 +13,7 @@ class RandAugmentSpec:
     """What ``rand-m9-n2-mstd0.5-inc1`` says, in the notation of timm and PySlowFast.
 
     magnitude (m): mean strength, from 0 to 10; num_ops (n): operations one after another;
-    magnitude_std (mstd): deviation of the strength, drawn anew for each operation; increasing
+    magnitude_std (mstd): deviation of the strength, drawn again for each operation; increasing
     (inc): each operation gets stronger with the magnitude; weighted (w0): operations are not
     equally likely, and none comes twice.
     """

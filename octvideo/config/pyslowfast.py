@@ -37,7 +37,7 @@ def translate(cfg: CfgNode, given: Collection[str]) -> Iterator[Replaced]:
 
 
 def image_network(cfg: CfgNode) -> str | None:
-    """octvideo's name of PySlowFast's ResNet of MODEL.ARCH 2d; None where there is none."""
+    """Returns octvideo's name of PySlowFast's ResNet of MODEL.ARCH 2d, or None."""
     resnet = cfg.RESNET
     is_plain = (
         resnet.TRANS_FUNC == "bottleneck_transform"
@@ -54,7 +54,7 @@ def image_network(cfg: CfgNode) -> str | None:
 
 
 def _image_view(cfg: CfgNode) -> Iterator[Replaced]:
-    """The test of PySlowFast's ResNets on images: TEST_CROP_SIZE is the short side before the crop.
+    """Sets the test of PySlowFast's ResNets on images: TEST_CROP_SIZE is the short side.
 
     Its files have 256, and TRAIN_CROP_SIZE, 224, is the crop, as was usual for the weights that it
     publishes. (Its code has the two in the other order, which leaves 16 rows of an image.) With

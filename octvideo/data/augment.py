@@ -1,7 +1,7 @@
 """RandAugment and random erasing of training clips, alike in all frames of a clip.
 
 What is drawn comes from the NumPy generator that is passed in, so that a clip is the same
-whichever process makes it. Ranges and probabilities are those of timm and PySlowFast.
+whichever process makes it. Ranges and probabilities are timm's and PySlowFast's.
 """
 
 import math
@@ -37,7 +37,7 @@ class RandAugment:
     interpolation: str = "bicubic"
 
     def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """uint8 (T, H, W, 3) in and out; every frame gets the same operations and strengths."""
+        """Changes every frame of uint8 (T, H, W, 3) by the same operations and strengths."""
         weights = np.array([op.weight for op in _OPERATIONS]) if self.spec.weighted else None
         chosen = rng.choice(
             len(_OPERATIONS), self.spec.num_ops, replace=not self.spec.weighted, p=weights
@@ -142,7 +142,7 @@ class RandomErasing:
     std: Sequence[float] = (0.225, 0.225, 0.225)
 
     def __call__(self, video: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """float32 (3, T, h, w), values 0..255, changed in place and returned."""
+        """Changes float32 (3, T, h, w), values 0..255, in place and returns it."""
         if rng.random() >= self.probability:
             return video
         _, frames, height, width = video.shape
@@ -211,7 +211,7 @@ class ClipTransform:
     def __call__(
         self, clip: Callable[[Convert], torch.Tensor], rng: np.random.Generator
     ) -> list[torch.Tensor]:
-        """A clip (see `Frames.clip`) -> a view (3, T, s, s) for each copy (see `training_view`)."""
+        """Makes a view (3, T, s, s) of a clip (`Frames.clip`) for each copy (`training_view`)."""
         views, extra = [], self.augmentation
         for clean in extra.clean_copies():
             before = rng.bit_generator.state

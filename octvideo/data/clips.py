@@ -97,7 +97,7 @@ class RandomClips(_Files):
     def __getitem__(self, key: tuple[int, ...]) -> Item:
         """Returns views (3, T, s, s), 0..255, none after max_tries unreadable files.
 
-        label and index are those of the file that was read.
+        label and index belong to the file that was read.
         """
         index, rng = key[-1], np.random.default_rng([self.seed, *key])
         bad: list[tuple[str, str]] = []
@@ -166,7 +166,7 @@ class AllViews(_Files):
     def _resized(
         self, frames: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int]
     ) -> Tensor:
-        """uint8 (U, H, W, 3) -> (3, U, h, w), the box (top, left, h, w) of frames of that size."""
+        """Resizes uint8 (U, H, W, 3); returns (3, U, h, w), the box (top, left, h, w) of it."""
         if self.protocol.antialias:
             return resize_crop_pillow(frames, size, *box, self.protocol.interpolation)
         if frames.shape[1:3] != size:

@@ -1,6 +1,6 @@
 """Operations on the frames of a clip: uint8 (T, H, W, 3) RGB in, the same out.
 
-They are those of Pillow that RandAugment is built from, for a whole clip at once and without
+They are Pillow's, which RandAugment is built from, for a whole clip at once and without
 Pillow. What Pillow takes from an image (its histogram, its mean) is taken from each frame.
 Colours are equal to Pillow's to the last bit; geometry is rounded where Pillow truncates.
 """
@@ -120,13 +120,13 @@ def sharpness(frames: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _grey(frames: np.ndarray) -> np.ndarray:
-    """(..., 3) -> (...): ITU-R 601 luma with Pillow's weights, of 65536."""
+    """Turns (..., 3) into ITU-R 601 luma (...), with Pillow's weights of 65536."""
     r, g, b = (frames[..., c].astype(np.int32) for c in range(3))
     return ((r * 19595 + g * 38470 + b * 7471 + 32768) >> 16).astype(np.uint8)
 
 
 def _blend(start: np.ndarray, end: np.ndarray, factor: float) -> np.ndarray:
-    """start + factor * (end - start) as uint8, also beyond the two; fractions are dropped."""
+    """Returns start + factor * (end - start) as uint8, also beyond the two; drops fractions."""
     base = start.astype(np.float32)
     return _table(base + np.float32(factor) * (end.astype(np.float32) - base))
 
@@ -186,7 +186,7 @@ def rotate(frames: np.ndarray, degrees: float, interpolation: str) -> np.ndarray
 
 
 def _sample(frames: np.ndarray, grid: torch.Tensor, interpolation: str) -> np.ndarray:
-    """uint8 (T, H, W, 3), grid (1, H, W, 2) for F.grid_sample -> uint8 (T, H, W, 3)."""
+    """Samples uint8 (T, H, W, 3) at a grid (1, H, W, 2) of F.grid_sample: uint8 (T, H, W, 3)."""
     t, h, w, c = frames.shape
     planes = frames.transpose(0, 3, 1, 2).astype(np.float32, order="C")
     # All planes are channels of one image: the weights of a position are computed once.

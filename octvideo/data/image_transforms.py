@@ -26,7 +26,7 @@ INTERPOLATIONS = {
 class PCANoise:
     """Adds the same colour to every pixel: sum of strength * N(0, 1) * eigval * eigvec.
 
-    eigval and eigvec (a column each) are those of the colours of ImageNet, of R, G, B in [0, 1].
+    eigval and eigvec (a column each) describe the colours of ImageNet, R, G, B in [0, 1].
     (Krizhevsky et al., "ImageNet Classification with Deep CNNs", section 4.1.)
     """
 
@@ -35,7 +35,7 @@ class PCANoise:
     eigvec: Sequence[Sequence[float]]
 
     def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """uint8 (..., 3) in and out, rounded and cut to 0..255."""
+        """Changes uint8 (..., 3), rounded and clipped to 0..255."""
         share = rng.normal(0.0, self.strength, 3) * self.eigval
         offset = 255 * (np.asarray(self.eigvec) @ share)
         table = np.clip(np.arange(256)[:, None] + offset + 0.5, 0, 255).astype(np.uint8)
@@ -62,7 +62,7 @@ class ImageTransform:
     def __call__(
         self, clip: Callable[[Convert], torch.Tensor], rng: np.random.Generator
     ) -> list[torch.Tensor]:
-        """A clip of one frame (see `Frames.clip`) -> a view (3, 1, s, s) for each copy."""
+        """Makes a view (3, 1, s, s) of a clip of one frame (`Frames.clip`) for each copy."""
         copies = self.augmentation.clean_copies()
         return [clip(partial(self._of_frames, rng=rng, clean=clean)) for clean in copies]
 
@@ -72,7 +72,10 @@ class ImageTransform:
     def view(
         self, image: Image.Image, rng: np.random.Generator, clean: bool = False
     ) -> torch.Tensor:
-        """RGB image -> uint8 (float32 with erasing) (3, 1, s, s), 0..255; clean: not erased."""
+        """Makes a view of an RGB image: (3, 1, s, s), 0..255, uint8, or float32 with erasing.
+
+        clean: nothing is erased.
+        """
         s = self.crop_size
         y, x, h, w = random_region(image.height, image.width, rng, self.scales, self.aspects)
         box = (x, y, x + w, y + h)

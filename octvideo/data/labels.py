@@ -1,4 +1,4 @@
-"""Names of classes, in the order of their labels: those of Kinetics, and those of a file."""
+"""Names of classes, in the order of their labels: of Kinetics, or from a file."""
 
 import json
 import logging

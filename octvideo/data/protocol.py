@@ -40,7 +40,7 @@ class Protocol:
 
     Pixels: the short side is resized to short_side (None: crop_size), and num_crops crops (1 or 3)
     of crop_size are cut out. antialias: Pillow resizes, with interpolation, as is usual for images;
-    otherwise the resize is bilinear, without antialiasing. mean and std are those of R, G, B in
+    otherwise the resize is bilinear, without antialiasing. mean and std are for R, G, B in
     [0, 1]; reverse_channels gives B, G, R. square_pixels: see `VideoReader`.
 
     Scores: num_clips * num_crops views, joined by ensemble, "sum" (a mean) or "max"; precision of
@@ -82,7 +82,7 @@ class Protocol:
         return replace(self, num_clips=1, num_crops=1, centre=True)
 
     def of_images(self) -> "Protocol":
-        """Returns the protocol for still images: one frame, one view, that of centre_crop."""
+        """Returns the protocol for still images: one frame, one view, the centre crop."""
         crop = self.centre_crop or CentreCrop(self.crop_size)
         return replace(
             self.one_view(),

@@ -135,7 +135,7 @@ def _source_positions(source: int, target: int, offset: int, count: int) -> np.n
 
 
 def _sampling_grid(y: np.ndarray, x: np.ndarray, height: int, width: int) -> torch.Tensor:
-    """float32 (1, h, w, 2) for F.grid_sample: positions in pixels -> (-1, 1) over the frame."""
+    """Returns the grid (1, h, w, 2) of F.grid_sample for pixel positions: (-1, 1) is the frame."""
     grid = np.empty((1, len(y), len(x), 2), np.float32)
     grid[..., 0] = (2 * x + 1) / width - 1
     grid[..., 1] = ((2 * y + 1) / height - 1)[:, None]
@@ -143,14 +143,14 @@ def _sampling_grid(y: np.ndarray, x: np.ndarray, height: int, width: int) -> tor
 
 
 def _sampled(frames: np.ndarray, grid: torch.Tensor) -> torch.Tensor:
-    """uint8 (T, H, W, 3), grid (1, h, w, 2) -> float32 (3, T, h, w)."""
+    """Samples uint8 (T, H, W, 3) at a grid (1, h, w, 2): float32 (3, T, h, w)."""
     colours = torch.from_numpy(frames.astype(np.float32, order="C")).permute(3, 0, 1, 2)
     # The frames are channels of one image: the weights of a position are computed once a colour.
     return F.grid_sample(colours, grid.expand(3, -1, -1, -1), "bilinear", "border", False)
 
 
 def _planes(frames: np.ndarray) -> torch.Tensor:
-    """uint8 (T, H, W, 3) -> float32 (3, T, H, W), contiguous."""
+    """Turns uint8 (T, H, W, 3) into contiguous float32 (3, T, H, W)."""
     return torch.from_numpy(frames.transpose(3, 0, 1, 2).astype(np.float32, order="C"))
 
 
@@ -191,7 +191,7 @@ def random_region(
 def training_view(
     frames: np.ndarray, rng: np.random.Generator, spec: TrainTransform
 ) -> torch.Tensor:
-    """uint8 (T, H, W, 3) -> spec.pixels (3, T, s, s), values 0..255, s = spec.crop_size."""
+    """Turns uint8 (T, H, W, 3) into spec.pixels (3, T, s, s), 0..255, s = spec.crop_size."""
     _, height, width, _ = frames.shape
     s = spec.crop_size
     if spec.relative_scales:
@@ -211,7 +211,7 @@ def normalize(
     reverse_channels: bool = False,
     axis: int = -4,
 ) -> torch.Tensor:
-    """(v / 255 - mean) / std of a video (..., 3, T, H, W), uint8 or float 0..255; float32 out.
+    """Returns (v / 255 - mean) / std of a video (..., 3, T, H, W), 0..255, as float32.
 
     axis: where the colours are, from the end; -3 for images (..., 3, H, W). mean and std are for
     R, G, B; ``reverse_channels`` gives B, G, R afterwards, as PySlowFast does.

@@ -75,7 +75,7 @@ def local_world_size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process writes the files and logs of the run."""
+    """Returns whether this process writes the files and logs of the run."""
     return rank() == 0
 
 

@@ -246,7 +246,7 @@ def _leave() -> None:
 
 
 def _is_first_failure(store: Store | None) -> bool:
-    """Whether this process is the one that reports what went wrong."""
+    """Returns whether this process is the one that reports what went wrong."""
     if store is None:
         return True
     try:
@@ -272,7 +272,7 @@ def _wait_for_others(store: Store | None, env: LauncherEnv) -> None:
 
 
 def _is_of_peers(error: RuntimeError) -> bool:
-    """Whether a collective failed, as opposed to a fault of this process."""
+    """Returns whether a collective failed, as opposed to a fault of this process."""
     words = r"gloo|NCCL|Connection (closed|reset)|monitoredBarrier"
     return isinstance(error, DistError) or re.search(words, str(error)) is not None
 

@@ -198,7 +198,7 @@ class _Rendezvous:
 
 
 def _answers(address: str, port: int) -> bool:
-    """Whether somebody listens. A TCPStore that finds nobody prints pages."""
+    """Returns whether somebody listens. A TCPStore that finds nobody prints pages."""
     try:
         with socket.create_connection((address, port), timeout=5.0):
             return True

@@ -2,7 +2,7 @@
 
 Both count and find frames in their own way, which is not always that of a sequential decode. Where
 that can be seen from the packets when a file is opened, it is a `VideoError` rather than wrong
-frames. Frames of ordinary 8-bit H.264 are those of PyAV, bit for bit; interlaced, 10-bit and HDR
+frames. Frames of ordinary 8-bit H.264 equal PyAV's, bit for bit; interlaced, 10-bit and HDR
 frames may differ in colour, and decord 0.6 is known to mix up frames of some HEVC files.
 """
 

@@ -53,7 +53,7 @@ class VideoReader(Frames):
 
     * MP4 and Matroska are read with seeks; all others (AVI, MPEG-TS, raw streams...) without: a
       call decodes on from where the last one ended, or from the start of the file to go back.
-    * Where packets do not tell the frames (timestamps missing, doubled, or before the first
+    * If packets do not identify the frames (timestamps missing, doubled, or before the first
       keyframe), opening decodes the whole file once to count, and it is read without seeks.
 
     A file whose frame size changes on the way is delivered in the size of its first frame.

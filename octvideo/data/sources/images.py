@@ -51,7 +51,7 @@ def list_images(root: str | Path, split: str, num_classes: int) -> FileList:
 
 
 def image_classes(root: str | Path, num_classes: int) -> list[str]:
-    """Returns the class names in label order: those of class_names.json, else of the folders."""
+    """Returns the class names in label order, from class_names.json or else the folders."""
     root = Path(root)
     names = class_names_beside(root, num_classes)
     if names is not None:

@@ -80,7 +80,7 @@ def register(name: str, source: Source, facts: DataSet | None = None) -> None:
        `VideoError`. Where an existing subclass will do, nothing is needed;
     2. a subclass of `Source` with `list_files`, `class_names` and `open`. Lists of the usual form
        come with `ListedVideos`, of which `open` alone has to be replaced;
-    3. a call of ``register``, with ``facts`` where those of videos are not the right ones.
+    3. a call of ``register``, with ``facts`` if the data set is not one of videos.
 
     Sampling, transforms, loaders, crash-safe workers, resume, tests and result files follow.
     """

@@ -63,7 +63,7 @@ def _sprites(rng: np.random.Generator, pair: int, count: int) -> np.ndarray:
     """Images of `count` shapes of a pair, (count * _SPRITE ** 2, 4) float32.
 
     Things that travel are long, things that turn have lobes, things that zoom are round: the pair
-    may be told from one frame, its direction may not.
+    shows in a single frame, its direction does not.
     """
     axis = (np.arange(_SPRITE) + 0.5) * 2 / _SPRITE - 1
     y, x = np.meshgrid(axis, axis, indexing="ij")

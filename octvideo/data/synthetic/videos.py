@@ -1,4 +1,4 @@
-"""A small action set made of real H.264 files, in which only the order of frames tells the label.
+"""A small action set made of real H.264 files, in which only the order of frames shows the label.
 
 The frames come from `scenes`; here they are written as mp4 files of several sizes, frame rates
 and lengths, in the layout of a Kinetics csv data set.
