@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.connection import wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import (
     DataLoader,
-    Dataset,
     Sampler,
     default_collate,
     default_convert,
@@ -31,6 +30,9 @@ from octvideo.utils.memory import (
     shared_memory,
 )
 from octvideo.utils.workers import how_it_ended
+
+if TYPE_CHECKING:
+    from octvideo.data.clips import _Files
 
 logger = logging.getLogger("octvideo")
 
@@ -176,9 +178,9 @@ class VideoLoader:
     """
 
     def __init__(
-        self, dataset: Any, keys: Sampler | Sequence[int], num_workers: int, **options: Any
+        self, dataset: "_Files", keys: Sampler | Sequence[int], num_workers: int, **options: Any
     ) -> None:
-        self.dataset: Dataset = dataset
+        self.dataset = dataset
         self.sampler, self.num_workers = keys, num_workers
         self.persistent_workers = num_workers > 0
         self._videos, self._watch = dataset.videos, dataset.watch

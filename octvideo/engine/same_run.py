@@ -1,5 +1,6 @@
 """Says whether a checkpoint belongs to a run, and what has changed since it was written."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from octvideo.weights.read import read_records
 from octvideo.weights.trained import spec_of_text
 
 
-def check_resume(path: Path, content: dict[str, Any], spec: Spec, cfg: CfgNode) -> str:
+def check_resume(path: Path, content: Mapping[Any, object], spec: Spec, cfg: CfgNode) -> str:
     """Returns which settings have changed since the checkpoint, "KEY was A, is B; ...", or "".
 
     Args:
