@@ -1,25 +1,31 @@
 """The complexity of a configuration's model, as a report."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
+from torch import nn
 
 from octvideo.config import input_shape
 from octvideo.models import build_model
 from octvideo.utils.complexity import count
 
 
-def complexity_of(cfg: CfgNode, name: str) -> dict[str, Any]:
-    """The complexity of a configuration's model for one clip (picture) at the training crop.
+def complexity_of(
+    cfg: CfgNode, name: str, build: Callable[[CfgNode], nn.Module] = build_model
+) -> dict[str, Any]:
+    """Returns the complexity of a configuration's network for one clip at the training crop.
+
+    ``build`` makes the network, which a study may vary.
 
     Returns:
         name, arch, alpha and stages (0 and [] where OCTAVE is off), input (the shape of a batch of
         one), macs, params, activations, and sections (name -> macs, params, activations).
     """
     with torch.device("meta"):
-        model = build_model(cfg)
+        model = build(cfg)
     shape = [1, *input_shape(cfg)]
     octave = cfg.OCTAVE.ENABLE
     return {

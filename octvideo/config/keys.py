@@ -225,11 +225,6 @@ _OCTAVE = {
     "NONLOCAL_MODE": Key("cross",
         "non-local blocks: key and value from L (cross), or all from H (high)",
         one_of("cross", "high"), ours=True),
-    "DOWNSAMPLE": Key("avg", "ablation: how maps are halved", one_of("avg", "max", "strided_conv"),
-        ours=True),
-    "UPSAMPLE_FIRST": Key(False, "ablation: upsample L before its convolution to H", ours=True),
-    "PATHS": Key("both", "ablation: leave one way between the frequencies out",
-        one_of("both", "no_h2l", "no_l2h"), ours=True),
 }
 _BN = {
     "EPSILON": Key(1e-5, "added to the variance", ABOVE_0, resume=REFUSED),

@@ -19,7 +19,14 @@ from octvideo.config.keys import KEYS, get_cfg, leaf_values
 from octvideo.config.named import find_config, list_configs
 from octvideo.config.pyslowfast import translate
 from octvideo.config.remarks import remarks
-from octvideo.config.unsupported import IGNORED, INSTEAD, REFUSED, REPLACED_VALUES, ignored_name
+from octvideo.config.unsupported import (
+    ABLATIONS,
+    IGNORED,
+    INSTEAD,
+    REFUSED,
+    REPLACED_VALUES,
+    ignored_name,
+)
 from octvideo.config.values import WrongTypeError, decode, show
 
 logger = logging.getLogger("octvideo")
@@ -117,6 +124,8 @@ def cfg_of_checkpoint(text: str | None, opts: Sequence[object] = ()) -> CfgNode 
     of_options = [problem for problem in problems if problem.startswith(f"{COMMAND_LINE}:")]
     if reader.problems or of_options:
         raise ConfigError(reader.problems + of_options)
+    for problem in (problem for problem in problems if any(key in problem for key in ABLATIONS)):
+        logger.warning("%s; its network is read as one of the paper's operator", problem)
     cfg.freeze()
     return cfg
 

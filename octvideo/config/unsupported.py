@@ -28,6 +28,13 @@ IGNORED: tuple[str, ...] = (
     *("TRAIN.CHECKPOINT_IN_INIT", "TRAIN.KILL_LOSS_EXPLOSION_FACTOR"),
 )
 
+# Keys of older versions of octvideo, for variants of the operator; these are the paper's.
+ABLATIONS: dict[str, object] = {
+    "OCTAVE.DOWNSAMPLE": "avg",
+    "OCTAVE.PATHS": "both",
+    "OCTAVE.UPSAMPLE_FIRST": False,
+}
+
 # Keys of PySlowFast that ask for something outside octvideo's scope, unless they have this value.
 REFUSED: dict[str, object] = {
     "AUG.GEN_MASK_LOADER": False,
@@ -44,6 +51,7 @@ REFUSED: dict[str, object] = {
     "MASK.ENABLE": False,
     "MODEL.DETACH_FINAL_FC": False,
     "MODEL.DROPCONNECT_RATE": 0.0,
+    **ABLATIONS,
     "SOLVER.LAYER_DECAY": 1.0,
     "TASK": "",
     "VIS_MASK.ENABLE": False,
@@ -51,6 +59,7 @@ REFUSED: dict[str, object] = {
 
 # What octvideo has for some of them, to be told after the above.
 INSTEAD: dict[str, str] = {
+    **dict.fromkeys(ABLATIONS, "; `python -m studies.ablation` of a clone runs such variants"),
     "DEMO.ENABLE": "; octvideo predict --cfg FILE --checkpoint FILE recognises videos",
 }
 

@@ -257,8 +257,7 @@ def _octave(cfg: CfgNode) -> OctavePlacement:
     for option, field in OCTAVE_OPTIONS.items():
         value = cfg.OCTAVE[KEYS[option].removeprefix("OCTAVE.")]
         values[field] = tuple(value) if isinstance(value, list) else value
-    variant = Ablation(cfg.OCTAVE.DOWNSAMPLE, cfg.OCTAVE.UPSAMPLE_FIRST, cfg.OCTAVE.PATHS)
-    return OctavePlacement(**values, ablation=variant)
+    return OctavePlacement(**values)
 
 
 def _image_spec(cfg: CfgNode) -> ImageSpec:

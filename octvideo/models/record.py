@@ -64,7 +64,7 @@ KEYS = {
     "octave_pathways": "OCTAVE.PATHWAYS",
     "nonlocal_mode": "OCTAVE.NONLOCAL_MODE",
     "pool_stride": "OCTAVE.POOL_STRIDE",
-    "ablation": "OCTAVE.DOWNSAMPLE, OCTAVE.UPSAMPLE_FIRST, OCTAVE.PATHS",
+    "ablation": "ablation",  # of studies; no configuration has it
 }
 _OF_IMAGES = {"network", "num_classes", "input_channels", "width", "bn_eps", *OCTAVE_OPTIONS}
 

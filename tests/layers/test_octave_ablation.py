@@ -9,11 +9,8 @@ from eq4 import CASES, Case, both_dims, make_input, parts, pool_reference, upsam
 from torch import Tensor, nn
 
 from octvideo import create_model, optimize_for_inference
-from octvideo.config import get_cfg
-from octvideo.layers import OctConv2d, OctConv3d
 from octvideo.layers.fused import FusedConv
 from octvideo.layers.octave_ablation import Ablation, ablate
-from octvideo.models import build_model
 from octvideo.utils.complexity import count
 
 VARIANTS = {
@@ -165,14 +162,6 @@ def test_multiply_adds() -> None:
     assert macs(Ablation(paths="no_l2h")) < paper
 
 
-def test_configuration() -> None:
-    cfg = get_cfg()
-    cfg.merge_from_list([
-        *("MODEL.ARCH", "c2d", "OCTAVE.ENABLE", True, "OCTAVE.DOWNSAMPLE", "strided_conv"),
-        *("OCTAVE.UPSAMPLE_FIRST", True, "OCTAVE.PATHS", "no_h2l"),
-    ])  # fmt: skip
-    convs = [m for m in build_model(cfg).modules() if isinstance(m, (OctConv2d, OctConv3d))]
-    octave = [conv for conv in convs if not conv.is_plain]
-    assert {conv.ablation for conv in octave} == {Ablation("strided_conv", True, "no_h2l")}
+def test_a_variant_that_is_not_known() -> None:
     with pytest.raises(ValueError, match="unknown paths 'none'; known: both"):
         create_model("resnet26_v2", octave_alpha=0.25, ablation=Ablation(paths="none"))
