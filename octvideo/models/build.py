@@ -158,10 +158,10 @@ def named_spec(name: str) -> Spec:
     bare = name.removeprefix(OCT)
     if bare not in _MODELS:
         near = difflib.get_close_matches(bare, _MODELS, cutoff=0.5)
-        guess = f"did you mean {' or '.join(near)}? " if near else ""
+        guess = f" Did you mean {' or '.join(near)}?" if near else ""
         raise ValueError(
-            f"unknown model {name!r}; {guess}known: {', '.join(sorted(_MODELS))}, each also with "
-            f"{OCT!r} before it"
+            f"unknown model {name!r}; known: {', '.join(sorted(_MODELS))}, each also with {OCT!r} "
+            f"before it.{guess}"
         )
     spec = _MODELS[bare]
     return spec if bare == name else with_options(spec, octave_alpha=OCT_ALPHA)
@@ -186,7 +186,8 @@ def with_options(
     known = {field.name for field in fields(spec)} - {"octave"}
     if unknown := set(given) - known:
         raise ValueError(
-            f"this network has no option {', '.join(sorted(unknown))}; "
+            f"create_model has no option {', '.join(sorted(unknown))} for "
+            f"{name_of(spec) or type(spec).__name__}; "
             f"known: {', '.join(sorted({*known, *OCTAVE_OPTIONS}))}"
         )
     octave = {k: tuple(v) if isinstance(v, list) else v for k, v in octave.items()}
@@ -246,7 +247,14 @@ def spec_of(cfg: CfgNode) -> Spec:
 
 
 def build(spec: Spec) -> nn.Module:
-    """Builds a network with random weights, on the CPU."""
+    """Builds a network with random weights, on the CPU; for 0 classes, without a last layer."""
+    network = _build(replace(spec, num_classes=spec.num_classes or 1))
+    if not spec.num_classes:
+        network.reset_classifier(0)
+    return network
+
+
+def _build(spec: Spec) -> Any:
     return _NETWORKS[type(spec)](spec)
 
 

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo.layers import OctConv2d, Value, merge
 from octvideo.models.blocks import HEAD_ACTIVATIONS
+from octvideo.models.classifier import Classifier
 from octvideo.models.record import NetworkSpec
 from octvideo.models.spec import OctavePlacement, check_counts
 
@@ -91,7 +92,7 @@ class ImageHead(nn.Module):
         return y if self.training else self.activation(y)
 
 
-class ImageNetwork(nn.Module):
+class ImageNetwork(Classifier, nn.Module):
     """What every image network does: ``forward_features``, then ``head``."""
 
     head: ImageHead

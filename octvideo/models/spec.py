@@ -46,11 +46,11 @@ BLOCKS_PER_STAGE = {
 
 
 def check_counts(spec: Any, *names: str) -> None:
-    """Raises a ValueError unless these fields are whole numbers from 1 on."""
+    """Raises a ValueError unless these fields are whole numbers from 1 on (num_classes: 0)."""
     for name in names:
-        value = getattr(spec, name)
-        if not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
+        value, least = getattr(spec, name), int(name != "num_classes")
+        if not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
 
 
 @dataclass(frozen=True)

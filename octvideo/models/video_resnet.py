@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from octvideo.layers import Channels, NonLocal3d, Value, conv3d_as_2d, per_frequency
 from octvideo.layers.octave_ablation import ablate
 from octvideo.models.blocks import BlockSpec, Head, Pathways, ResBlock, Stem, init_weights
+from octvideo.models.classifier import Classifier
 from octvideo.models.spec import TEMPORAL_KERNELS, ResNetSpec
 
 STAGES = (2, 3, 4, 5)
 
 
-class VideoResNet(nn.Module):
+class VideoResNet(Classifier, nn.Module):
     """s1 (stem), s2, temporal max pool, s3, s4, s5, head."""
 
     def __init__(self, spec: ResNetSpec) -> None:

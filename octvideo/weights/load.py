@@ -74,7 +74,9 @@ def load_into(
     """
     state, left_out = check_fit(model, weights, finetune=finetune, inflate=inflate)
     if any(m.key.startswith(HEAD) for m in left_out):  # all of it or nothing
-        _warn_of_new_head(weights, {key: value.shape for key, value in model.state_dict().items()})
+        shapes = {key: value.shape for key, value in model.state_dict().items()}
+        if f"{HEAD}bias" in shapes:
+            _warn_of_new_head(weights, shapes)
         state = {key: value for key, value in state.items() if not key.startswith(HEAD)}
     skipped = {m.key for m in left_out}
     fitting = {key: value for key, value in state.items() if key not in skipped}
@@ -136,6 +138,8 @@ def _is_excused(
 ) -> bool:
     key, in_file, in_model = mismatch.key, mismatch.in_file, mismatch.in_model
     if key.startswith(HEAD):
+        if f"{HEAD}bias" not in shapes:  # a model for features
+            return True
         return in_model is not None and (in_file is None or in_file[1:] == in_model[1:])
     if "_nonlocal" not in key:
         return False

@@ -510,7 +510,7 @@ def test_frames_of_the_slow_pathway(frames: int, ratio: int) -> None:
         ({"nonlocal_mode": "low"}, "unknown nonlocal_mode 'low'; known: cross, high"),
         ({"transform": "x"}, "unknown transform 'x'; known: bottleneck_transform"),
         ({"head_activation": "tanh"}, "unknown head activation 'tanh'; known: softmax"),
-        ({"num_classes": "4"}, "num_classes must be a whole number, at least 1, got '4'"),
+        ({"num_classes": "4"}, "num_classes must be a whole number, at least 0, got '4'"),
         ({"name": "resnet50_v2", "num_classes": 4.0}, "num_classes must be a whole .* got 4.0"),
         ({"name": "densenet121", "growth": 0}, "growth must be a whole number, at least 1, got 0"),
     ],

@@ -144,5 +144,5 @@ def test_names_with_wildcards() -> None:
     assert [f"oct_{name}" for name in list_models("i3d*")] == list_models("oct_i3d*")
     octave, vanilla = named_spec("oct_i3d_r50"), named_spec("i3d_r50")
     assert octave == replace(vanilla, octave=replace(vanilla.octave, alpha=0.125))
-    with pytest.raises(ValueError, match="did you mean i3d_r50"):
+    with pytest.raises(ValueError, match="Did you mean i3d_r50"):
         named_spec("oct_i3d_50")
