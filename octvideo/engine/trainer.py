@@ -152,8 +152,8 @@ class Trainer:
                 self.log.data_arrived()
                 self.train_step(batch)
                 self.log.step_done()
-                # One word to all processes: a signal, a checkpoint that is due, an empty batch. It
-                # comes before the wait for data, as a preempted run may have no time for that.
+                # The one message of a step: a signal, a checkpoint that is due, an empty batch. It
+                # is sent before the wait for data, for which a preempted run may have no time.
                 signum, save_is_due, is_empty = all_max(
                     stop.signum(), self.checkpoints.save_is_due(), not len(batch["index"])
                 )
