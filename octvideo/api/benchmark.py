@@ -201,7 +201,7 @@ def _peak_memory(step: Callable[[], Any], device: str) -> float:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the profiler's lines; errors go by the pipe
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
-    events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events = profiler.profiler.kineto_results.events()
     in_use = np.cumsum([0, *(e.nbytes() for e in events if e.name() == "[memory]")])
     return float(in_use.max()) / 2**20
 

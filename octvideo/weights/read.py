@@ -131,7 +131,7 @@ def _read(path: Path, kind: str, clear_names: ClearNames, average: bool) -> Weig
 def _of_pytorch(
     path: Path, content: object, kind: str, clear_names: ClearNames, average: bool
 ) -> Weights:
-    extra: Mapping[object, object] = content if isinstance(content, Mapping) else {}
+    extra: Mapping[str, object] = content if isinstance(content, Mapping) else {}
     held, key = find_state(content, path, average)
     epoch, cfg = extra.get("epoch"), extra.get("cfg")
     cfg = cfg if isinstance(cfg, str) else None
@@ -156,9 +156,7 @@ def _of_pytorch(
     return weights
 
 
-def read_records(
-    path: Path, content: Mapping[object, object]
-) -> tuple[Spec | None, Protocol | None]:
+def read_records(path: Path, content: Mapping[str, object]) -> tuple[Spec | None, Protocol | None]:
     """Returns the records of network and protocol in a checkpoint of octvideo, or None.
 
     Raises:
