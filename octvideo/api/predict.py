@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from torch import nn
-from torch.utils.data import Dataset
 
 from octvideo.api.inference import for_inference
 from octvideo.api.loading import checkpoints_of, load
@@ -131,7 +130,7 @@ def load_views(video: Video, settings: Protocol, fast: bool = False) -> Item:
 
 def views_of(
     videos: Sequence[Video], settings: Protocol, fast: bool, watch: Watch | None = None
-) -> "AllViews | _ImagesAndVideos":
+) -> AllViews:
     """Returns the views of several files as a data set; unreadable ones are items with ``bad``.
 
     Of an image network, an image has the one view of a test, and a video those of videos.
@@ -149,15 +148,12 @@ def views_of(
     return _ImagesAndVideos(images, clips)
 
 
-class _ImagesAndVideos(Dataset):
-    """Each file as what it is."""
+class _ImagesAndVideos(AllViews):
+    """Opens each file as what it is: an image or a video."""
 
     def __init__(self, images: AllViews, clips: AllViews) -> None:
+        super().__init__(clips.videos, clips.source, clips.protocol, clips.watch)
         self.images, self.clips = images, clips
-        self.videos, self.watch = clips.videos, clips.watch
-
-    def __len__(self) -> int:
-        return len(self.videos)
 
     def __getitem__(self, index: int) -> Item:
         return (self.images if is_image(self.videos.path(index)) else self.clips)[index]
