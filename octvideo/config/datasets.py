@@ -1,6 +1,9 @@
 """The data sets that a configuration may name, and what their kind means for a training run."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+_SOURCES = Path(__file__).parents[1] / "data" / "sources"
 
 
 @dataclass(frozen=True)
@@ -17,8 +20,15 @@ class DataSet:
     arch: str | None = None
 
 
+class _DataSets(dict[str, DataSet]):
+    """The facts by name; a module of data/sources is known by its name before it is imported."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (_SOURCES / f"{name}.py").is_file()
+
+    def __missing__(self, name: str) -> DataSet:
+        return DataSet()
+
+
 # `octvideo.data.sources.register` adds to them.
-DATASETS: dict[str, DataSet] = {
-    "kinetics": DataSet(),
-    "imagenet": DataSet(256, "images", arch="2d"),
-}
+DATASETS = _DataSets(kinetics=DataSet(), imagenet=DataSet(256, "images", arch="2d"))

@@ -8,9 +8,9 @@ import pytest
 from fvcore.common.config import CfgNode
 from PIL import Image
 
-from octvideo.config import load_cfg
+from octvideo.config import datasets, linear_rule_lr, load_cfg
 from octvideo.config.datasets import DATASETS
-from octvideo.data import build_test_loader, view
+from octvideo.data import build_test_loader, read_split, view
 from octvideo.data.protocol import Protocol
 from octvideo.data.read.frames import Frames
 from octvideo.data.read.image import read_image
@@ -93,3 +93,14 @@ def test_it_is_trained_and_tested_by_its_name(cfg: CfgNode) -> None:
 def test_a_name_of_no_source_is_refused(tiny_opts: list[str]) -> None:
     with pytest.raises(UserError, match=r"TRAIN.DATASET is 'frames': set one of kinetics, image"):
         load_cfg(None, [*tiny_opts, "TRAIN.DATASET", "frames"])
+
+
+def test_a_module_among_the_sources_is_known_before_it_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_frames.py").touch()
+    monkeypatch.setattr(datasets, "_SOURCES", tmp_path)
+    cfg = load_cfg(None, ["TRAIN.DATASET", "my_frames", "TEST.DATASET", "my_frames"])
+    assert linear_rule_lr(cfg, 64) == pytest.approx(0.1)  # as of videos
+    with pytest.raises(UserError, match="no data set 'my_frames'"):
+        read_split(cfg, "train")

@@ -72,8 +72,8 @@ class Source(ABC):
 def register(name: str, source: Source, facts: DataSet | None = None) -> None:
     """Makes a source known by the name that TRAIN.DATASET and TEST.DATASET give it.
 
-    A new source is one module of `octvideo.data.sources`, all of which are imported, or one of
-    yours that is imported before the configuration is read. It has:
+    A new source is one module of `octvideo.data.sources` with the name of the data set (all of them
+    are imported), or one of yours that is imported before the configuration is read. It has:
 
     1. a subclass of `Frames` whose `read` yields the frames of one file (or folder of frames),
        uint8 (H, W, 3), and which sets `path`, `num_frames` and `timing`. What cannot be read is a
