@@ -43,7 +43,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Subject:
-    """One network and how it is run; ``size`` is the side of the clip (picture)."""
+    """One network and how it is run; ``size`` is the side of the clip or image."""
 
     model: str
     alpha: float = 0.0
@@ -73,7 +73,7 @@ def benchmark_models(
     rounds: int = 15,
     **options: Any,
 ) -> list[Row]:
-    """Each model with each alpha, and its vanilla twin, in one interleaved run.
+    """Measures each model with each alpha, and its vanilla twin, in one interleaved run.
 
     Args:
         models, alphas: of ``create_model``.
@@ -127,7 +127,7 @@ def _measure(subjects: Sequence[Subject], rounds: int) -> dict[Subject, tuple[li
 
 @contextmanager
 def _process(subject: Subject) -> Iterator[Callable[[str], float]]:
-    """A process that has the model, as a function that lets it do something and answer."""
+    """Yields a function that asks a process with the model to do something, and its answer."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_work, args=(there, subject), daemon=True)
@@ -155,7 +155,7 @@ def _process(subject: Subject) -> Iterator[Callable[[str], float]]:
 
 
 def _work(pipe: Connection, subject: Subject) -> None:
-    """In its process: answers "step" with seconds, "peak" with megabytes, until the pipe ends."""
+    """Runs in its process: answers "step" with seconds and "peak" with megabytes."""
     torch.set_num_threads(subject.threads)
     step: Callable[[], Any] | None = None
     while True:
@@ -210,7 +210,7 @@ def _peak_memory(step: Callable[[], Any], device: str) -> float:
 
 
 def _step(subject: Subject) -> Callable[[], Any]:
-    """One forward pass, or one training step, on a fixed batch."""
+    """Returns one forward pass, or one training step, on a fixed batch."""
     torch.manual_seed(0)
     device, ours = torch.device(subject.device), subject.variant != "conv3d_eager"
     conv3d_as_2d.enabled = ours
@@ -305,7 +305,7 @@ def _macs(subject: Subject) -> int:
 
 
 def _shape(model: Any, size: int, batch: int = 1) -> tuple[int, ...]:
-    """Of clips (N, 3, T, S, S), or of the pictures (N, 3, S, S) of an image network."""
+    """Returns the shape of clips (N, 3, T, S, S), or of images (N, 3, S, S)."""
     frames = () if isinstance(model.spec, ImageSpec) else (model.spec.num_frames,)
     return (batch, 3, *frames, size, size)
 
@@ -315,7 +315,7 @@ def _ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
 
 
 def format_model_rows(rows: Sequence[Row]) -> str:
-    """The rows as a table in Markdown."""
+    """Returns the rows as a table in Markdown."""
     lines = [
         "| model | alpha | variant | GMACs | ms | spread | clips/s | peak MB | "
         "against conv3d_eager | against ours, vanilla: theory | realised / theory |",

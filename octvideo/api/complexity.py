@@ -39,7 +39,7 @@ def complexity_of(
 
 
 def format_complexity(report: dict[str, Any]) -> str:
-    """The report of ``complexity_of`` as lines for people."""
+    """Returns the report of ``complexity_of`` as lines for people."""
     octave = f", alpha {report['alpha']:g} in res{report['stages']}" if report["alpha"] else ""
     lines = [
         f"{report['name']} ({report['arch']}{octave}), input {'x'.join(map(str, report['input']))}",

@@ -48,7 +48,7 @@ def extract_all(
     Every .npz of a video has features, float32 (C,) or (views, C), and path.
 
     Args:
-        model_name: tells this model from others; a folder holds the features of one model.
+        model_name: identifies the model; a folder holds the features of one model.
         num_workers: processes that decode. Without, a decoder that hangs or crashes does so here.
         timeout: seconds that one of them may take for a video.
 
@@ -116,7 +116,7 @@ def feature_path(video: str, folder: Path) -> Path:
 
 
 def _saved_features(path: Path) -> np.ndarray | None:
-    """The features of a file; None where there is none, or it is damaged and to be made again."""
+    """Returns the features of a file; None if there is none, or a damaged one to make again."""
     if not os.path.exists(path):  # also a name too long for any file
         return None
     try:

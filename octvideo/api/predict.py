@@ -1,4 +1,4 @@
-"""A model on one video, an image network on one picture: the likeliest classes, or the features."""
+"""Classes or features of one video, or of one image with an image network."""
 
 import os
 from collections.abc import Sequence
@@ -41,28 +41,28 @@ def predict(
     batch_size: int = 8,
     allow_partial: bool = False,
 ) -> list[tuple[str, float]]:
-    """The likeliest classes of a video, best first: [(label, score), ...].
+    """Returns the likeliest classes of a video, best first: [(label, score), ...].
 
-    The score is the mean over the views (or maximum, where the configuration says so) of what the
-    model gives in evaluation: with softmax, a probability.
+    The score is the mean over the views (or the maximum, if the configuration says so) of the
+    model's output in evaluation: with softmax, a probability.
 
     Args:
-        video: a file; of an image network, a picture or a video.
+        video: a file; for an image network, an image or a video.
         model: what ``load`` takes (the folder of a training run, a checkpoint, or a name of
             ``list_pretrained()``), or a model, which is used on the device where it is.
         fast: one view, the centre crop of the clip in the middle, instead of all (10 x 3). A
-            picture has one view anyway, that of a test on pictures.
+            still image always has one view, the one of a test on images.
         class_names: in label order, "kinetics400", "kinetics600" or a file of names (text or
-            JSON). Without, those that came with the weights; where none did, labels are texts such
-            as "class 17".
+            JSON). None: the names in the checkpoint; if it has none, labels are texts such as
+            "class 17".
         sampling_rate: distance of a clip's frames at 30 a second; None: what the model knows.
-        settings: all settings of the views, in place of what the model knows.
+        settings: how to look at the video, instead of the model's own protocol.
         batch_size: views in a forward pass.
-        allow_partial: of a damaged video, use the frames that decode. A warning of the logger
+        allow_partial: use the frames of a damaged video that decode. A warning of the logger
             "octvideo" says which are left out.
 
     Raises:
-        VideoError: the video can not be read; names the file.
+        VideoError: the video cannot be read; names the file.
         UserError: no such model, unknown sampling rate, or another number of class names.
         NonFiniteError: the scores are nan or inf; names the file.
         ValueError: batch_size is below 1.
@@ -88,10 +88,10 @@ def extract_features(
     batch_size: int = 8,
     allow_partial: bool = False,
 ) -> np.ndarray:
-    """What the last layer of a model sees, averaged over positions: float32 (C,).
+    """Returns the input of the last layer, averaged over positions: float32 (C,).
 
-    The mean over the views; ``per_view``: (num_clips * num_crops, C), view index = clip *
-    num_crops + crop. Other arguments and errors as in `predict`.
+    It is the mean over the views; with ``per_view``, (num_clips * num_crops, C), view index = clip
+    * num_crops + crop. Other arguments and errors as in `predict`.
     """
     model = _model(model)
     settings = settings or protocol_of(model, sampling_rate)
@@ -160,7 +160,7 @@ class _ImagesAndVideos(AllViews):
 
 
 def check_finite(values: np.ndarray, what: str, video: Video) -> None:
-    """So that nan never passes for a result.
+    """Makes sure that nan never passes for a result.
 
     Raises:
         NonFiniteError: some of the values are nan or inf.
@@ -189,7 +189,7 @@ _LOADING = Lock()
 
 @lru_cache(maxsize=1)
 def _loaded(source: str, _files: tuple[Any, ...]) -> nn.Module:
-    """Kept as long as its files stay as they are, as predict is often called in a loop."""
+    """Keeps the model while its files do not change: predict is often called in a loop."""
     return load(source)
 
 

@@ -22,7 +22,7 @@ class Measured:
 def scale_table(
     cfg: CfgNode, measured: Measured, gpus: Sequence[int], gpus_per_node: int
 ) -> list[dict[str, float]]:
-    """A row for each number of GPUs, each with the batch that ``cfg`` gives one process.
+    """Returns a row for each number of GPUs, each with the batch that ``cfg`` gives one process.
 
     A ring sends 2 (n - 1) / n of the gradients, which are float32, from every GPU in each step;
     between nodes the same crosses each link of the ring.
@@ -53,7 +53,7 @@ def scale_table(
 
 
 def format_scale(rows: Sequence[dict[str, float]]) -> str:
-    """The rows as a table in Markdown."""
+    """Returns the rows as a table in Markdown."""
     titles = {
         "gpus": "GPUs",
         "nodes": "nodes",

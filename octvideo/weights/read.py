@@ -62,7 +62,7 @@ class Weights:
 
     @property
     def is_2d(self) -> bool:
-        """Whether this is an image network; PySlowFast's have kernels of one frame."""
+        """Returns whether this is an image network; PySlowFast's have kernels of one frame."""
         if is_2d(self.state) or not has_one_frame(self.state):
             return is_2d(self.state)
         cfg = cfg_of_checkpoint(self.cfg)

@@ -37,7 +37,7 @@ class ZooEntry:
     inflate: the weights are of a 2D network. class_names: what `octvideo.data.labels` knows.
     num_frames, sampling_rate, crop_size, num_clips, num_crops: the views of a test.
     mean, std: of R, G, B in [0, 1], that inputs are normalised with. interpolation: of the resize
-    of pictures. top1, top5: percent; origin
+    of images. top1, top5: percent; origin
     says whose they are.
     """
 
@@ -72,7 +72,7 @@ class ZooEntry:
 
     @property
     def is_image_network(self) -> bool:
-        """Whether it takes pictures; not one whose kernels are there to be inflated."""
+        """Returns whether it takes images; False for one whose kernels are to be inflated."""
         return self.num_frames == 1
 
 
@@ -99,7 +99,7 @@ def _published(
 
 
 def _of_the_paper(config: str, model: str, top1: float, alpha: float = 0.0) -> ZooEntry:
-    """A row of Table 6 of the paper."""
+    """Returns the entry of a row of the paper's Table 6."""
     data, _, stem = config.partition("/")
     options: dict[str, Any] = {"octave_alpha": alpha} if alpha else {}
     if alpha and "IN1K" in stem:
@@ -190,7 +190,7 @@ _OCTCONV_SHA256 = {
 def _of_the_authors(
     file: str, model: str, alpha: float, top1: float, top5: float, **more: Any
 ) -> ZooEntry:
-    """One of the authors' MXNet networks."""
+    """Returns the entry of one of the authors' MXNet networks."""
     stem = file.rpartition("/")[2].rpartition(".")[0]
     return ZooEntry(
         name=f"oct_{model}_a{alpha}_in1k_mxnet",
@@ -277,7 +277,7 @@ assert len(_BY_NAME) == len(_ENTRIES)
 
 
 def zoo_entries() -> list[ZooEntry]:
-    """The whole zoo, in the order of the table."""
+    """Returns the whole zoo, in the order of the table."""
     return list(_ENTRIES)
 
 
@@ -287,7 +287,7 @@ def list_pretrained() -> list[str]:
 
 
 def zoo_entry(name: str) -> ZooEntry:
-    """The entry of a name.
+    """Returns the entry of a name.
 
     Raises:
         UserError: there is none; the message has the nearest names.
