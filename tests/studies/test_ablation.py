@@ -36,7 +36,7 @@ def test_a_vanilla_network_has_nothing_to_vary(capsys: pytest.CaptureFixture[str
 def test_a_variant_is_trained_and_tested(tmp_path: Path) -> None:
     from octvideo.data.synthetic.videos import make_synthetic
 
-    make_synthetic(tmp_path / "data", num_train=8, num_val=2, num_test=2, seconds=(1, 1.5))
+    make_synthetic(tmp_path / "data", num_train=16, num_val=2, num_test=2, seconds=(1, 1.5))
     words = "--downsample max --paths no_l2h --opts SOLVER.MAX_EPOCH 1 SOLVER.WARMUP_EPOCHS 0"
     words += f" TEST.NUM_ENSEMBLE_VIEWS 1 OUTPUT_DIR {tmp_path}"
     words += f" DATA.PATH_TO_DATA_DIR {tmp_path}/data"
