@@ -46,8 +46,8 @@ def parse_args(
 
 def build_variant(cfg: CfgNode, downsample: str, upsample_first: bool, paths: str) -> "nn.Module":
     """Returns the network of a configuration with a variant of its octave convolutions."""
-    from octvideo.layers.octave_ablation import Ablation, ablate
     from octvideo.models import build_model
+    from studies.ablations import Ablation, ablate
 
     model = build_model(cfg)
     ablate(model, Ablation(downsample, upsample_first, paths))

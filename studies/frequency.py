@@ -15,6 +15,7 @@ from octvideo.api.protocols import protocol_of
 from octvideo.data import VideoError
 from octvideo.data.clips import collate_clips
 from octvideo.data.read.image import ENDINGS
+from octvideo.layers import OctTensor
 from octvideo.models.image import ImageSpec
 from octvideo.utils.errors import UserError
 from octvideo.utils.files import whole_file
@@ -77,6 +78,8 @@ def layer_spectra(model: nn.Module, layer: str, batches: Iterable[Tensor]) -> di
         while isinstance(output, list) and output:  # of the slow pathway, or the only one
             output = output[0]
         parts = (output,) if isinstance(output, Tensor) else output
+        if isinstance(output, OctTensor):
+            parts = (output.high,) if output.low is None else tuple(output)
         if not isinstance(parts, tuple) or any(part.ndim < 4 for part in parts):
             raise UserError(f"the layer {layer} gives no maps (N, C, [T,] H, W)")
         for name, part in zip(GROUPS, parts, strict=False):

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 from types import ModuleType
 
@@ -223,6 +224,16 @@ def test_the_snippet_of_an_octave_layer_runs() -> None:
     exec(compile(block.text, str(block), "exec"), names)
     assert [*names["y_h"].shape] == [2, 96, 4, 8, 8]
     assert [*names["y_l"].shape] == [2, 32, 4, 4, 4]
+
+
+def test_the_snippet_that_makes_a_network_octave_runs() -> None:
+    [block] = [b for b in blocks(ROOT / "GETTING_STARTED.md") if "octavize(" in b.text]
+    layers = {f"layer{k}": torch.nn.Conv2d(3 if k == 1 else 8, 8, 3, padding=1) for k in (1, 2, 3)}
+    names = {"model": torch.nn.Sequential(OrderedDict(layers))}
+    exec(compile(block.text, str(block), "exec"), names)
+    kinds = [type(layer).__name__ for layer in names["model"]]
+    assert kinds == ["Conv2d", "OctConv2d", "OctConv2d"]
+    assert names["model"](torch.zeros(2, 3, 64, 64)).shape == (2, 8, 64, 64)
 
 
 # ---------------------------------------------------------------- run

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from octvideo.engine.precision import DTYPES
 from octvideo.layers import conv3d_as_2d
 from octvideo.layers.fused import FusedConv
-from octvideo.models import VideoResNet, optimize_for_inference
+from octvideo.models import optimize_for_inference
+from octvideo.models.video_resnet import VideoResNet
 from octvideo.utils.errors import UserError
 
 _SAMPLE = 512  # values of each tensor that are compared

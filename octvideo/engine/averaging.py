@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo.distributed.collectives import all_reduce
 from octvideo.engine.state import Load, Saved, check_weights
-from octvideo.layers import Value
+from octvideo.layers import Value, maps_of
 from octvideo.layers.torch_private import call_as_written, lerp_
 
 logger = logging.getLogger("octvideo")
@@ -57,8 +57,7 @@ class _Statistics:
 
 def _elements_per_channel(x: Value) -> Tensor:
     """Returns how many elements each channel, ordered [L | H], has in this batch."""
-    parts = (x,) if isinstance(x, Tensor) else (x[1], x[0])
-    return torch.cat([torch.full((p.shape[1],), p.numel() // p.shape[1]) for p in parts])
+    return torch.cat([torch.full((p.shape[1],), p.numel() // p.shape[1]) for p in maps_of(x)])
 
 
 def _sum_over_processes(statistics: Sequence[_Statistics]) -> None:

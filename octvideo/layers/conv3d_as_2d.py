@@ -19,7 +19,8 @@ exported networks and under ``torch.func`` (`octvideo.layers.eager`), which know
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.fx
@@ -50,11 +51,27 @@ def disabled() -> Iterator[None]:
         enabled = before
 
 
+F_ = TypeVar("F_", bound=Callable[..., Any])
+
+
+def for_each_frequency(fn: F_) -> F_:
+    """Makes a function of maps act on both maps of an octave value."""
+
+    @wraps(fn)
+    def call(x: Any, *args: Any, **kwargs: Any) -> Any:
+        if hasattr(type(x), "map"):  # an OctTensor, which is built upon this module
+            return x.map(fn, *args, **kwargs)
+        return fn(x, *args, **kwargs)
+
+    return cast("F_", call)
+
+
 def channels_last(x: Tensor) -> Tensor:
     """A video in channels-last memory, without a copy where it is so already."""
     return x if is_recorded() else x.contiguous(memory_format=torch.channels_last_3d)
 
 
+@for_each_frequency
 def frames(x: Tensor) -> Tensor:
     """(N, C, T, H, W) -> (N * T, C, H, W), in channels-last memory; a recorded video stays one."""
     if is_recorded():
@@ -67,6 +84,7 @@ def rows(x: Tensor) -> Tensor:
     return channels_last(x).permute(0, 2, 3, 4, 1).flatten(2, 3).permute(0, 3, 1, 2)
 
 
+@for_each_frequency
 def video(x: Tensor, batch: int) -> Tensor:
     """The inverse of `frames`: (N * T, C, H, W) -> (N, C, T, H, W)."""
     if is_recorded():
@@ -142,6 +160,7 @@ def is_in_time(weight: Tensor, padding: tuple[int, ...]) -> bool:
     return weight.shape[3:] == (1, 1) and padding[1:] == (0, 0)
 
 
+@for_each_frequency
 def max_pool3d(
     x: Tensor,
     kernel: tuple[int, int, int],
@@ -207,6 +226,15 @@ def padding_pairs(conv: Any) -> list[tuple[int, int]]:
         sums = [d * (k - 1) for k, d in zip(conv.kernel_size, conv.dilation, strict=True)]
         return [(n // 2, n - n // 2) for n in sums]
     return [(n, n) for n in conv.padding]
+
+
+class Conv2d(nn.Conv2d):
+    """torch's layer, as `conv2d` computes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C_out, H', W')."""
+        x, padding = padded(x, self)
+        return conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
 class Conv3d(nn.Conv3d):

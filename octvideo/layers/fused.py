@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from octvideo.layers import conv3d_as_2d
 from octvideo.layers.eager import is_recorded
+from octvideo.layers.oct_tensor import OctTensor, Value, convert
 from octvideo.layers.octave import OctConv2d, OctConv3d
+from octvideo.layers.resample import join_groups, pool, upsample
 from octvideo.layers.torch_private import (
     has_onednn,
     onednn_conv,
     onednn_conv_add_,
     onednn_weight,
 )
-from octvideo.layers.value import Value, join_groups, per_frequency, pool, upsample
 
 
 class FusedConv(nn.Module):
@@ -35,7 +36,7 @@ class FusedConv(nn.Module):
     def __init__(self, conv: Any, norm: Any = None, relu: bool = False) -> None:
         super().__init__()
         if not is_fusible(conv):
-            raise ValueError(f"{type(conv).__name__} of these channels can not be fused")
+            raise ValueError(f"{type(conv).__name__} of these channels cannot be fused")
         weight, bias = folded(conv, norm)
         options = (conv.padding, conv.dilation, conv.groups)
         self.groups = conv.groups
@@ -43,6 +44,7 @@ class FusedConv(nn.Module):
             not conv.is_plain or conv.pools_plain
         )
         self.low = self.l2h = None
+        self.low_channels = 0
         self.pools_first = is_octave and conv.stride[-1] == 2
         if not is_octave:
             self.high = _Step(weight, bias, conv.stride, *options, relu)
@@ -55,42 +57,48 @@ class FusedConv(nn.Module):
             w_h = w_h[:, low_in:]
         self.high = _Step(w_h, bias_h, stride, *options, relu)
         if split[0]:
-            self.low = _Step(w_l, bias_l, stride, *options, relu)
+            self.low, self.low_channels = _Step(w_l, bias_l, stride, *options, relu), split[0]
 
-    @property
-    def needs_pooled(self) -> bool:
-        """Whether pool(x_h) is computed."""
-        return self.low is not None or self.pools_first
-
-    def forward(
-        self,
-        x: Value,
-        num_frames: int = 1,
-        shortcut: Value | None = None,
-        pooled: Tensor | None = None,
-    ) -> Value:
+    def forward(self, x: Value, num_frames: int = 1, shortcut: Value | None = None) -> Value:
         """Images (N, C, H, W), or the frames of videos (N * T, C, H, W) with T ``num_frames``.
 
-        All are in channels-last memory. ``shortcut``, of the output's shape, is overwritten;
-        ``pooled`` is pool(x_h), from a caller who has it already.
+        All are in channels-last memory. ``shortcut`` is overwritten, where it is split as the
+        output is.
         """
-        x_h, x_l = x if isinstance(x, tuple) else (x, None)
-        y_h, y_l = shortcut if isinstance(shortcut, tuple) else (shortcut, None)
-        if self.needs_pooled:
-            pooled = pool(x_h) if pooled is None else pooled
+        x = x.high if isinstance(x, OctTensor) and x.low is None else x
+        x_h, x_l = x if isinstance(x, OctTensor) else (x, None)
+        y_h, y_l = self._sums(shortcut)
+        u: Tensor | None = None
+        if self.low is not None or self.pools_first:
+            pooled = x.pooled() if isinstance(x, OctTensor) else pool(x)
             u = pooled if x_l is None else join_groups(x_l, pooled, self.groups)
         if self.pools_first:
+            assert u is not None
             x_h, u = u, pool(u) if self.low is not None else u
         elif self.l2h is not None:
             y_h = _add_upsampled(y_h, self.l2h(x_l, num_frames), x_h.shape[-2:])
         y_h = self.high(x_h, num_frames, y_h)
-        return y_h if self.low is None else (y_h, self.low(u, num_frames, y_l))
+        if self.low is not None:
+            return OctTensor(y_h, self.low(u, num_frames, y_l))
+        return y_h if x_l is None or shortcut is not None else OctTensor(y_h, None)
 
-    def on_video(self, x: Value) -> Any:
+    def _sums(self, shortcut: Value | None) -> tuple[Tensor | None, Tensor | None]:
+        """The maps that the outputs are added to."""
+        if shortcut is None:
+            return None, None
+        y: Any = dense(convert(shortcut, self.low_channels))  # type: ignore[arg-type]
+        return tuple(y) if isinstance(y, OctTensor) else (y, None)
+
+    def on_video(self, x: Any) -> Any:
         """``forward`` of videos (N, C, T, H, W)."""
-        batch, _, num_frames, _, _ = (x if isinstance(x, Tensor) else x[0]).shape
-        y = self(per_frequency(conv3d_as_2d.frames, x), num_frames)
-        return per_frequency(lambda y: conv3d_as_2d.video(y, batch), y)
+        batch, _, num_frames, _, _ = x.shape
+        return conv3d_as_2d.video(self(conv3d_as_2d.frames(x), num_frames), batch)
+
+
+@conv3d_as_2d.for_each_frequency
+def dense(x: Tensor) -> Tensor:
+    """Images in channels-last memory, of which a recorded network knows nothing."""
+    return x if is_recorded() else x.contiguous(memory_format=torch.channels_last)
 
 
 def is_fusible(conv: Any) -> bool:

@@ -2,9 +2,8 @@
 
 from torch import Tensor, nn
 
-from octvideo.layers.norm import OctBatchNorm2d
-from octvideo.layers.octave import OctConv2d
-from octvideo.layers.value import Channels, Value, per_frequency
+from octvideo.layers.conv3d_as_2d import Conv2d
+from octvideo.layers.norm import BatchNorm2d
 
 
 class GloRe2d(nn.Module):
@@ -16,9 +15,6 @@ class GloRe2d(nn.Module):
     x, A mixes the nodes of the graph and W_s their states. The division keeps the unit the same
     for images of any size (option "normalize" of the unit's own code).
 
-    Of an octave value, state and P join both frequencies at the high resolution, and extend
-    splits again: with it the multiply-adds are those of the paper's Table 4.
-
     Args:
         channels: of x and of the result.
         inner, nodes: by default half and a quarter of the channels.
@@ -26,25 +22,24 @@ class GloRe2d(nn.Module):
 
     def __init__(
         self,
-        channels: int | Channels,
+        channels: int,
         inner: int | None = None,
         nodes: int | None = None,
         eps: float = 1e-5,
         momentum: float = 0.1,
     ) -> None:
         super().__init__()
-        channels = Channels(channels) if isinstance(channels, int) else channels
-        inner = inner or channels.total // 2
-        nodes = nodes or channels.total // 4
-        self.state = OctConv2d(channels, (inner, 0), 1)
-        self.projection = OctConv2d(channels, (nodes, 0), 1)
+        inner = inner or channels // 2
+        nodes = nodes or channels // 4
+        self.state = Conv2d(channels, inner, 1)
+        self.projection = Conv2d(channels, nodes, 1)
         self.mix_nodes = nn.Conv1d(nodes, nodes, 1)
         self.mix_states = nn.Conv1d(inner, inner, 1, bias=False)
-        self.extend = OctConv2d((inner, 0), channels, 1, bias=False)
-        self.bn = OctBatchNorm2d(channels, eps, momentum)
+        self.extend = Conv2d(inner, channels, 1, bias=False)
+        self.bn = BatchNorm2d(channels, eps, momentum)
 
-    def forward(self, x: Value) -> Value:
-        """(N, c_h, H, W) and, if any, (N, c_l, ceil(H/2), ceil(W/2)) -> the same."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same."""
         state, projection = self.state(x), self.projection(x)
         height, width = state.shape[-2:]
         state, projection = state.flatten(2), projection.flatten(2)
@@ -52,4 +47,4 @@ class GloRe2d(nn.Module):
         graph = graph + self.mix_nodes(graph.mT).mT
         y = self.mix_states(graph.relu()) @ projection
         y = self.bn(self.extend(y.unflatten(2, (height, width))))
-        return per_frequency(Tensor.add, x, y)
+        return x + y

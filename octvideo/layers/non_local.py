@@ -6,14 +6,17 @@ frequency asks and the low one, which has the size of a pooled map already, answ
 """
 
 import math
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octvideo.layers import conv3d_as_2d
+from octvideo.layers.channels import Channels
+from octvideo.layers.checks import check_value
 from octvideo.layers.eager import is_recorded
-from octvideo.layers.norm import OctBatchNorm3d
-from octvideo.layers.value import Channels, Value, check_value
+from octvideo.layers.norm import BatchNorm3d
+from octvideo.layers.oct_tensor import OctTensor
 
 INSTANTIATIONS = ("softmax", "dot_product")
 OCTAVE_MODES = ("cross", "high")
@@ -53,30 +56,36 @@ class NonLocal3d(nn.Module):
         for value, known in ((instantiation, INSTANTIATIONS), (octave_mode, OCTAVE_MODES)):
             if value not in known:
                 raise ValueError(f"NonLocal3d: {value!r} is not one of {', '.join(known)}")
-        self.channels = Channels(channels) if isinstance(channels, int) else Channels(*channels)
-        self.is_cross = self.channels.low > 0 and octave_mode == "cross"
-        self.instantiation = instantiation
-        t, h, w = pool_size
-        self.pool_size = (t, 1, 1) if self.is_cross else (t, h, w)
-        self.groups = groups
+        self.instantiation, self.groups, self.octave_mode = instantiation, groups, octave_mode
+        self.window, self.eps, self.momentum = pool_size, eps, momentum
+        self.set_channels(Channels(channels) if isinstance(channels, int) else Channels(*channels))
 
-        outer = self.channels.high
+    def set_channels(self, channels: Channels) -> None:
+        """Makes the layers, with new weights, for values of these channels."""
+        self.channels = channels
+        self.is_cross = channels.low > 0 and self.octave_mode == "cross"
+        t, h, w = self.window
+        self.pool_size = (t, 1, 1) if self.is_cross else (t, h, w)
+        outer = channels.high
         inner = max(outer // 2, 1)
-        seen = self.channels.low if self.is_cross else outer
+        seen = channels.low if self.is_cross else outer
         self.conv_theta = conv3d_as_2d.Conv3d(outer, inner, 1)
         self.conv_phi = conv3d_as_2d.Conv3d(seen, inner, 1)
         self.conv_g = conv3d_as_2d.Conv3d(seen, inner, 1)
         self.conv_out = conv3d_as_2d.Conv3d(inner, outer, 1)
-        self.bn = OctBatchNorm3d(outer, eps=eps, momentum=momentum)
+        self.bn = BatchNorm3d(outer, eps=self.eps, momentum=self.momentum)
         nn.init.zeros_(self.bn.weight)
 
-    def forward(self, x: Value) -> Value:
-        """The shapes of the input: (N, C, T, H, W), or a pair of them."""
+    def forward(self, x: Any) -> Any:
+        """The shapes of the input: (N, C, T, H, W), or a pair or an OctTensor of them."""
+        if isinstance(x, OctTensor) and x.low is None:
+            x = x.high
         check_value(x, self.channels, 5, self)
         if isinstance(x, Tensor):
             return self._respond(x, x)
         x_h, x_l = x
-        return self._respond(x_h, x_l if self.is_cross else x_h), x_l
+        y_h = self._respond(x_h, x_l if self.is_cross else x_h)
+        return OctTensor(y_h, x_l) if isinstance(x, OctTensor) else (y_h, x_l)
 
     def _respond(self, x: Tensor, source: Tensor) -> Tensor:
         """x and what it sees in ``source``."""
@@ -118,7 +127,7 @@ class NonLocal3d(nn.Module):
             return x
         if x.shape[2] % self.groups:
             raise ValueError(
-                f"NonLocal3d: {x.shape[2]} frames can not be cut into {self.groups} equal groups"
+                f"NonLocal3d: {x.shape[2]} frames cannot be cut into {self.groups} equal groups"
             )
         return x.unflatten(2, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
 

@@ -11,14 +11,16 @@ from torch.autograd.function import once_differentiable
 from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from octvideo.layers.value import Channels, Value, as_channels, check_value
+from octvideo.layers.channels import Channels, as_channels
+from octvideo.layers.checks import check_value
+from octvideo.layers.oct_tensor import OctTensor
 
 
-class _OctBatchNorm(_BatchNorm):
-    """Batch norm of an octave value, each frequency with its own statistics.
+class _BatchNormNd(_BatchNorm):
+    """Batch norm of a tensor or an octave value, each frequency with its own statistics.
 
     One weight, bias, running mean and running variance of all channels, ordered [L | H], as the
-    vanilla layer has them. ``num_features`` is a count, split by alpha, or a pair (high, low).
+    vanilla layer has them.
 
     One value a channel, as of a low-frequency map of 1x1 of one clip, has no variance. In training
     the running statistics normalise it, with a warning, and are not updated; torch raises.
@@ -28,35 +30,23 @@ class _OctBatchNorm(_BatchNorm):
     """
 
     ndim: int
+    synchronized = False
+    channels: Channels | None = None  # of the input, where it is known
 
-    def __init__(
-        self,
-        num_features: int | tuple[int, int],
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        alpha: float = 0.0,
-    ) -> None:
-        channels = as_channels(num_features, alpha)
-        super().__init__(channels.total, eps, momentum, affine, track_running_stats, device, dtype)
-        self.channels = channels
-        self.synchronized = False
-
-    def forward(self, x: Value) -> Value:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """The shapes of the input."""
-        check_value(x, self.channels, self.ndim + 2, self)
+        x_h, x_l = x if isinstance(x, OctTensor) else (x, None)
+        y_h, y_l = self._normalize_both(x_h, x_l, 0 if x_l is None else x_l.shape[1])
+        return OctTensor(y_h, y_l) if isinstance(x, OctTensor) else y_h
+
+    def _normalize_both(
+        self, x_h: Tensor, x_l: Tensor | None, low: int
+    ) -> tuple[Tensor, Tensor | None]:
         momentum = self._count_batch()
         if self.synchronized and self.training and _num_processes() > 1:
-            return self._normalize_together(x, momentum)
-        value: Any = x
-        low = self.channels.low  # rather than the type of x, which torch.fx does not know
-        if not low:
-            return self._normalize(value, slice(None), momentum)
-        x_h, x_l = value
+            return self._normalize_together(x_h, x_l, momentum)
+        if x_l is None:
+            return self._normalize(x_h, slice(None), momentum), None
         y_l = self._normalize(x_l, slice(0, low), momentum)
         return self._normalize(x_h, slice(low, None), momentum), y_l
 
@@ -85,16 +75,63 @@ class _OctBatchNorm(_BatchNorm):
             training = False
         return F.batch_norm(x, mean, var, weight, bias, training, momentum, self.eps)
 
-    def _normalize_together(self, x: Value, momentum: float) -> Value:
-        parts = (x,) if isinstance(x, Tensor) else (x[1], x[0])
+    def _normalize_together(
+        self, x_h: Tensor, x_l: Tensor | None, momentum: float
+    ) -> tuple[Tensor, Tensor | None]:
+        parts = (x_h,) if x_l is None else (x_l, x_h)
         *ys, mean, var = _SyncBatchNorm.apply(self.weight, self.bias, self.eps, *parts)
         if self.running_mean is not None and self.running_var is not None:
             self.running_mean.lerp_(mean.to(self.running_mean), momentum)
             self.running_var.lerp_(var.to(self.running_var), momentum)
-        return ys[0] if isinstance(x, Tensor) else (ys[1], ys[0])
+        return (ys[0], None) if x_l is None else (ys[1], ys[0])
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (", synchronized" if self.synchronized else "")
+
+
+class BatchNorm2d(_BatchNormNd):
+    __doc__ = _BatchNormNd.__doc__
+    ndim = 2
+
+
+class BatchNorm3d(_BatchNormNd):
+    __doc__ = _BatchNormNd.__doc__
+    ndim = 3
+
+
+class _OctBatchNorm(_BatchNormNd):
+    """Batch norm of octave values whose channels are known: a count split by alpha, or a pair.
+
+    It takes and gives plain pairs (high, low), or ``OctTensor``. Otherwise as ``BatchNorm3d``.
+    """
+
+    def __init__(
+        self,
+        num_features: int | tuple[int, int],
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        alpha: float = 0.0,
+    ) -> None:
+        channels = as_channels(num_features, alpha)
+        super().__init__(channels.total, eps, momentum, affine, track_running_stats, device, dtype)
+        self.channels = channels
+
+    def forward(self, x: Any) -> Any:
+        """The shapes of the input."""
+        has_left = isinstance(x, OctTensor) and x.low is None
+        channels = self.channels or Channels(self.num_features)
+        check_value(x.high if has_left else x, channels, self.ndim + 2, self)
+        low = channels.low  # rather than the type of x, which torch.fx does not know
+        x_h, x_l = x if low or has_left else (x, None)
+        y_h, y_l = self._normalize_both(x_h, x_l, low)
+        if isinstance(x, OctTensor):
+            return OctTensor(y_h, y_l)
+        return y_h if y_l is None else (y_h, y_l)
 
 
 class OctBatchNorm2d(_OctBatchNorm):
@@ -107,7 +144,25 @@ class OctBatchNorm3d(_OctBatchNorm):
     ndim = 3
 
 
-_PLAIN = {nn.BatchNorm2d: OctBatchNorm2d, nn.BatchNorm3d: OctBatchNorm3d}
+_PLAIN = {nn.BatchNorm2d: BatchNorm2d, nn.BatchNorm3d: BatchNorm3d}
+
+
+def batch_norm_of(layer: _BatchNorm) -> _BatchNormNd | None:
+    """Makes the layer that does the same for tensors and octave values, with its parameters.
+
+    None for a kind of batch norm that is not known.
+    """
+    if isinstance(layer, _BatchNormNd):
+        return layer
+    if type(layer) not in _PLAIN:
+        return None
+    new = _PLAIN[type(layer)](
+        layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
+    )
+    new.train(layer.training)
+    for kind in ("_parameters", "_buffers"):
+        getattr(new, kind).update(getattr(layer, kind))
+    return new
 
 
 def synchronize_batch_norm(model: nn.Module) -> nn.Module:
@@ -118,7 +173,7 @@ def synchronize_batch_norm(model: nn.Module) -> nn.Module:
     before hooks are registered on batch-norm layers.
 
     Raises:
-        TypeError: a kind of batch norm that can not be synchronised.
+        TypeError: a kind of batch norm that cannot be synchronised.
     """
     if isinstance(model, _BatchNorm):
         return _synchronized(model)
@@ -127,23 +182,16 @@ def synchronize_batch_norm(model: nn.Module) -> nn.Module:
     return model
 
 
+def _synchronized(layer: _BatchNorm) -> _BatchNormNd:
+    new = batch_norm_of(layer)
+    if new is None:
+        raise TypeError(f"{type(layer).__name__} cannot be synchronised by octvideo")
+    new.synchronized = True
+    return new
+
+
 def _num_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _synchronized(layer: _BatchNorm) -> _OctBatchNorm:
-    if not isinstance(layer, _OctBatchNorm):
-        if type(layer) not in _PLAIN:
-            raise TypeError(f"{type(layer).__name__} can not be synchronised by octvideo")
-        plain, channels = layer, Channels(layer.num_features)
-        layer = _PLAIN[type(plain)](
-            channels, plain.eps, plain.momentum, plain.affine, plain.track_running_stats
-        )
-        layer.train(plain.training)
-        for kind in ("_parameters", "_buffers"):
-            getattr(layer, kind).update(getattr(plain, kind))
-    layer.synchronized = True
-    return layer
 
 
 class _SyncBatchNorm(torch.autograd.Function):

@@ -3,15 +3,15 @@
 Source: "Drop an Octave: Reducing Spatial Redundancy in Convolutional Neural Networks with
 Octave Convolution" (Chen et al., ICCV 2019, arXiv 1904.05049).
 
-A layer takes and gives octave values (``octvideo.layers.value``). It holds one weight of the
-vanilla shape whose channels are ordered [L | H], low first, so its state dict has the keys and
-shapes of the vanilla layer (the paper's Fig. 2b: an octave kernel has exactly the parameters of
-the vanilla one).
+A layer takes and gives octave values: ``OctTensor``, or plain pairs ``(x_h, x_l)`` where a pair is
+what it is given. It holds one weight of the vanilla shape whose channels are ordered [L | H], low
+first, so its state dict has the keys and shapes of the vanilla layer (the paper's Fig. 2b: an
+octave kernel has exactly the parameters of the vanilla one).
 """
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.fx
@@ -19,28 +19,35 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from octvideo.layers import conv3d_as_2d
+from octvideo.layers.channels import Channels, as_channels
+from octvideo.layers.checks import check_value
 from octvideo.layers.eager import is_eager
-from octvideo.layers.value import (
-    Value,
-    add_upsampled,
-    as_channels,
-    check_value,
-    join_groups,
-    pool,
-)
+from octvideo.layers.oct_tensor import OctTensor
+from octvideo.layers.resample import add_upsampled, join_groups, pool
 
-for leaf in ("pool", "pool_unless", "add_upsampled"):
+for leaf in ("pool", "add_upsampled"):
     torch.fx.wrap(leaf)  # what they do depends on their inputs, which torch.fx does not know
 
+Layer = TypeVar("Layer", bound="_OctConvNd")
+_COPIED = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "padding_mode",
+)
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
-def joined_anew(path: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    """path(*inputs), a convolution of maps that are joined for it, without keeping what was joined.
+def recompute_joined(path: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """Runs ``path``, a convolution of cat(x_l, pool(x_h)), and does not keep the concatenation.
 
-    The convolution's gradient wants its input u. x_h and x_l are kept for other paths already, so
-    that joining them once more in the backward pass saves the memory of u; the convolution itself
-    does not run again, as recomputing ends with the last tensor that is wanted.
+    The convolution's gradient needs its input, but x_h and x_l are kept for other paths already, so
+    the backward pass concatenates them again. The convolution itself does not run again:
+    recomputing ends with the last tensor needed.
     """
     if is_eager() and torch.is_grad_enabled() and isinstance(inputs[0], Tensor):
         if inputs[0].is_meta:  # where nothing takes memory, and torch 2.4 cannot recompute
@@ -49,11 +56,6 @@ def joined_anew(path: Callable[..., Tensor], *inputs: Any) -> Tensor:
             path, *inputs, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
         )
     return path(*inputs)
-
-
-def pool_unless(x_h: Tensor, pooled: Tensor | None) -> Tensor:
-    """pool(x_h), computed unless it is there already."""
-    return pool(x_h) if pooled is None else pooled
 
 
 def _repeat(value: int | Iterable[int], ndim: int, word: str) -> tuple[int, ...]:
@@ -115,7 +117,7 @@ class _OctConvNd(nn.Module):
         pool_stride: bool = False,
     ) -> None:
         super().__init__()
-        self.channels_in = as_channels(in_channels, alpha_in)
+        self.channels_in: Channels | None = as_channels(in_channels, alpha_in)
         self.channels_out = as_channels(out_channels, alpha_out)
         self.kernel_size = _repeat(kernel_size, self.ndim, "kernel_size")
         self.stride = _repeat(stride, self.ndim, "stride")
@@ -123,19 +125,50 @@ class _OctConvNd(nn.Module):
         if not isinstance(padding, str):
             self.padding = _repeat(padding, self.ndim, "padding")
         self.dilation = _repeat(dilation, self.ndim, "dilation")
-        self.groups, self.padding_mode = groups, padding_mode
-        self.is_plain = not (self.channels_in.low or self.channels_out.low)
-        self.is_depthwise = groups > 1 and groups == self.channels_in.total
-        self.pools_plain = pool_stride and self.is_plain and self.stride[-2:] == (2, 2)
-        self._check_arguments()
+        self.groups, self.padding_mode, self.pool_stride = groups, padding_mode, pool_stride
+        self.in_octavized = False
+        self.in_channels, self.out_channels = self.channels_in.total, self.channels_out.total
+        self._check_arguments(self.channels_in)
         shape = (self.channels_out.total, self.channels_in.total // groups, *self.kernel_size)
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(torch.empty(shape, **options))
         self.bias = nn.Parameter(torch.empty(shape[0], **options)) if bias else None
         self.reset_parameters()
 
-    def _check_arguments(self) -> None:
-        c_in, c_out, name = self.channels_in, self.channels_out, type(self).__name__
+    @classmethod
+    def of(cls: type[Layer], conv: Any, low: int, pool_stride: bool = False) -> Layer:
+        """Makes the octave layer of a vanilla convolution, with its parameters.
+
+        It learns the low channels of its input from what it is given; ``low`` are those of its
+        output, which of a depthwise convolution follow the input.
+        """
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer.channels_in = None
+        layer.channels_out = Channels(conv.out_channels - low, low)
+        for name in _COPIED:
+            setattr(layer, name, getattr(conv, name))
+        layer.pool_stride, layer.in_octavized = pool_stride, True
+        layer.weight, layer.bias = conv.weight, conv.bias
+        layer.train(conv.training)
+        return layer
+
+    @property
+    def is_depthwise(self) -> bool:
+        return self.groups > 1 and self.groups == self.in_channels
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there are no low channels on either side."""
+        return not (self.channels_in and self.channels_in.low) and not self.channels_out.low
+
+    @property
+    def pools_plain(self) -> bool:
+        """Whether a plain convolution pools for its spatial stride, as octave ones do."""
+        return self.pool_stride and self.is_plain and self.stride[-2:] == (2, 2)
+
+    def _check_arguments(self, c_in: Channels) -> None:
+        c_out, name = self.channels_out, type(self).__name__
         if min(c_in.high, c_out.high) < 1 or min(c_in.low, c_out.low) < 0:
             raise ValueError(f"{name}: channels {c_in} -> {c_out} leave no high channels")
         if self.groups < 1:
@@ -194,16 +227,10 @@ class _OctConvNd(nn.Module):
         """Groups of a path that starts from this many channels."""
         return channels if self.is_depthwise else self.groups
 
-    @property
-    def needs_pooled(self) -> bool:
-        """Whether pool(x_h) is computed, for y_l or for the stride, and ``pooled`` helps."""
-        if self.is_plain or self.is_depthwise:
-            return self.pools_plain
-        return self.channels_out.low > 0 or self.stride[-1] == 2
-
     def kernels(self) -> dict[str, Tensor]:
         """The slices of the weight for the paths that exist: h2h and, if any, l2h, h2l, l2l."""
-        low_out, low_in = self.channels_out.low, self.channels_in.low // self.groups
+        low_out = self.channels_out.low
+        low_in = self.channels_in.low // self.groups if self.channels_in else 0
         if self.is_depthwise:
             paths = {"h2h": self.weight[low_out:], "l2l": self.weight[:low_out]}
         else:
@@ -217,43 +244,83 @@ class _OctConvNd(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Default of torch's convolutions, each kernel on its own fan."""
+        """Draws as torch's convolutions do, each kernel on its own fan."""
         for kernel in self.kernels().values():
             nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight[0].numel())
             nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, x: Value, pooled: Tensor | None = None) -> Value:
+    def forward(self, x: Any) -> Any:
         """(N, c_h, [T,] H, W) and (N, c_l, [T,] ceil(H/2), ceil(W/2)) -> the same, / stride.
 
-        ``pooled`` is pool(x_h), from a caller who has it already.
+        A tensor, a pair or an ``OctTensor`` -> a tensor where the output has no low channels, else
+        a pair; of an ``OctTensor``, and in an octavized network, an ``OctTensor``.
         """
-        check_value(x, self.channels_in, self.ndim + 2, self)
-        value: Any = x
-        # By the layer's channels rather than by the type of x, which torch.fx does not know.
-        x_h, x_l = value if self.channels_in.low else (value, None)
-        if self.pools_plain:
-            return self._path(pool_unless(x_h, pooled), self.weight, self.bias)
-        if self.is_plain:
-            return self._conv(x_h, self.weight, self.bias, self.stride, self.groups)
-        if self.is_depthwise:
+        if isinstance(x, OctTensor) and x.low is None:
+            x = x.high
+        if self.in_octavized:
+            x_h, x_l = x if isinstance(x, OctTensor) else (x, None)
+        else:
+            assert self.channels_in is not None  # given to the constructor
+            check_value(x, self.channels_in, self.ndim + 2, self)
+            # By the layer's channels rather than by the type of x, which torch.fx does not know.
+            x_h, x_l = x if self.channels_in.low else (x, None)
+        y_h, y_l = self.convolve(x_h, x_l, x.pooled if isinstance(x, OctTensor) else None)
+        if isinstance(x, OctTensor) or (self.in_octavized and y_l is not None):
+            return OctTensor(y_h, y_l)
+        return y_h if y_l is None else (y_h, y_l)
+
+    def convolve(
+        self, x_h: Tensor, x_l: Tensor | None, pooled: Callable[[], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Eq. 4: x_h, x_l -> y_h, y_l. ``pooled`` returns pool(x_h), which others share."""
+        pool_h = pooled or (lambda: pool(x_h))
+        has_low, halves = self.channels_out.low > 0, self.stride[-2:] == (2, 2)
+        if self.is_depthwise and x_l is not None:
             return self._depthwise(x_h, x_l)
-        has_low, halves = self.channels_out.low > 0, self.stride[-1] == 2
-        w_l, w_h, bias_l, bias_h = self._by_output()
+        if x_l is None and not has_low:  # a plain convolution, which has a stride of its own
+            if halves and self.pool_stride:
+                return self._path(pool_h(), self.weight, self.bias), None
+            return self._conv(x_h, self.weight, self.bias, self.stride, self.groups), None
+        w_l, w_h, bias_l, bias_h = self._by_output(self.channels_out.low)
         if halves:
-            u = self._join(x_l, pool_unless(x_h, pooled))
+            # The low map has the size of y_h already: it and the pooled high map are one input.
+            u = self._join(x_l, pool_h())
             y_h = self._path(u, w_h, bias_h)
-            return (y_h, self._path(pool(u), w_l, bias_l)) if has_low else y_h
-        low_in = self.channels_in.low // self.groups
-        w_lh, w_hh = w_h.split([low_in, self.channels_in.total // self.groups - low_in], dim=1)
+            return y_h, self._path(pool(u), w_l, bias_l) if has_low else None
+        # High output: H -> H at full resolution, L -> H convolved small and then upsampled.
+        low_in = self._low_channels(x_l) // self.groups
+        w_lh, w_hh = w_h.split([low_in, self.weight.shape[1] - low_in], dim=1)
         y_h = self._path(x_h, w_hh, bias_h)
         if x_l is not None:
             y_h = add_upsampled(y_h, self._path(x_l, w_lh))
         if not has_low:
-            return y_h
-        once = [pool_unless(x_h, pooled)]
-        return y_h, joined_anew(self._low_path, x_h, x_l, once, w_l, bias_l)
+            return y_h, None
+        # Low output: L -> L and H -> L are one convolution of [x_l | pool(x_h)].
+        once = [pool_h()]
+        return y_h, recompute_joined(self._low_path, x_h, x_l, once, w_l, bias_l)
+
+    def _low_channels(self, x_l: Tensor | None) -> int:
+        """Those of the input: as constructed, and in an octavized network those of its value."""
+        if x_l is None:
+            return 0
+        return x_l.shape[1] if self.in_octavized else self.channels_in.low  # type: ignore[union-attr]
+
+    def learn_input(self, x: Any) -> None:
+        """Takes the channels of the input from a value, in an octavized network.
+
+        They are for those who ask about the layer; the forward pass looks at its own input.
+
+        Raises:
+            ValueError: the layer cannot be octave for such an input.
+        """
+        channels = x.channels if isinstance(x, OctTensor) else Channels(x.shape[1])
+        if self.is_depthwise:
+            low = self.out_channels // self.in_channels * channels.low
+            self.channels_out = Channels(self.out_channels - low, low)
+        self._check_arguments(channels)
+        self.channels_in = channels
 
     def _join(self, x_l: Tensor | None, pooled: Tensor) -> Tensor:
         """u = [x_l | pool(x_h)]."""
@@ -275,16 +342,16 @@ class _OctConvNd(nn.Module):
                 pooled = pool(x_h)
         return self._path(self._join(x_l, pooled), kernel, bias)
 
-    def _depthwise(self, x_h: Tensor, x_l: Tensor | None) -> Value:
-        assert x_l is not None  # see _check_arguments
+    def _depthwise(self, x_h: Tensor, x_l: Tensor) -> tuple[Tensor, Tensor]:
         if self.stride[-1] == 2:
             x_h, x_l = pool(x_h), pool(x_l)
-        w_l, w_h, bias_l, bias_h = self._by_output()
+        low_out = self._low_channels(x_l) * self.weight.shape[0] // self.groups
+        w_l, w_h, bias_l, bias_h = self._by_output(low_out)
         return self._path(x_h, w_h, bias_h), self._path(x_l, w_l, bias_l)
 
-    def _by_output(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """The rows of the weight and the biases for y_l and y_h: w_l, w_h, bias_l, bias_h."""
-        sizes = [self.channels_out.low, self.channels_out.high]
+    def _by_output(self, low: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Cuts the rows of the weight and the biases for y_l and y_h: w_l, w_h, bias_l, bias_h."""
+        sizes = [low, self.weight.shape[0] - low]
         w_l, w_h = self.weight.split(sizes)
         bias_l, bias_h = (None, None) if self.bias is None else self.bias.split(sizes)
         return w_l, w_h, bias_l, bias_h
@@ -301,7 +368,8 @@ class _OctConvNd(nn.Module):
         return conv(x, kernel, bias, stride, padding, self.dilation, groups)
 
     def extra_repr(self) -> str:
-        text = f"{tuple(self.channels_in)} -> {tuple(self.channels_out)}, {self.kernel_size}"
+        c_in = tuple(self.channels_in) if self.channels_in else self.in_channels
+        text = f"{c_in} -> {tuple(self.channels_out)}, {self.kernel_size}"
         for name in ("stride", "padding", "dilation", "groups"):
             text += f", {name}={getattr(self, name)!r}"
         if self.padding_mode != "zeros":

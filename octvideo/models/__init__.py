@@ -2,20 +2,16 @@
 
 from octvideo.models.build import build, build_model, list_models, named_spec, spec_from_dict
 from octvideo.models.optimize import optimize_for_inference
-from octvideo.models.resnet2d import ResNet2d, ResNet2dSpec
-from octvideo.models.slowfast import SlowFast, SlowFastSpec
+from octvideo.models.resnet2d import ResNet2dSpec
+from octvideo.models.slowfast import SlowFastSpec
 from octvideo.models.spec import NonLocalPlacement, OctavePlacement, ResNetSpec
-from octvideo.models.video_resnet import VideoResNet
 
 __all__ = [
     "NonLocalPlacement",
     "OctavePlacement",
-    "ResNet2d",
     "ResNet2dSpec",
     "ResNetSpec",
-    "SlowFast",
     "SlowFastSpec",
-    "VideoResNet",
     "build",
     "build_model",
     "list_models",

@@ -10,10 +10,10 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from octvideo.layers import synchronize_batch_norm
-from octvideo.layers.octave_ablation import Ablation
 from octvideo.models.densenet import DENSENETS, DenseNet, DenseNetSpec
 from octvideo.models.image import ImageSpec
 from octvideo.models.mobilenet import MOBILENETS, MobileNet, MobileNetSpec
+from octvideo.models.placement import octavized
 from octvideo.models.record import KEYS, OCTAVE_OPTIONS
 from octvideo.models.resnet2d import RESNETS_2D, ResNet2d, ResNet2dSpec
 from octvideo.models.slowfast import SlowFast, SlowFastSpec
@@ -89,7 +89,6 @@ class NetworkOptions(TypedDict, total=False):
     octave_pathways: tuple[int, ...]
     nonlocal_mode: str
     pool_stride: bool
-    ablation: Ablation
     # Clips, head and training.
     num_frames: int
     sampling_rate: int
@@ -181,8 +180,6 @@ def with_options(
     given: dict[str, Any] = {"num_classes": num_classes, "octave_alpha": octave_alpha, **options}
     given = {name: value for name, value in given.items() if value is not None}
     octave = {OCTAVE_OPTIONS[name]: given.pop(name) for name in OCTAVE_OPTIONS.keys() & given}
-    if "ablation" in given:
-        octave["ablation"] = given.pop("ablation")
     known = {field.name for field in fields(spec)} - {"octave"}
     if unknown := set(given) - known:
         raise ValueError(
@@ -255,7 +252,10 @@ def build(spec: Spec) -> nn.Module:
 
 
 def _build(spec: Spec) -> Any:
-    return _NETWORKS[type(spec)](spec)
+    network = _NETWORKS[type(spec)](spec)
+    octavized(network)
+    network.init_weights()
+    return network
 
 
 def _octave(cfg: CfgNode) -> OctavePlacement:

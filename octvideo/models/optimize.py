@@ -5,19 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octvideo.layers import (
-    NonLocal3d,
-    Value,
-    conv3d_as_2d,
-    convert,
-    per_frequency,
-    pool_high,
-)
-from octvideo.layers.fused import FusedConv, folded, is_fusible
-from octvideo.models.blocks import BasicTransform, ResBlock, Stem
-from octvideo.models.optimize2d import FUSED_2D, dense, fold_norms
+from octvideo.layers import NonLocal3d, conv3d_as_2d
+from octvideo.layers.fused import FusedConv, dense, folded, is_fusible
+from octvideo.models import densenet, mobilenet, resnet2d
+from octvideo.models.blocks import Bottleneck, PreActBlock, ResBlock
+from octvideo.models.pathways import Stem
 from octvideo.models.slowfast import Fuse
 from octvideo.utils.errors import NonFiniteError
 
@@ -68,7 +63,7 @@ def _replace(module: nn.Module) -> None:
         if fused is not None and _is_fusible(child):
             setattr(module, name, fused(child))
         else:
-            fold_norms(child)
+            _fold_norms(child)
             _replace(child)
 
 
@@ -79,12 +74,14 @@ def _is_fusible(block: nn.Module) -> bool:
 class _FusedStem(nn.Module):
     """conv, max pool, ReLU: the order of the last two does not matter, but their cost does."""
 
-    def __init__(self, stem: Stem) -> None:
+    def __init__(self, stem: Any) -> None:
         super().__init__()
         self.conv = FusedConv(stem.conv, stem.bn)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, T, H, W) -> (N, C, T, H/4, W/4)."""
+        """(N, 3, [T,] H, W) -> (N, C, [T,] H/4, W/4)."""
+        if x.ndim == 4:
+            return F.max_pool2d(self.conv(dense(x)), 3, 2, 1).relu_()
         y = self.conv.on_video(x)
         return conv3d_as_2d.max_pool3d(y, (1, 3, 3), (1, 2, 2), (0, 1, 1)).relu_()
 
@@ -94,32 +91,78 @@ class _FusedBlock(nn.Module):
 
     def __init__(self, block: ResBlock) -> None:
         super().__init__()
-        self.dim_out = block.dim_out
+        branch = block.branch2
+        names = ("a", "b", "c") if isinstance(branch, Bottleneck) else ("a", "b")
+        pairs = [(branch.get_submodule(n), branch.get_submodule(f"{n}_bn")) for n in names]
+        self.input_bn = getattr(branch, "input_bn", nn.Identity())
+        self.convs = nn.ModuleList(FusedConv(*pair, relu=True) for pair in pairs[:-1])
+        self.se = getattr(branch, "se", nn.Identity())
+        self.gates = not isinstance(self.se, nn.Identity)
+        self.last = FusedConv(*pairs[-1], relu=not self.gates)
         self.branch1 = None
         if block.branch1 is not None:
             self.branch1 = FusedConv(block.branch1, block.branch1_bn)
-        names = ("a", "b") if isinstance(block.branch2, BasicTransform) else ("a", "b", "c")
-        layers = dict(block.branch2.named_children())
-        self.branch2 = nn.ModuleList(
-            FusedConv(layers[name], layers[f"{name}_bn"], relu=True) for name in names
-        )
+            self.branch1_input_bn = block.branch1_input_bn
 
-    def forward(self, x: Value) -> Value:
-        """(N, dim_in, T, H, W) -> (N, dim_out, T, H/stride, W/stride)."""
-        batch, _, num_frames, _, _ = (x if isinstance(x, Tensor) else x[0]).shape
-        x = per_frequency(conv3d_as_2d.frames, x)
-        first, *middle, last = self.branch2
-        pooled = None
-        if self.branch1 is not None and first.needs_pooled:
-            pooled = pool_high(x)  # for both branches
-        y = first(x, num_frames, pooled=pooled)
-        for conv in middle:
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, dim_in, [T,] H, W) -> (N, dim_out, [T,] H/stride, W/stride)."""
+        if x.dim() == 4:
+            return self._on_images(dense(x), 1)
+        batch, _, num_frames, _, _ = x.shape
+        y = self._on_images(conv3d_as_2d.frames(x), num_frames)
+        return conv3d_as_2d.video(y, batch)
+
+    def _on_images(self, x: Tensor, num_frames: int) -> Tensor:
+        y = self.input_bn(x)
+        for conv in self.convs:
             y = conv(y, num_frames)
+        shortcut = x
         if self.branch1 is not None:
-            shortcut = self.branch1(x, num_frames, pooled=pooled)
-        else:
-            shortcut = per_frequency(dense, convert(x, self.dim_out))
-        return per_frequency(lambda y: conv3d_as_2d.video(y, batch), last(y, num_frames, shortcut))
+            shortcut = self.branch1(self.branch1_input_bn(x), num_frames)
+        if self.gates:
+            return F.relu(shortcut + self.se(self.last(y, num_frames)), inplace=True)
+        return self.last(y, num_frames, shortcut)
+
+
+class _FusedPreActBlock(nn.Module):
+    """shortcut(x) + branch2(x). The batch norms of x stay: the sum before them is wanted, too."""
+
+    def __init__(self, block: PreActBlock) -> None:
+        super().__init__()
+        branch = block.branch2
+        self.a_bn, self.relu = branch.a_bn, block.relu
+        self.a = FusedConv(branch.a, branch.b_bn, relu=True)
+        self.b = FusedConv(branch.b, branch.c_bn, relu=True)
+        self.c = FusedConv(branch.c)
+        self.se = branch.se
+        self.branch1 = None
+        if block.branch1 is not None:
+            self.branch1_bn, self.branch1 = block.branch1_bn, FusedConv(block.branch1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, dim_in, H, W) -> (N, dim_out, H/stride, W/stride)."""
+        shortcut = x = dense(x)
+        if self.branch1 is not None:
+            shortcut = self.branch1(self.relu(self.branch1_bn(x)))
+        y = self.b(self.a(self.relu(self.a_bn(x))))
+        if isinstance(self.se, nn.Identity):
+            return self.c(y, shortcut=shortcut)
+        return shortcut + self.se(self.c(y))
+
+
+class _FusedDenseLayer(nn.Module):
+    """[x, y], the second batch norm and its ReLU in the first convolution."""
+
+    def __init__(self, layer: densenet.DenseLayer) -> None:
+        super().__init__()
+        self.bn1, self.relu = layer.bn1, layer.relu
+        self.conv1 = FusedConv(layer.conv1, layer.bn2, relu=True)
+        self.conv2 = FusedConv(layer.conv2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, dim_in, H, W) -> (N, dim_in + growth, H, W)."""
+        x = dense(x)
+        return torch.cat([x, self.conv2(self.conv1(self.relu(self.bn1(x))))], dim=1)
 
 
 class _FusedFuse(nn.Module):
@@ -129,10 +172,10 @@ class _FusedFuse(nn.Module):
         super().__init__()
         self.conv = FusedConv(fuse.conv_f2s, fuse.bn, relu=True)
 
-    def forward(self, xs: list[Value]) -> list[Value]:
+    def forward(self, xs: list[Tensor]) -> list[Tensor]:
         """As ``Fuse``."""
         slow, fast = xs
-        return Fuse.join(slow, self.conv.on_video(fast), fast)
+        return [torch.cat([slow, self.conv.on_video(fast)], dim=1), fast]
 
 
 def _fused_non_local(block: Any) -> nn.Module:
@@ -146,10 +189,36 @@ def _fused_non_local(block: Any) -> nn.Module:
     return block
 
 
+# Convolution and the batch norm behind it, of modules that stay.
+_PAIRS: dict[type, tuple[tuple[str, str], ...]] = {
+    resnet2d.DeepStem: (("a", "a_bn"), ("b", "b_bn"), ("c", "c_bn")),
+    mobilenet.ConvNorm: (("conv", "bn"),),
+    mobilenet.SeparableConv: (("conv1", "bn1"), ("conv2", "bn2")),
+    mobilenet.InvertedResidual: (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")),
+}
+
+
+def _fold_norms(module: nn.Module) -> None:
+    """Folds the batch norms of a module that is known into its convolutions, in place.
+
+    A row of an octave weight makes one channel, on whatever paths: it is scaled as in vanilla.
+    """
+    for conv_name, norm_name in _PAIRS.get(type(module), ()):
+        conv, norm = module.get_submodule(conv_name), module.get_submodule(norm_name)
+        if isinstance(norm, nn.Identity):  # optimised already
+            continue
+        weight, bias = folded(conv, norm)
+        conv.weight = nn.Parameter(weight, requires_grad=False)
+        conv.bias = nn.Parameter(bias, requires_grad=False)
+        setattr(module, norm_name, nn.Identity())
+
+
 _FUSED: dict[type, Callable[..., nn.Module]] = {
     Stem: _FusedStem,
+    resnet2d.Stem2d: _FusedStem,
     ResBlock: _FusedBlock,
+    PreActBlock: _FusedPreActBlock,
+    densenet.DenseLayer: _FusedDenseLayer,
     Fuse: _FusedFuse,
     NonLocal3d: _fused_non_local,
-    **FUSED_2D,
 }

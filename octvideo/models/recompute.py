@@ -4,22 +4,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from octvideo.layers import Value
+from octvideo.layers.oct_tensor import without_pooled
 
 
-def run_and_recompute(block: nn.Module, x: Value) -> Value:
+def run_and_recompute(block: nn.Module, x: Tensor) -> Tensor:
     """``block(x)`` with the same gradients and the same statistics of batch norm.
 
     The block must not draw random numbers (dropout is in the head only).
     """
+
+    def run(x: Tensor) -> Tensor:
+        return block(without_pooled(x))  # both times
+
     if torch.compiler.is_compiling():  # a graph has no side effects to be made twice
-        return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
     return checkpoint(
-        block,
+        run,
         x,
         use_reentrant=False,
         preserve_rng_state=False,

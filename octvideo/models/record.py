@@ -64,7 +64,6 @@ KEYS = {
     "octave_pathways": "OCTAVE.PATHWAYS",
     "nonlocal_mode": "OCTAVE.NONLOCAL_MODE",
     "pool_stride": "OCTAVE.POOL_STRIDE",
-    "ablation": "ablation",  # of studies; no configuration has it
 }
 _OF_IMAGES = {"network", "num_classes", "input_channels", "width", "bn_eps", *OCTAVE_OPTIONS}
 
@@ -145,7 +144,6 @@ class NetworkSpec:
         if not (octave.alpha and octave.stages):
             return {"octave_alpha": 0.0}
         options = {option: getattr(octave, name) for option, name in OCTAVE_OPTIONS.items()}
-        options["ablation"] = octave.ablation
         if self.is_image:
             options["pool_stride"] = True  # always
         if not any(s - 1 in octave.stages and s not in octave.stages for s in (3, 4, 5)):

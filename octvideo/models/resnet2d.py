@@ -1,4 +1,4 @@
-"""The paper's 2D residual networks, plain or octave.
+"""The paper's 2D residual networks.
 
               blocks res2..res5
     26        2  2  2  2              inner widths  64  128  256   512  (32x4d: twice that)
@@ -22,24 +22,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from octvideo.layers import (
-    Channels,
-    OctBatchNorm2d,
-    OctConv2d,
-    Value,
-    convert,
-    per_frequency,
-    pool_high,
-)
-from octvideo.layers.eager import relu_
+from octvideo.layers import Conv2d
 from octvideo.layers.glore import GloRe2d
 from octvideo.layers.max_pool import max_pool2d
-from octvideo.layers.octave_ablation import ablate
-from octvideo.layers.se import SqueezeExcite
-from octvideo.models.image import ImageHead, ImageNetwork, ImageSpec, images_of, init_image_weights
+from octvideo.models.blocks import BlockSpec, Layers, PreActBlock, ResBlock
+from octvideo.models.heads import ImageHead
+from octvideo.models.image import ImageNetwork, ImageSpec, images_of
 from octvideo.models.recompute import run_and_recompute
 
 DEPTHS = {
@@ -113,33 +103,40 @@ RESNETS_2D = {
 class ResNet2d(ImageNetwork):
     """s1 (stem), s2, s3, s4, s5, tail (BN, ReLU, where the blocks are pre-activation), head."""
 
+    spec: ResNet2dSpec
+
     def __init__(self, spec: ResNet2dSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.s1 = nn.Sequential(OrderedDict(pathway0_stem=_stem(spec)))
-        dim = Channels(spec.width)
-        for stage in STAGES:
-            modules, dim = _stage(spec, stage, dim)
-            self.add_module(f"s{stage}", _Stage(modules, spec.act_checkpoint))
+        make = Layers(2, spec.bn_eps, spec.bn_momentum)
+        width = spec.width
+        self.s1 = nn.Sequential(OrderedDict(pathway0_stem=_stem(spec, make)))
+        self.s2 = _stage(spec, make, 2, width, 4 * width)  # 64 -> 256
+        self.s3 = _stage(spec, make, 3, 4 * width, 8 * width)
+        self.s4 = _stage(spec, make, 4, 8 * width, 16 * width)
+        self.s5 = _stage(spec, make, 5, 16 * width, 32 * width)  # 1024 -> 2048
         self.tail = nn.Sequential()
         if spec.pre_activation:
-            bn = OctBatchNorm2d(dim.total, spec.bn_eps, spec.bn_momentum)
-            self.tail = nn.Sequential(OrderedDict(bn=bn, relu=nn.ReLU(inplace=True)))
-        self.head = ImageHead(dim.total, spec.num_classes, spec.dropout_rate, spec.head_activation)
-        init_image_weights(self, spec.fc_init_std)
-        ablate(self, spec.octave.ablation)
+            self.tail = nn.Sequential(OrderedDict(bn=make.norm(32 * width), relu=make.relu()))
+        self.head = ImageHead(32 * width, spec.num_classes, spec.dropout_rate, spec.head_activation)
+
+    def forward_features(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+        """Images (N, 3, H, W), or clips of one frame (N, 3, 1, H, W) -> maps (N, C, H/32, W/32)."""
+        y = self.s1(images_of(x))
+        y = self.s2(y)
+        y = self.s3(y)
+        y = self.s4(y)
+        y = self.s5(y)
+        return self.tail(y)
+
+    def init_weights(self) -> None:
+        """Draws the first weights."""
+        super().init_weights()
         for module in self.modules():
             if isinstance(module, GloRe2d):  # starts as the identity
                 nn.init.zeros_(module.bn.weight)
-            elif spec.zero_init_final_bn and isinstance(module, PostActivation):
-                nn.init.zeros_(module.c_bn.weight)
-
-    def forward_features(self, x: Tensor | Sequence[Tensor]) -> Value:
-        """Images (N, 3, H, W), or clips of one frame (N, 3, 1, H, W) -> maps (N, C, H/32, W/32)."""
-        y: Value = self.s1(images_of(x))
-        for stage in STAGES:
-            y = self.get_submodule(f"s{stage}")(y)
-        return self.tail(y)
+            elif self.spec.zero_init_final_bn and isinstance(module, ResBlock):
+                nn.init.zeros_(module.branch2.final[1].weight)
 
 
 class _Stage(nn.Sequential):
@@ -149,211 +146,77 @@ class _Stage(nn.Sequential):
         super().__init__(modules)
         self.recompute = recompute
 
-    def forward(self, x: Value) -> Value:
+    def forward(self, x: Tensor) -> Tensor:
         for module in self:
             x = run_and_recompute(module, x) if self.recompute and self.training else module(x)
         return x
 
 
-def _stage(
-    spec: ResNet2dSpec, stage: int, dim_in: Channels
-) -> tuple["OrderedDict[str, nn.Module]", Channels]:
-    """The modules of res``stage``, by C2D's names, and the channels of their output."""
-    width = spec.width * 2 ** (stage - 2)
-    inner = spec.octave.split(width * spec.inner_ratio, stage)
-    dim_out = spec.octave.split(width * 4, stage)
-    count = DEPTHS[spec.depth][stage - 2]
+def _stage(spec: ResNet2dSpec, make: Layers, stage: int, dim_in: int, dim_out: int) -> _Stage:
+    """res``stage``, its blocks by C2D's names."""
     modules: OrderedDict[str, nn.Module] = OrderedDict()
-    for i in range(count):
-        if stage == 5 and i == count - 1:
-            dim_out = Channels(dim_out.total)  # the head takes a plain tensor
-        stride = 2 if stage > 2 and i == 0 else 1
-        layers = _Layers(spec, dim_in, inner, dim_out, stride)
-        modules[f"pathway0_res{i}"] = (PreActBlock if spec.pre_activation else PostActBlock)(layers)
+    for i in range(DEPTHS[spec.depth][stage - 2]):
+        block = BlockSpec(
+            dim_in,
+            dim_out // 4 * spec.inner_ratio,
+            dim_out,
+            stride=2 if stage > 2 and i == 0 else 1,
+            groups=spec.groups,
+            stride_on=spec.stride_on,
+            squeeze=spec.squeeze,
+            input_bn=spec.input_bn,
+        )
+        kind = PreActBlock if spec.pre_activation else ResBlock
+        modules[f"pathway0_res{i}"] = kind(block, make)
         if stage == 4 and i in spec.glore_blocks:
             glore = GloRe2d(dim_out, eps=spec.bn_eps, momentum=spec.bn_momentum)
             modules[f"pathway0_glore{i}"] = glore
         dim_in = dim_out
-    return modules, dim_out
+    return _Stage(modules, spec.act_checkpoint)
 
 
-@dataclass(frozen=True)
-class _Layers:
-    """Makes the layers of one residual block, which has these channel pairs and this stride."""
-
-    spec: ResNet2dSpec
-    dim_in: Channels
-    dim_inner: Channels
-    dim_out: Channels
-    stride: int
-
-    def conv(
-        self, dim_in: Channels, dim_out: Channels, kernel: int, stride: int = 1, groups: int = 1
-    ) -> OctConv2d:
-        """Without bias; the last block with low channels pools in its plain layers too."""
-        return OctConv2d(
-            dim_in,
-            dim_out,
-            kernel,
-            stride,
-            padding=kernel // 2,
-            groups=groups,
-            bias=False,
-            pool_stride=self.dim_in.low > 0,
-        )
-
-    def norm(self, channels: Channels, affine: bool = True) -> OctBatchNorm2d:
-        return OctBatchNorm2d(channels, self.spec.bn_eps, self.spec.bn_momentum, affine)
-
-    def input_norm(self) -> nn.Module:
-        return self.norm(self.dim_in, affine=False) if self.spec.input_bn else nn.Identity()
-
-    def squeeze(self) -> nn.Module:
-        return SqueezeExcite(self.dim_out) if self.spec.squeeze else nn.Identity()
-
-    def convs(self) -> tuple[OctConv2d, OctConv2d, OctConv2d]:
-        """a: 1x1, b: 3x3, c: 1x1, one of the last two with the stride."""
-        inner, on_b = self.dim_inner, self.spec.stride_on == "b"
-        stride_b, stride_c = (self.stride, 1) if on_b else (1, self.stride)
-        return (
-            self.conv(self.dim_in, inner, 1),
-            self.conv(inner, inner, 3, stride_b, self.spec.groups),
-            self.conv(inner, self.dim_out, 1, stride_c),
-        )
-
-    def projection(self) -> OctConv2d | None:
-        """The shortcut where shapes change: 1x1 with the stride."""
-        if self.dim_in.total == self.dim_out.total and self.stride == 1:
-            return None
-        return self.conv(self.dim_in, self.dim_out, 1, self.stride)
-
-
-class PostActivation(nn.Module):
-    """[BN without scale and shift;] a: 1x1, BN, ReLU; b: 3x3, BN, ReLU; c: 1x1, BN [; SE]."""
-
-    def __init__(self, layers: _Layers) -> None:
-        super().__init__()
-        self.input_bn = layers.input_norm()
-        a, b, c = layers.convs()
-        self.a, self.a_bn = a, layers.norm(layers.dim_inner)
-        self.b, self.b_bn = b, layers.norm(layers.dim_inner)
-        self.c, self.c_bn = c, layers.norm(layers.dim_out)
-        self.se = layers.squeeze()
-
-    def forward(self, x: Value, pooled: Tensor | None = None) -> Value:
-        """(N, dim_in, H, W) -> (N, dim_out, H/stride, W/stride); pooled: see OctConv2d."""
-        x = _relu(self.a_bn(self.a(self.input_bn(x), pooled)))
-        x = _relu(self.b_bn(self.b(x)))
-        return self.se(self.c_bn(self.c(x)))
-
-
-class PostActBlock(nn.Module):
-    """relu(shortcut(x) + branch2(x)); the shortcut [BN,] 1x1, BN where shapes change."""
-
-    def __init__(self, layers: _Layers) -> None:
-        super().__init__()
-        self.dim_out = layers.dim_out
-        self.branch1 = layers.projection()
-        if self.branch1 is not None:
-            self.branch1_input_bn = layers.input_norm()
-            self.branch1_bn = layers.norm(layers.dim_out)
-        self.branch2 = PostActivation(layers)
-        self.shares_pooled = not layers.spec.input_bn and self.branch2.a.needs_pooled
-
-    def forward(self, x: Value) -> Value:
-        """(N, dim_in, H, W) -> (N, dim_out, H/stride, W/stride)."""
-        if self.branch1 is not None:
-            pooled = pool_high(x) if self.shares_pooled else None  # for both branches
-            shortcut = self.branch1_bn(self.branch1(self.branch1_input_bn(x), pooled))
-            y = self.branch2(x, pooled)
-        else:
-            shortcut, y = convert(x, self.dim_out), self.branch2(x)
-        return _relu(per_frequency(torch.add, shortcut, y))
-
-
-class PreActivation(nn.Module):
-    """BN, ReLU, a: 1x1; BN, ReLU, b: 3x3; BN, ReLU, c: 1x1 [; SE]."""
-
-    def __init__(self, layers: _Layers) -> None:
-        super().__init__()
-        a, b, c = layers.convs()
-        self.a_bn, self.a = layers.norm(layers.dim_in), a
-        self.b_bn, self.b = layers.norm(layers.dim_inner), b
-        self.c_bn, self.c = layers.norm(layers.dim_inner), c
-        self.se = layers.squeeze()
-
-    def forward(self, x: Value) -> Value:
-        """(N, dim_in, H, W) -> (N, dim_out, H/stride, W/stride)."""
-        x = self.a(_relu(self.a_bn(x)))
-        x = self.b(_relu(self.b_bn(x)))
-        return self.se(self.c(_relu(self.c_bn(x))))
-
-
-class PreActBlock(nn.Module):
-    """shortcut(x) + branch2(x); the shortcut BN, ReLU, 1x1 where shapes change."""
-
-    def __init__(self, layers: _Layers) -> None:
-        super().__init__()
-        self.dim_out = layers.dim_out
-        self.branch1 = layers.projection()
-        if self.branch1 is not None:
-            self.branch1_bn = layers.norm(layers.dim_in)
-        self.branch2 = PreActivation(layers)
-
-    def forward(self, x: Value) -> Value:
-        """(N, dim_in, H, W) -> (N, dim_out, H/stride, W/stride)."""
-        if self.branch1 is not None:
-            shortcut = self.branch1(_relu(self.branch1_bn(x)))
-        else:
-            shortcut = convert(x, self.dim_out)
-        return per_frequency(torch.add, shortcut, self.branch2(x))
-
-
-def _relu(x: Value) -> Value:
-    """ReLU in place: the input is always a batch norm's output or a sum."""
-    return per_frequency(relu_, x)
-
-
-def _stem(spec: ResNet2dSpec) -> nn.Module:
-    return Stem2d(spec) if spec.stem == "7x7" else DeepStem(spec)
+def _stem(spec: ResNet2dSpec, make: Layers) -> nn.Module:
+    if spec.stem == "7x7":
+        return Stem2d(spec.input_channels, spec.width, make)
+    return DeepStem(spec, make)
 
 
 class Stem2d(nn.Module):
-    """conv 7x7 / 2, BN, ReLU, max pool 3x3 / 2. Never octave."""
+    """conv 7x7 / 2, BN, ReLU, max pool 3x3 / 2."""
 
-    def __init__(self, spec: ResNet2dSpec) -> None:
+    def __init__(self, channels: int, width: int, make: Layers) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(spec.input_channels, spec.width, 7, 2, 3, bias=False)
-        self.bn = OctBatchNorm2d(spec.width, spec.bn_eps, spec.bn_momentum)
+        self.conv = Conv2d(channels, width, 7, 2, 3, bias=False)
+        self.bn = make.norm(width)
+        self.relu = make.relu()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, C, H/4, W/4)."""
         x = max_pool2d(self.bn(self.conv(x)), (3, 3), (2, 2), (1, 1))
-        return relu_(x)  # after the pool it does the same to a quarter of the values
+        return self.relu(x)  # after the pool it does the same to a quarter of the values
 
 
 class DeepStem(nn.Module):
     """Three times conv 3x3, BN, ReLU, one with stride 2; then a max pool or a residual block."""
 
-    def __init__(self, spec: ResNet2dSpec) -> None:
+    def __init__(self, spec: ResNet2dSpec, make: Layers) -> None:
         super().__init__()
         width, is_light = spec.width, spec.stem == "light"
         widths = (width // 8 if is_light else width // 2, width // 2, width)
         strides = (1, 2, 1) if is_light else (2, 1, 1)
         channels = spec.input_channels
         for letter, out, stride in zip("abc", widths, strides, strict=True):
-            self.add_module(letter, nn.Conv2d(channels, out, 3, stride, 1, bias=False))
-            self.add_module(f"{letter}_bn", OctBatchNorm2d(out, spec.bn_eps, spec.bn_momentum))
+            self.add_module(letter, Conv2d(channels, out, 3, stride, 1, bias=False))
+            self.add_module(f"{letter}_bn", make.norm(out))
             channels = out
+        self.relu = make.relu()
         self.pool: nn.Module = nn.MaxPool2d(3, 2, 1)
         if is_light:
-            plain = ResNet2dSpec(bn_eps=spec.bn_eps, bn_momentum=spec.bn_momentum)
-            dims = (Channels(width), Channels(width // 2), Channels(width))
-            self.pool = PostActBlock(_Layers(plain, *dims, stride=2))
+            self.pool = ResBlock(BlockSpec(width, width // 2, width, stride=2), make)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, C, H/4, W/4)."""
         for letter in "abc":
             norm = self.get_submodule(f"{letter}_bn")
-            x = relu_(norm(self.get_submodule(letter)(x)))
+            x = self.relu(norm(self.get_submodule(letter)(x)))
         return self.pool(x)

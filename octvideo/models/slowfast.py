@@ -1,8 +1,7 @@
 """SlowFast networks: a slow pathway that sees few frames, a narrow fast one that sees all.
 
 Source: "SlowFast Networks for Video Recognition" (Feichtenhofer et al., ICCV 2019), with
-PySlowFast's parameter names. The octave is in the slow pathway, as long as nothing else is asked
-for; what comes from the fast pathway joins its high frequency.
+PySlowFast's parameter names.
 """
 
 from collections.abc import Sequence
@@ -10,12 +9,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octvideo.layers import Channels, OctBatchNorm3d, OctConv3d, Value
+from octvideo.layers import BatchNorm3d, Conv3d
 from octvideo.models.spec import NonLocalPlacement, OctavePlacement, ResNetSpec
-from octvideo.models.video_resnet import VideoResNet
+from octvideo.models.video_resnet import VideoResNet, check_clips, width_of
 
 
 @dataclass(frozen=True)
@@ -86,37 +84,27 @@ class SlowFastSpec(ResNetSpec):
 
 
 class Fuse(nn.Module):
-    """slow <- [slow | relu(bn(conv_f2s(fast)))]: t x1x1, stride (frame_ratio, 1, 1).
+    """slow <- [slow | relu(bn(conv_f2s(fast)))]: t x1x1, stride (frame_ratio, 1, 1)."""
 
-    The new channels come last, and belong to the high frequency where the slow value has two.
-    """
-
-    def __init__(self, fast: Channels, spec: SlowFastSpec) -> None:
+    def __init__(self, width_fast: int, spec: SlowFastSpec) -> None:
         super().__init__()
-        self.channels = fast.total * spec.fusion_ratio
+        self.channels = width_fast * spec.fusion_ratio
         kernel = spec.fusion_kernel
-        self.conv_f2s = OctConv3d(
-            fast,
-            Channels(self.channels),
+        self.conv_f2s = Conv3d(
+            width_fast,
+            self.channels,
             (kernel, 1, 1),
             stride=(spec.frame_ratio, 1, 1),
             padding=(kernel // 2, 0, 0),
             bias=False,
         )
-        self.bn = OctBatchNorm3d(self.channels, eps=spec.bn_eps, momentum=spec.bn_momentum)
+        self.bn = BatchNorm3d(self.channels, eps=spec.bn_eps, momentum=spec.bn_momentum)
+        self.relu = nn.ReLU(spec.inplace_relu)
 
-    def forward(self, xs: Sequence[Value]) -> list[Value]:
+    def forward(self, xs: Sequence[Tensor]) -> list[Tensor]:
         """Slow (N, C, T, H, W), fast (N, C', frame_ratio * T, H, W) -> slow with more channels."""
         slow, fast = xs
-        return self.join(slow, F.relu(self.bn(self.conv_f2s(fast))), fast)
-
-    @staticmethod
-    def join(slow: Value, lateral: Tensor, fast: Value) -> list[Value]:
-        """The pathways with the lateral features in place."""
-        if isinstance(slow, Tensor):
-            return [torch.cat([slow, lateral], dim=1), fast]
-        high, low = slow
-        return [(torch.cat([high, lateral], dim=1), low), fast]
+        return [torch.cat([slow, self.relu(self.bn(self.conv_f2s(fast)))], dim=1), fast]
 
 
 class SlowFast(VideoResNet):
@@ -125,16 +113,38 @@ class SlowFast(VideoResNet):
     spec: SlowFastSpec
 
     def __init__(self, spec: SlowFastSpec) -> None:
-        super().__init__(spec)
-        # A table, as a compiler can not trace how they are computed.
+        nn.Module.__init__(self)
+        self.spec = spec
+        self.pathways = spec.pathways()
+        # A table, as a compiler cannot trace how they are computed.
         ratio = spec.frame_ratio
         self._slow_indices = {
             frames: slow_indices(frames, ratio) for frames in range(0, spec.num_frames + 1, ratio)
         }
+        self.s1 = self._stem()
+        self.s1_fuse = self._fuse(1)
+        self.s2 = self._stage(2, self.s1_fuse.channels)
+        self.s2_fuse = self._fuse(2)
+        self.s3 = self._stage(3, self.s2_fuse.channels)
+        self.s3_fuse = self._fuse(3)
+        self.s4 = self._stage(4, self.s3_fuse.channels)
+        self.s4_fuse = self._fuse(4)
+        self.s5 = self._stage(5, self.s4_fuse.channels)
+        self.head = self._head()
+
+    def forward_features(self, x: Tensor | Sequence[Tensor]) -> list[Tensor]:
+        """Clips, as in ``forward`` -> the maps of res5, slow and fast, (N, C, T', H/32, W/32)."""
+        xs = self.s1_fuse(self.s1(self._inputs(x)))
+        xs = self.s2_fuse(self.s2(xs))
+        xs = self.s3_fuse(self.s3(xs))
+        xs = self.s4_fuse(self.s4(xs))
+        return self.s5(xs)
 
     def _inputs(self, x: Tensor | Sequence[Tensor]) -> list[Tensor]:
         """The fast clips (N, 3, T, H, W), or both: [slow (N, 3, T / frame_ratio, H, W), fast]."""
         ratio = self.spec.frame_ratio
+        for clips in [x] if isinstance(x, Tensor) else x:
+            check_clips(clips, self.spec.input_channels)
         if isinstance(x, Tensor):
             frames = int(x.shape[2])  # while a network is traced, a tensor
             indices = self._slow_indices.get(frames, range(frames // ratio))
@@ -151,14 +161,8 @@ class SlowFast(VideoResNet):
             )
         return [slow, fast]
 
-    def _add_fusion(self, stage: int, dims: list[Channels]) -> list[Channels]:
-        slow, fast = dims
-        fuse = Fuse(fast, self.spec)
-        self.add_module(f"s{stage}_fuse", fuse)
-        return [Channels(slow.high + fuse.channels, slow.low), fast]
-
-    def _fuse(self, stage: int, xs: list[Value]) -> list[Value]:
-        return self.get_submodule(f"s{stage}_fuse")(xs)
+    def _fuse(self, stage: int) -> Fuse:
+        return Fuse(width_of(self.pathways[1], stage), self.spec)
 
 
 def select_frames(fast: Tensor, indices: Sequence[int]) -> Tensor:

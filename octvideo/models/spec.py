@@ -20,7 +20,6 @@ from typing import Any
 
 from octvideo.layers import Channels, split_channels
 from octvideo.layers.non_local import INSTANTIATIONS, OCTAVE_MODES
-from octvideo.layers.octave_ablation import PAPER, Ablation, check_ablation
 from octvideo.models.record import NetworkSpec
 
 #             conv1  res2  res3    res4    res5
@@ -62,8 +61,7 @@ class OctavePlacement:
     convolutions join the two frequencies. ``pathways``: 0 is the slow one of SlowFast, or the
     only one. ``nonlocal_mode``: see ``NonLocal3d``. ``pool_stride``: in a block that leaves the
     octave, plain strided convolutions pool, too, instead. The authors' 2D networks do (and ours
-    always), so a video network that is inflated from one has to, to compute the same. ``ablation``:
-    a variant of the operator, for studies.
+    always), so a video network that is inflated from one has to, to compute the same.
     """
 
     alpha: float = 0.0
@@ -72,7 +70,6 @@ class OctavePlacement:
     pathways: tuple[int, ...] = (0,)
     nonlocal_mode: str = "cross"
     pool_stride: bool = False
-    ablation: Ablation = PAPER
 
     def __post_init__(self) -> None:
         if not set(self.stages) <= {2, 3, 4, 5}:
@@ -82,7 +79,6 @@ class OctavePlacement:
         if self.nonlocal_mode not in OCTAVE_MODES:
             known = ", ".join(OCTAVE_MODES)
             raise ValueError(f"unknown nonlocal_mode {self.nonlocal_mode!r}; known: {known}")
-        check_ablation(self.ablation)
         split_channels(64, self.alpha, self.channel_divisor)  # says what is wrong with them
 
     def split(self, channels: int, stage: int) -> Channels:

@@ -1,4 +1,4 @@
-"""C2D, I3D and Slow: video ResNets with one pathway, plain or octave.
+"""C2D, I3D and Slow: video ResNets with one pathway.
 
 The architectures are the tables of ``octvideo.models.spec``.
 """
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from octvideo.layers import Channels, NonLocal3d, Value, conv3d_as_2d, per_frequency
-from octvideo.layers.octave_ablation import ablate
-from octvideo.models.blocks import BlockSpec, Head, Pathways, ResBlock, Stem, init_weights
+from octvideo.layers import NonLocal3d, conv3d_as_2d
+from octvideo.models.blocks import BlockSpec, Layers, ResBlock
 from octvideo.models.classifier import Classifier
+from octvideo.models.heads import Head
+from octvideo.models.init import init_weights
+from octvideo.models.pathways import Pathways, Stem
 from octvideo.models.spec import TEMPORAL_KERNELS, ResNetSpec
-
-STAGES = (2, 3, 4, 5)
 
 
 class VideoResNet(Classifier, nn.Module):
@@ -22,27 +22,14 @@ class VideoResNet(Classifier, nn.Module):
     def __init__(self, spec: ResNetSpec) -> None:
         super().__init__()
         self.spec = spec
-        pathways = spec.pathways()
-        self.temporal_pools = [pathway.temporal_pool for pathway in pathways]
-        self.s1 = Pathways(*({"stem": _stem(pathway)} for pathway in pathways))
-        dims = [Channels(pathway.width_per_group) for pathway in pathways]
-        for stage in STAGES:
-            dims = self._add_fusion(stage - 1, dims)
-            built = [_stage(p, stage, dim) for p, dim in zip(pathways, dims, strict=True)]
-            self.add_module(f"s{stage}", Pathways(*(modules for modules, _ in built)))
-            dims = [dim for _, dim in built]
-        for module in self.children():
-            if isinstance(module, Pathways):
-                module.recompute = spec.act_checkpoint
-        self.head = Head(
-            sum(dim.total for dim in dims),
-            spec.num_classes,
-            [pathway.head_window for pathway in pathways],
-            spec.dropout_rate,
-            spec.head_activation,
-        )
-        init_weights(self, spec.fc_init_std, spec.zero_init_final_bn, spec.zero_init_final_conv)
-        ablate(self, spec.octave.ablation)
+        self.pathways = spec.pathways()
+        #                  inner width x expansion, stride 1, 2, 2, 2
+        self.s1 = self._stem()
+        self.s2 = self._stage(2)  # 64
+        self.s3 = self._stage(3)  # 128
+        self.s4 = self._stage(4)  # 256
+        self.s5 = self._stage(5)  # 512
+        self.head = self._head()
 
     def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
         """Clips (N, 3, T, H, W), or PySlowFast's list of one for each pathway -> (N, num_classes).
@@ -54,54 +41,77 @@ class VideoResNet(Classifier, nn.Module):
         """
         return self.forward_head(self.forward_features(x))
 
-    def forward_features(self, x: Tensor | Sequence[Tensor]) -> list[Value]:
+    def forward_features(self, x: Tensor | Sequence[Tensor]) -> list[Tensor]:
         """Clips, as in ``forward`` -> the maps of res5 of each pathway, (N, C, T', H/32, W/32)."""
-        for clips in [x] if isinstance(x, Tensor) else x:
-            self._check(clips)
         xs = self.s1(self._inputs(x))
-        for stage in STAGES:
-            xs = self.get_submodule(f"s{stage}")(self._fuse(stage - 1, xs))
-            if stage == 2:
-                xs = self._pool_time(xs)
-        return xs
+        xs = self._pool_time(self.s2(xs))
+        xs = self.s3(xs)
+        xs = self.s4(xs)
+        return self.s5(xs)
 
-    def forward_head(self, xs: Sequence[Value], pre_logits: bool = False) -> Tensor:
+    def forward_head(self, xs: Sequence[Tensor], pre_logits: bool = False) -> Tensor:
         """Maps of ``forward_features`` -> (N, num_classes), as in ``forward``.
 
         ``pre_logits``: what the last layer sees, averaged over positions, (N, C) instead.
         """
         return self.head(xs, pre_logits)
 
-    def _check(self, clips: Tensor) -> None:
-        channels = self.spec.input_channels
-        if clips.ndim != 5 or clips.shape[1] != channels or not clips.is_floating_point():
-            raise ValueError(
-                f"a video network takes float clips (N, {channels}, T, H, W), got {clips.dtype} "
-                f"{tuple(clips.shape)}: of one clip make clip[None], and normalise pixels "
-                "(octvideo.data.normalize)"
-            )
+    def init_weights(self) -> None:
+        """Draws the first weights."""
+        spec = self.spec
+        init_weights(self, spec.fc_init_std, spec.zero_init_final_bn, spec.zero_init_final_conv)
 
     def _inputs(self, x: Tensor | Sequence[Tensor]) -> list[Tensor]:
         """The clips of each pathway."""
         xs = [x] if isinstance(x, Tensor) else list(x)
         if len(xs) != 1:
             raise ValueError(f"{self.spec.arch} takes one clip tensor, got a list of {len(xs)}")
+        check_clips(xs[0], self.spec.input_channels)
         return xs
 
-    def _add_fusion(self, stage: int, dims: list[Channels]) -> list[Channels]:
-        """Adds what connects the pathways after ``stage``, and returns the channels behind it."""
-        return dims
+    def _pool_time(self, xs: list[Tensor]) -> list[Tensor]:
+        size = self.spec.temporal_pool
+        return [conv3d_as_2d.max_pool3d(x, (size, 1, 1)) if size > 1 else x for x in xs]
 
-    def _fuse(self, stage: int, xs: list[Value]) -> list[Value]:
-        return xs
+    def _stem(self) -> Pathways:
+        return self._pathways([{"stem": _stem(pathway)} for pathway in self.pathways])
 
-    def _pool_time(self, xs: list[Value]) -> list[Value]:
-        return [
-            per_frequency(lambda x, size=size: conv3d_as_2d.max_pool3d(x, (size, 1, 1)), x)
-            if size > 1
-            else x
-            for x, size in zip(xs, self.temporal_pools, strict=True)
-        ]
+    def _stage(self, stage: int, lateral: int = 0) -> Pathways:
+        """res``stage`` of each pathway; ``lateral``: channels that the first one gets besides."""
+        extra = [lateral] + [0] * (len(self.pathways) - 1)
+        return self._pathways(
+            [_stage(spec, stage, more) for spec, more in zip(self.pathways, extra, strict=True)]
+        )
+
+    def _pathways(self, modules: list[dict[str, nn.Module]]) -> Pathways:
+        return Pathways(*modules, recompute=self.spec.act_checkpoint)
+
+    def _head(self) -> Head:
+        spec = self.spec
+        return Head(
+            sum(width_of(pathway, 5) for pathway in self.pathways),
+            spec.num_classes,
+            [pathway.head_window for pathway in self.pathways],
+            spec.dropout_rate,
+            spec.head_activation,
+        )
+
+
+def check_clips(clips: Tensor, channels: int) -> None:
+    """Raises ValueError unless these are float clips (N, channels, T, H, W)."""
+    if clips.ndim != 5 or clips.shape[1] != channels or not clips.is_floating_point():
+        raise ValueError(
+            f"a video network takes float clips (N, {channels}, T, H, W), got {clips.dtype} "
+            f"{tuple(clips.shape)}: of one clip make clip[None], and normalise pixels "
+            "(octvideo.data.normalize)"
+        )
+
+
+def width_of(spec: ResNetSpec, stage: int) -> int:
+    """Channels that res``stage`` of a pathway gives; the stem is stage 1."""
+    if stage == 1:
+        return spec.width_per_group
+    return spec.width_per_group * 2 ** (stage - 2) * spec.expansion
 
 
 def _stem(spec: ResNetSpec) -> Stem:
@@ -109,18 +119,15 @@ def _stem(spec: ResNetSpec) -> Stem:
     return Stem(spec.input_channels, spec.width_per_group, kernel, spec.bn_eps, spec.bn_momentum)
 
 
-def _stage(spec: ResNetSpec, stage: int, dim_in: Channels) -> tuple[dict[str, nn.Module], Channels]:
-    """The modules of res``stage`` in one pathway, by name, and the channels of their output."""
-    octave = spec.octave
+def _stage(spec: ResNetSpec, stage: int, lateral: int) -> dict[str, nn.Module]:
+    """The modules of res``stage`` in one pathway, by name."""
+    make = Layers(3, spec.bn_eps, spec.bn_momentum, spec.inplace_relu)
     width = spec.width_per_group * 2 ** (stage - 2)
-    dim_out = octave.split(width * spec.expansion, stage)
     is_basic = spec.transform == "basic_transform"
-    inner = octave.split(width * (spec.expansion if is_basic else spec.num_groups), stage)
-    kernels = spec.temporal_kernels(stage)
+    inner = width * (spec.expansion if is_basic else spec.num_groups)
+    dim_in, dim_out = width_of(spec, stage - 1) + lateral, width_of(spec, stage)
     modules: dict[str, nn.Module] = {}
-    for i, kernel in enumerate(kernels):
-        if stage == 5 and i == len(kernels) - 1:
-            dim_out = Channels(dim_out.total)  # the head takes a plain tensor
+    for i, kernel in enumerate(spec.temporal_kernels(stage)):
         block = BlockSpec(
             dim_in,
             inner,
@@ -129,26 +136,17 @@ def _stage(spec: ResNetSpec, stage: int, dim_in: Channels) -> tuple[dict[str, nn
             stride=spec.spatial_strides[stage - 2] if i == 0 else 1,
             dilation=spec.spatial_dilations[stage - 2],
             groups=spec.num_groups,
-            stride_1x1=spec.stride_1x1,
-            pool_stride=octave.pool_stride and dim_in.low > 0,
-            inplace_relu=spec.inplace_relu,
-            bn_eps=spec.bn_eps,
-            bn_momentum=spec.bn_momentum,
+            stride_on="a" if spec.stride_1x1 else "b",
         )
-        modules[f"res{i}"] = ResBlock(block, spec.transform)
+        modules[f"res{i}"] = ResBlock(block, make, spec.transform)
         if i in spec.non_local.blocks[stage - 2]:
-            modules[f"nonlocal{i}"] = _non_local(spec, stage, dim_out)
+            modules[f"nonlocal{i}"] = NonLocal3d(
+                dim_out,
+                spec.non_local.instantiation,
+                spec.non_local.pools[stage - 2],
+                spec.non_local.groups[stage - 2],
+                eps=spec.bn_eps,
+                momentum=spec.bn_momentum,
+            )
         dim_in = dim_out
-    return modules, dim_out
-
-
-def _non_local(spec: ResNetSpec, stage: int, channels: Channels) -> NonLocal3d:
-    return NonLocal3d(
-        channels,
-        spec.non_local.instantiation,
-        spec.non_local.pools[stage - 2],
-        spec.non_local.groups[stage - 2],
-        spec.octave.nonlocal_mode,
-        spec.bn_eps,
-        spec.bn_momentum,
-    )
+    return modules

@@ -77,8 +77,9 @@ def _counting_outputs(model: nn.Module) -> Iterator[dict[nn.Module, int]]:
     outputs: dict[nn.Module, int] = {}
 
     def add(layer: nn.Module, _inputs: Any, output: Tensor | tuple[Tensor, ...]) -> None:
-        parts = (output,) if isinstance(output, Tensor) else output
-        outputs[layer] = outputs.get(layer, 0) + sum(part.numel() for part in parts)
+        maps = (output,) if isinstance(output, Tensor) else output  # octave values have two
+        total = sum(map_.numel() for map_ in maps if map_ is not None)
+        outputs[layer] = outputs.get(layer, 0) + total
 
     weights = ((layer, getattr(layer, "weight", None)) for layer in model.modules())
     kernels = [layer for layer, weight in weights if isinstance(weight, Tensor) and weight.ndim > 1]

@@ -5,9 +5,9 @@ from functools import cache
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo.config import cfg_of_checkpoint
-from octvideo.layers import OctBatchNorm2d, OctBatchNorm3d
 from octvideo.models.build import IMAGE_MODELS, Spec, build, named_spec, spec_of, with_options
 from octvideo.models.image import ImageSpec
 from octvideo.weights.mismatch import compare
@@ -82,9 +82,10 @@ def alpha_of(weights: Weights, spec: Spec) -> float | None:
 def low_channels_of(model: nn.Module) -> Mapping[str, int]:
     """Returns a model's ``Weights.low_channels``: those of each batch norm that has some."""
     return {
-        f"{name}.running_mean": module.channels.low
+        f"{name}.running_mean": channels.low
         for name, module in model.named_modules()
-        if isinstance(module, (OctBatchNorm2d, OctBatchNorm3d)) and module.channels.low
+        if isinstance(module, _BatchNorm) and (channels := getattr(module, "channels", None))
+        if channels.low
     }
 
 

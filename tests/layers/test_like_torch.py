@@ -6,12 +6,12 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from eq4 import CASES, LAYERS, Case, both_dims, make_input, parts
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from octvideo import create_model
 from octvideo.layers import OctBatchNorm2d, OctBatchNorm3d, OctConv2d, OctConv3d, conv3d_as_2d
+from support.eq4 import CASES, LAYERS, Case, both_dims, make_input, parts
 
 PLAIN = {2: nn.Conv2d, 3: nn.Conv3d}
 NORMS = {2: (OctBatchNorm2d, nn.BatchNorm2d), 3: (OctBatchNorm3d, nn.BatchNorm3d)}

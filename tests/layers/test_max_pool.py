@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from octvideo.layers.max_pool import max_pool2d
-from octvideo.models import densenet
-from octvideo.models.blocks import Stem
-from octvideo.models.resnet2d import ResNet2dSpec, Stem2d
+from octvideo.models.blocks import Layers
+from octvideo.models.pathways import Stem
+from octvideo.models.resnet2d import Stem2d
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -58,12 +58,7 @@ STEMS = {
         (2, 3, 4, 32, 32),
         nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
     ),
-    "resnet": (Stem2d(ResNet2dSpec(width=8)), (2, 3, 32, 32), nn.MaxPool2d(3, 2, 1)),
-    "densenet": (
-        densenet.Stem(densenet.DenseNetSpec(width=8)),
-        (2, 3, 32, 32),
-        nn.MaxPool2d(3, 2, 1),
-    ),
+    "image": (Stem2d(3, 8, Layers(2)), (2, 3, 32, 32), nn.MaxPool2d(3, 2, 1)),
 }
 
 

@@ -129,7 +129,7 @@ def test_wrong_options(options: dict[str, str], message: str) -> None:
 
 
 def test_wrong_values() -> None:
-    with pytest.raises(ValueError, match="4 frames can not be cut into 3 equal groups"):
+    with pytest.raises(ValueError, match="4 frames cannot be cut into 3 equal groups"):
         block(groups=3)(value(*SHAPE))
     with pytest.raises(ValueError, match="takes a pair"):
         block((4, 2))(value(*SHAPE))

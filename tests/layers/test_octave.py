@@ -4,7 +4,12 @@ import itertools
 
 import pytest
 import torch
-from eq4 import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from octvideo.layers import Channels, OctConv3d, OctTensor, conv3d_as_2d, merge, per_frequency
+from support.eq4 import (
     CASES,
     FRAMES,
     LAYERS,
@@ -17,12 +22,6 @@ from eq4 import (
     parts,
     require_grad,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor, nn
-
-from octvideo.layers import Channels, OctConv3d, conv3d_as_2d, merge, per_frequency
-from octvideo.layers.value import pool
 
 PLAIN = {2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -284,7 +283,10 @@ def test_a_training_step_keeps_no_copy_of_the_inputs(
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = layer(tuple(parts) if low else x_h, pool(x_h) if shares_pooled else None)
+        x = OctTensor(*parts) if low else x_h
+        if shares_pooled and low:
+            x.pooled()
+        outputs = layer(x)
     owned = {t.untyped_storage().data_ptr() for t in (*parts, layer.weight)}
     owned |= {0}  # torch 2.4 keeps an empty tensor
     assert not kept.keys() - owned, {p: n for p, n in kept.items() if p not in owned}

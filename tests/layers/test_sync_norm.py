@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from octvideo import create_model
-from octvideo.layers import OctBatchNorm2d, OctBatchNorm3d, per_frequency, synchronize_batch_norm
+from octvideo.layers import (
+    BatchNorm3d,
+    OctBatchNorm2d,
+    OctBatchNorm3d,
+    per_frequency,
+    synchronize_batch_norm,
+)
 from support.processes import run_processes
 
 HIGH, LOW = 5, 3
@@ -147,12 +153,12 @@ def test_a_whole_model_keeps_its_state_and_its_parameters() -> None:
     assert all(torch.equal(value, was[key]) for key, value in model.state_dict().items())
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert norms
-    assert all(isinstance(m, OctBatchNorm3d) and m.synchronized for m in norms)
+    assert all(isinstance(m, BatchNorm3d) and m.synchronized for m in norms)
     assert "synchronized" in repr(norms[0])
 
 
 def test_what_can_not_be_synchronised_is_refused() -> None:
-    with pytest.raises(TypeError, match="BatchNorm1d can not be synchronised"):
+    with pytest.raises(TypeError, match="BatchNorm1d cannot be synchronised"):
         synchronize_batch_norm(nn.Sequential(nn.BatchNorm1d(3)))
 
 

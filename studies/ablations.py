@@ -5,9 +5,7 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octvideo.layers import conv3d_as_2d
-from octvideo.layers.octave import OctConv2d, OctConv3d
-from octvideo.layers.value import Value, check_value, pool, upsample
+from octvideo.layers import OctConv2d, OctConv3d, conv3d_as_2d, pool, upsample
 
 DOWNSAMPLES = ("avg", "max", "strided_conv")
 PATHS = ("both", "no_h2l", "no_l2h")
@@ -49,22 +47,19 @@ class _AblatedOctConv:
 
     ablation: Ablation
 
-    # Callers offer what is average-pooled, which is not used.
-    needs_pooled = False
-
-    def forward(self: Any, x: Value, pooled: Tensor | None = None) -> Value:
-        """As ``OctConv2d`` and ``OctConv3d``; ``pooled`` is not used."""
-        check_value(x, self.channels_in, self.ndim + 2, self)
-        x_h, x_l = (x, None) if isinstance(x, Tensor) else x
+    def convolve(
+        self: Any, x_h: Tensor, x_l: Tensor | None, pooled: Any = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """x_h, x_l -> y_h, y_l, as ``OctConv3d``; ``pooled``, an average, is not used."""
         kernels, halvings = self.kernels(), int(self.stride[-1] == 2)
-        if self.channels_in.low and self.channels_out.low and self.ablation.paths != "both":
+        if x_l is not None and self.channels_out.low and self.ablation.paths != "both":
             kernels.pop(self.ablation.paths.removeprefix("no_"), None)
-        _, _, bias_l, bias_h = self._by_output()
+        _, _, bias_l, bias_h = self._by_output(self.channels_out.low)
         y_h = self._halved(x_h, halvings, kernels["h2h"], bias_h)
         if "l2h" in kernels:
             y_h = y_h + self._raised(x_l, kernels["l2h"], y_h)
         if not self.channels_out.low:
-            return y_h
+            return y_h, None
         if "l2l" not in kernels:
             return y_h, self._halved(x_h, halvings + 1, kernels["h2l"], bias_l)
         y_l = self._halved(x_l, halvings, kernels["l2l"], bias_l)
@@ -112,6 +107,7 @@ def ablate(model: nn.Module, ablation: Ablation) -> None:
 
     ``PAPER`` leaves the model as it is.
     """
+    check_ablation(ablation)
     if ablation == PAPER:
         return
     for module in model.modules():

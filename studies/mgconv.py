@@ -4,11 +4,13 @@ Source: Ke, Maire, Yu, "Multigrid Neural Architectures" (CVPR 2017, arXiv 1611.0
 grids of an octave value.
 """
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from octvideo.layers.octave import OctConv2d
-from octvideo.layers.value import Value, check_value, join_groups, upsample
+from octvideo.layers import OctConv2d, upsample
+from octvideo.layers.resample import join_groups
 
 
 class MGConv2d(OctConv2d):
@@ -24,25 +26,22 @@ class MGConv2d(OctConv2d):
     grid's channels, and without low channels it is the plain convolution.
     """
 
-    def forward(self, x: Value, pooled: Tensor | None = None) -> Value:
-        """(N, c_h, H, W) and (N, c_l, ceil(H/2), ceil(W/2)) -> the same, / stride.
-
-        ``pooled``, of an octave convolution's callers, is average-pooled and not used.
-        """
-        check_value(x, self.channels_in, self.ndim + 2, self)
-        if self.is_plain:
-            return super().forward(x)
-        x_h, x_l = (x, None) if isinstance(x, Tensor) else x
+    def convolve(
+        self, x_h: Tensor, x_l: Tensor | None, pooled: Any = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """x_h, x_l -> y_h, y_l, as ``OctConv2d``; ``pooled``, an average, is not used."""
+        if x_l is None and not self.channels_out.low:
+            return super().convolve(x_h, x_l, pooled)
         if self.stride[-1] == 2:
             x_h, x_l = _max_pool(x_h), None if x_l is None else _max_pool(x_l)
-        w_l, w_h, bias_l, bias_h = self._by_output()
+        w_l, w_h, bias_l, bias_h = self._by_output(self.channels_out.low)
         if self.is_depthwise:
             assert x_l is not None
             return self._path(x_h, w_h, bias_h), self._path(x_l, w_l, bias_l)
         high = x_h if x_l is None else self._joined(upsample(x_l, x_h.shape[-2:]), x_h)
         y_h = self._path(high, w_h, bias_h)
         if not self.channels_out.low:
-            return y_h
+            return y_h, None
         low = _max_pool(x_h)
         low = low if x_l is None else self._joined(x_l, low)
         return y_h, self._path(low, w_l, bias_l)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from octvideo.layers import MGConv2d, OctConv2d
+from octvideo.layers import OctConv2d
+from studies.mgconv import MGConv2d
 
 
 def conv(x: np.ndarray, w: np.ndarray, groups: int) -> np.ndarray:

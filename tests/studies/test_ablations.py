@@ -5,13 +5,21 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from eq4 import CASES, Case, both_dims, make_input, parts, pool_reference, upsample_reference
 from torch import Tensor, nn
 
 from octvideo import create_model, optimize_for_inference
 from octvideo.layers.fused import FusedConv
-from octvideo.layers.octave_ablation import Ablation, ablate
 from octvideo.utils.complexity import count
+from studies.ablations import Ablation, ablate
+from support.eq4 import (
+    CASES,
+    Case,
+    both_dims,
+    make_input,
+    parts,
+    pool_reference,
+    upsample_reference,
+)
 
 VARIANTS = {
     "max": Ablation("max"),
@@ -119,7 +127,7 @@ def test_groups(name: str, ndim: int) -> None:
 
 
 def test_a_fused_convolution_refuses_it() -> None:
-    with pytest.raises(ValueError, match="AblatedOctConv2d of these channels can not be fused"):
+    with pytest.raises(ValueError, match="AblatedOctConv2d of these channels cannot be fused"):
         FusedConv(ablated(CASES["pair"], 2, Ablation("max")))
 
 
@@ -133,9 +141,8 @@ def test_networks(name: str, ablation: Ablation) -> None:
     torch.manual_seed(0)
     paper = create_model(name, 5, octave_alpha=0.25, head_activation="none", **options)
     torch.manual_seed(0)
-    model = create_model(
-        name, 5, octave_alpha=0.25, head_activation="none", ablation=ablation, **options
-    )
+    model = create_model(name, 5, octave_alpha=0.25, head_activation="none", **options)
+    ablate(model, ablation)
     assert all(map(torch.equal, paper.state_dict().values(), model.state_dict().values()))
     x = torch.randn(2, 3, *((4,) if is_video else ()), 32, 32, dtype=torch.double)
     paper, model = paper.double().eval(), model.double().eval()
@@ -152,7 +159,8 @@ def test_multiply_adds() -> None:
 
     def macs(ablation: Ablation) -> int:
         with torch.device("meta"):
-            model = create_model("resnet26_v2", octave_alpha=0.5, ablation=ablation)
+            model = create_model("resnet26_v2", octave_alpha=0.5)
+            ablate(model, ablation)
         return count(model, (1, 3, 64, 64)).macs
 
     paper = macs(Ablation())
@@ -164,4 +172,4 @@ def test_multiply_adds() -> None:
 
 def test_a_variant_that_is_not_known() -> None:
     with pytest.raises(ValueError, match="unknown paths 'none'; known: both"):
-        create_model("resnet26_v2", octave_alpha=0.25, ablation=Ablation(paths="none"))
+        ablate(create_model("resnet26_v2", octave_alpha=0.25), Ablation(paths="none"))
