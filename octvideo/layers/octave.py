@@ -319,8 +319,8 @@ class _OctConvNd(nn.Module):
         if self.is_depthwise:
             low = self.out_channels // self.in_channels * channels.low
             self.channels_out = Channels(self.out_channels - low, low)
-        self._check_arguments(channels)
         self.channels_in = channels
+        self._check_arguments(channels)
 
     def _join(self, x_l: Tensor | None, pooled: Tensor) -> Tensor:
         """u = [x_l | pool(x_h)]."""

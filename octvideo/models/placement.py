@@ -23,7 +23,7 @@ def octavized(network: Any) -> nn.Module:
     """Makes one of our networks octave, in place, as its ``spec.octave`` says."""
     spec = network.spec
     octave = spec.octave
-    rules = _rules_of(spec)
+    rules = rules_of(spec)
     placement = Placement(
         rules.is_octave, octave.alpha, octave.channel_divisor, rules.pools, octave.nonlocal_mode
     )
@@ -128,7 +128,7 @@ class _MobileNetRules(_Rules):
         return self.spec.is_octave
 
 
-def _rules_of(spec: Any) -> _Rules:
+def rules_of(spec: Any) -> _Rules:
     if isinstance(spec, DenseNetSpec):
         return _DenseNetRules(spec)
     return (_MobileNetRules if isinstance(spec, MobileNetSpec) else _ResNetRules)(spec)

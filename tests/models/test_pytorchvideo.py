@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo import create_model
+from octvideo.layers import Placement, octavize
+from octvideo.models.placement import rules_of
 from support.peer import import_pytorchvideo
 
 CLASSES = 10
@@ -116,3 +118,29 @@ def test_narrow_networks(name: str, size: tuple[int, int], shared: Path) -> None
 @pytest.mark.parametrize("name", [*SINGLE, *DOUBLE])
 def test_networks_at_full_size(name: str, size: tuple[int, int], shared: Path) -> None:
     compare(name, 64, 224, size, shared)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5])
+@pytest.mark.parametrize("name", ["i3d_r50", "slowfast_4x16_r50"])
+def test_octavized_they_are_ours(name: str, alpha: float, shared: Path) -> None:
+    """Their code, which has never heard of octaves, with the same weights and placement."""
+    torch.manual_seed(0)
+    theirs = (build_single if name in SINGLE else build_double)(name, 16, 64)
+    ours = create_model(name, CLASSES, alpha, width_per_group=16, crop_size=64)
+    x = torch.randn(2, 3, ours.spec.num_frames, 64, 64) + 3 * torch.randn(2, 3, 1, 1, 1)
+    randomise(ours, x)
+    names = json.loads((shared / "data" / "pyslowfast" / "ptv_to_pysf_names.json").read_text())
+    own = ours.eval().state_dict()
+    names = {a.removeprefix("model."): b for a, b in names[{**SINGLE, **DOUBLE}[name][0]].items()}
+    keys = list(theirs.state_dict())
+    rules = rules_of(ours.spec)
+    placement = Placement(
+        lambda conv: rules.is_octave(names[f"{conv}.weight"].removesuffix(".weight")), alpha
+    )
+    octavize(theirs, placement, pathways(name, x))
+    assert list(theirs.state_dict()) == keys
+    theirs.load_state_dict({key: own[names[key]] for key in keys}, strict=True)
+    with torch.no_grad():
+        got, want = theirs.eval()(pathways(name, x)), ours(x)
+    assert (want[0] - want[1]).abs().max() > 1e-3, "scores that do not depend on the clip"
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)

@@ -1,0 +1,186 @@
+"""What torch's functions do with octave values, against what they do with the merged tensor."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from octvideo.layers import BatchNorm2d, OctBatchNorm2d, OctTensor, merge, pool, strict
+from support.eq4 import make_input
+
+HIGH, LOW = 5, 3
+
+
+def value(size: tuple[int, int] = (8, 12), ndim: int = 2) -> OctTensor:
+    return OctTensor(*make_input((HIGH, LOW), ndim, size))
+
+
+# Upsampling repeats pixels, so what acts on single pixels commutes with it.
+POINTWISE: dict[str, Callable[[Any], Any]] = {
+    "relu": torch.relu,
+    "F.relu": F.relu,
+    "in place": lambda x: F.relu(x, inplace=True),
+    "method": lambda x: x.relu(),
+    "module": nn.ReLU6(inplace=True),
+    "gelu": F.gelu,
+    "sigmoid": torch.sigmoid,
+    "clamp": lambda x: x.clamp(-1, 1),
+    "to": lambda x: x.to(torch.float32).double(),
+    "dropout": nn.Dropout(0.5).eval(),
+    "number": lambda x: 2 * x + 1,
+    "divided": lambda x: x / 4 - 1,
+    "itself": lambda x: x + x,
+    "in place, itself": lambda x: x.mul_(x),
+    "gate of each channel": lambda x: x * torch.arange(8.0).view(1, 8, *[1] * (x.dim() - 2)),
+    "gate from the left": lambda x: torch.arange(8.0).view(8, *[1] * (x.dim() - 2)) * x,
+    "gate of each sample": lambda x: x * torch.rand(2, *[1] * (x.dim() - 1), generator=seed()),
+    "prelu": lambda x: F.prelu(x, torch.linspace(0, 1, 8).double()),
+    "batch norm": lambda x: F.batch_norm(
+        x, torch.arange(8.0).double(), torch.arange(1.0, 9).double(), torch.arange(8.0).double()
+    ),
+}
+
+
+def seed() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("size", [(8, 12), (7, 9), (1, 1)], ids=str)
+@pytest.mark.parametrize("name", POINTWISE)
+def test_pointwise(name: str, size: tuple[int, int], ndim: int) -> None:
+    x = value(size, ndim)
+    want = POINTWISE[name](x.merged())
+    with strict():
+        got = POINTWISE[name](x)
+    assert isinstance(got, OctTensor)
+    torch.testing.assert_close(got.merged(), want)
+
+
+def test_it_unpacks_like_a_pair_and_looks_like_a_tensor() -> None:
+    x = value((7, 9))
+    high, low = x
+    assert high is x.high
+    assert low is x.low
+    assert x.shape == x.size() == x.merged().shape == (2, 8, 7, 9)
+    assert (x.size(1), x.dim(), x.ndim, x.dtype, x.device.type) == (8, 4, 4, torch.double, "cpu")
+    assert tuple(x.channels) == (HIGH, LOW)
+    twin = copy.deepcopy(x)
+    assert torch.equal(twin.low, low)
+    assert twin.low is not low
+    with pytest.raises(AttributeError, match="flavour"):
+        _ = x.flavour
+
+
+def test_a_plain_map_is_split_for_a_sum() -> None:
+    """In either order, also in place: what has low channels keeps them."""
+    x, plain = value(), torch.randn(2, 8, 8, 12, dtype=torch.double)
+    kept = plain.clone()
+    want_h, want_l = x.high + plain[:, LOW:], x.low + pool(plain[:, :LOW])
+    with strict():
+        for y in (x + plain, plain + x, torch.add(plain, x), plain.add_(x)):
+            torch.testing.assert_close(tuple(y), (want_h, want_l))
+        assert torch.equal(plain, kept), "a part of it was overwritten"
+
+
+def test_who_has_left_the_octave_decides_a_sum() -> None:
+    """The result of a convolution to plain channels, through its batch norm and ReLU."""
+    x, plain = value(), torch.randn(2, 8, 8, 12, dtype=torch.double)
+    left = F.relu(BatchNorm2d(8).double().eval()(OctTensor(plain, None)))
+    want = plain / (1 + 1e-5) ** 0.5
+    for y in (x + left, left + x):
+        assert isinstance(y, Tensor)
+        torch.testing.assert_close(y, x.merged() + want.relu())
+    with strict():  # there is nothing to merge
+        assert isinstance(left + plain, Tensor)
+        assert isinstance(F.conv2d(left, torch.ones(1, 8, 1, 1, dtype=torch.double)), Tensor)
+        assert isinstance(left.flatten(1), Tensor)
+
+
+@pytest.mark.parametrize("size", [(8, 12), (16, 16), (7, 10), (14, 30)], ids=str)
+@pytest.mark.parametrize(
+    "window",
+    [
+        lambda x: F.max_pool2d(x, 2),
+        lambda x: F.max_pool2d(x, 3, 2, 1),
+        lambda x: F.avg_pool2d(x, 2),
+        lambda x: F.avg_pool2d(x, 3, 1, 1),
+        nn.MaxPool2d(2, ceil_mode=True),
+    ],
+)
+def test_pooling_keeps_the_low_map_half_as_large(window, size: tuple[int, int]) -> None:
+    x = value(size)
+    with strict():
+        y = window(x)
+    assert torch.equal(y.high, window(x.high))
+    assert y.low.shape[2:] == tuple((n + 1) // 2 for n in y.high.shape[2:])
+    if all(n % 8 == 0 for n in size):  # no window at a border
+        assert torch.equal(y.low, window(x.low))
+    assert torch.isfinite(y.low).all()
+
+
+def test_interpolation_keeps_the_low_map_half_as_large() -> None:
+    x = value((7, 9))
+    with strict():
+        for y in (F.interpolate(x, scale_factor=2), F.interpolate(x, size=(14, 18))):
+            assert torch.equal(y.high, F.interpolate(x.high, size=(14, 18)))
+            assert torch.equal(y.low, F.interpolate(x.low, size=(7, 9)))
+
+
+def test_concatenation() -> None:
+    x, y, plain = value(), value(), torch.randn(2, 4, 8, 12, dtype=torch.double)
+    with strict():
+        z = torch.cat([x, plain, y], dim=1)
+    assert torch.equal(z.high, torch.cat([x.high, plain, y.high], 1))
+    assert torch.equal(z.low, torch.cat([x.low, y.low], 1))
+    assert torch.equal(torch.cat([x, y], 0), torch.cat([x.merged(), y.merged()], 0))
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_means_over_space(ndim: int) -> None:
+    x = value((8, 12), ndim)
+    space = tuple(range(2, x.dim()))
+    adaptive = F.adaptive_avg_pool2d if ndim == 2 else F.adaptive_avg_pool3d
+    with strict():
+        torch.testing.assert_close(x.mean(space), x.merged().mean(space))
+        torch.testing.assert_close(adaptive(x, 1), adaptive(x.merged(), 1))
+        torch.testing.assert_close(
+            x.mean((-1, -2), keepdim=True), x.merged().mean((-1, -2), keepdim=True)
+        )
+
+
+def test_everything_else_sees_one_tensor() -> None:
+    x = value((7, 9))
+    weight = torch.randn(4, 8, 3, 3, dtype=torch.double)
+    for f in (
+        lambda x: F.conv2d(x, weight),
+        lambda x: x.flatten(1),
+        lambda x: x[:, 2:6],
+        torch.var,
+    ):
+        assert torch.equal(f(x), f(merge(x)))
+        with strict(), pytest.raises(TypeError, match="would merge"):
+            f(x)
+    other = OctTensor(*make_input((HIGH + 1, LOW - 1), 2, (7, 9)))
+    torch.testing.assert_close(x + other, x.merged() + other.merged())
+
+
+def test_gradients_pass() -> None:
+    x_h, x_l = (part.requires_grad_() for part in make_input((HIGH, LOW), 2))
+    y = F.max_pool2d(F.relu(OctTensor(x_h, x_l) * 3), 2)
+    y.merged().square().sum().backward()
+    assert x_h.grad.any()
+    assert x_l.grad.any()
+
+
+def test_norms_of_known_and_of_learned_channels_agree() -> None:
+    known, learned = OctBatchNorm2d((HIGH, LOW)).double(), BatchNorm2d(8).double()
+    x = value()
+    for y, z in zip(known(x), learned(x), strict=True):
+        assert torch.equal(y, z)
+    for name, buffer in known.named_buffers():
+        assert torch.equal(buffer, learned.get_buffer(name)), name
