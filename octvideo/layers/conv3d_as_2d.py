@@ -36,13 +36,13 @@ torch.fx.wrap("conv3d")  # its views depend on sizes, which torch.fx does not kn
 
 
 def is_on() -> bool:
-    """Whether videos are seen as images here."""
+    """Returns whether videos are seen as images here."""
     return enabled and not is_recorded()
 
 
 @contextmanager
 def disabled() -> Iterator[None]:
-    """torch's 3D operations inside the context."""
+    """Uses torch's 3D operations inside the context."""
     global enabled
     before, enabled = enabled, False
     try:
@@ -67,7 +67,7 @@ def for_each_frequency(fn: F_) -> F_:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """A video in channels-last memory, without a copy where it is so already."""
+    """Returns a video in channels-last memory, without a copy where it is so already."""
     return x if is_recorded() else x.contiguous(memory_format=torch.channels_last_3d)
 
 
@@ -93,7 +93,7 @@ def video(x: Tensor, batch: int) -> Tensor:
 
 
 def per_channel(fn: Callable[..., Tensor], *xs: Tensor) -> Tensor:
-    """``fn``, which acts on each channel of pictures (N, C, H, W) alone, of images or videos xs."""
+    """Applies ``fn``, which acts on each channel of images (N, C, H, W), to images or videos."""
     batch, ndim = xs[0].shape[0], xs[0].ndim
     if ndim == 4:
         return fn(*xs)
@@ -151,12 +151,12 @@ def conv2d(
 
 
 def is_in_space(weight: Tensor, padding: tuple[int, ...]) -> bool:
-    """Whether a kernel (C_out, C_in, k_t, k_h, k_w) sees one frame at a time."""
+    """Returns whether a kernel (C_out, C_in, k_t, k_h, k_w) sees one frame at a time."""
     return weight.shape[2] == 1 and padding[0] == 0
 
 
 def is_in_time(weight: Tensor, padding: tuple[int, ...]) -> bool:
-    """Whether a kernel (C_out, C_in, k_t, k_h, k_w) sees one pixel at a time."""
+    """Returns whether a kernel (C_out, C_in, k_t, k_h, k_w) sees one pixel at a time."""
     return weight.shape[3:] == (1, 1) and padding[1:] == (0, 0)
 
 
@@ -189,7 +189,7 @@ def avg_pool3d(x: Tensor, kernel: tuple[int, int, int]) -> Tensor:
 
 
 def grown(x: Tensor, window: tuple[int, ...], value: float) -> Tensor:
-    """x (N, C, T, H, W) with ``value`` behind it where it is smaller than the window (T, H, W).
+    """Pads x (N, C, T, H, W) behind with ``value`` to the size of the window (T, H, W), if smaller.
 
     For recorded networks: how much is added is part of the record, which is then right for inputs
     of every size, where min(size, window) as a kernel would be that of the recorded input.
@@ -203,7 +203,7 @@ def grown(x: Tensor, window: tuple[int, ...], value: float) -> Tensor:
 
 
 def padded(x: Tensor, conv: Any) -> tuple[Tensor, tuple[int, ...]]:
-    """x, and the padding by zeros that its convolution ``conv`` has left to do.
+    """Returns x and the padding by zeros that its convolution ``conv`` has left to do.
 
     What a convolution of torch cannot do itself (other padding modes, "same" around an even
     kernel) is done to x; ``conv`` has kernel_size, padding, dilation and padding_mode.
@@ -219,7 +219,7 @@ def padded(x: Tensor, conv: Any) -> tuple[Tensor, tuple[int, ...]]:
 
 
 def padding_pairs(conv: Any) -> list[tuple[int, int]]:
-    """Pixels before and after each axis, as torch pads for "same", "valid" or numbers."""
+    """Returns the pixels before and after each axis, for "same", "valid" or numbers as in torch."""
     if conv.padding == "valid":
         return [(0, 0) for _ in conv.kernel_size]
     if conv.padding == "same":

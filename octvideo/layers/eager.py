@@ -6,17 +6,15 @@ cannot express it or does not need it.
 """
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from octvideo.layers.torch_private import is_transformed
 
-# torch.compile and torch.export are told apart from torch 2.7 on.
+# From torch 2.7 on, an export can be distinguished from a compilation.
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 
 
 def is_recorded() -> bool:
-    """Whether ``torch.jit.trace``, an ONNX exporter or a ``torch.func`` transform is at work.
+    """Returns whether ``torch.jit.trace``, an ONNX exporter or a ``torch.func`` transform runs.
 
     torch.compile is not among them: it takes the same operations as eager mode.
     """
@@ -26,15 +24,5 @@ def is_recorded() -> bool:
 
 
 def is_eager() -> bool:
-    """Whether neither a compiler nor any of those is at work."""
+    """Returns whether neither a compiler nor any of those is at work."""
     return not torch.compiler.is_compiling() and not is_recorded()
-
-
-def relu_(x: Tensor) -> Tensor:
-    """ReLU in place, which exporters may lose in one half of an octave value: there, it is not."""
-    return F.relu(x) if is_recorded() else F.relu_(x)
-
-
-def relu6_(x: Tensor) -> Tensor:
-    """ReLU6, in place as `relu_`."""
-    return F.hardtanh(x, 0, 6) if is_recorded() else F.hardtanh_(x, 0, 6)

@@ -97,12 +97,12 @@ class FusedConv(nn.Module):
 
 @conv3d_as_2d.for_each_frequency
 def dense(x: Tensor) -> Tensor:
-    """Images in channels-last memory, of which a recorded network knows nothing."""
+    """Returns images in channels-last memory, of which a recorded network knows nothing."""
     return x if is_recorded() else x.contiguous(memory_format=torch.channels_last)
 
 
 def is_fusible(conv: Any) -> bool:
-    """Whether a convolution pads as oneDNN does and, if octave, is the paper's operator.
+    """Returns whether a convolution pads as oneDNN does and, if octave, is the paper's operator.
 
     A depthwise one of two frequencies is not.
     """
@@ -114,7 +114,7 @@ def is_fusible(conv: Any) -> bool:
 
 
 def folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one convolution that does what conv and norm do in evaluation."""
+    """Returns weight and bias of a convolution that does what conv and norm do in evaluation."""
     weight = conv.weight.detach().clone()
     bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach().clone()
     if norm is None:
@@ -227,7 +227,7 @@ class _Step(nn.Module):
         y = z if y is None else y.add_(z)
         return y.relu_() if self.relu else y
 
-    # The packed weight is made anew after .to(), load_state_dict, copy.deepcopy and pickle.
+    # The packed weight is made again after .to(), load_state_dict, copy.deepcopy and pickle.
 
     def _apply(self, fn: Any, recurse: bool = True) -> "_Step":
         self._packed = (None, None)

@@ -50,7 +50,7 @@ class _MaxPool2d(torch.autograd.Function):
 
 
 def _within_window(where: Tensor, size: torch.Size, *options: Pair) -> Tensor:
-    """Places in pictures of ``size``, counted from the corner of each window.
+    """Returns places in images of ``size``, counted from the corner of each window.
 
     Most windows are a few rows high, so that two bytes hold what torch keeps in eight.
     """

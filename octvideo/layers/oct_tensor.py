@@ -86,7 +86,7 @@ class OctTensor:
         return self._pooled
 
     def forget_pooled(self) -> None:
-        """Has to be called where ``high`` is overwritten."""
+        """Drops pool(high): to be called where ``high`` is overwritten."""
         self._pooled = None
 
     def map(self, fn: Callable[..., Tensor], *args: Any, **kwargs: Any) -> "OctTensor":

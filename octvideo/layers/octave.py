@@ -224,11 +224,11 @@ class _OctConvNd(nn.Module):
             )
 
     def _groups(self, channels: int) -> int:
-        """Groups of a path that starts from this many channels."""
+        """Returns the groups of a path that starts from this many channels."""
         return channels if self.is_depthwise else self.groups
 
     def kernels(self) -> dict[str, Tensor]:
-        """The slices of the weight for the paths that exist: h2h and, if any, l2h, h2l, l2l."""
+        """Returns the slices of the weight for the paths that exist of h2h, l2h, h2l, l2l."""
         low_out = self.channels_out.low
         low_in = self.channels_in.low // self.groups if self.channels_in else 0
         if self.is_depthwise:

@@ -133,5 +133,5 @@ class _Learner:
 
 
 def kernels_of(conv: Any) -> list[Tensor]:
-    """The kernels of a convolution, views of its weight: of an octave one, those of its paths."""
+    """Returns the kernels of a convolution, views of its weight; an octave one has up to four."""
     return [*conv.kernels().values()] if isinstance(conv, (OctConv2d, OctConv3d)) else [conv.weight]

@@ -34,7 +34,7 @@ class Layers:
         dilation: int = 1,
         groups: int = 1,
     ) -> Conv:
-        """A convolution without bias that keeps T and, but for its spatial stride, H and W."""
+        """Makes a convolution without bias that keeps T and, but for its stride, H and W."""
         padding = dilation * (kernel // 2)
         if self.ndim == 2:
             return Conv2d(dim_in, dim_out, kernel, stride, padding, dilation, groups, bias=False)
@@ -87,7 +87,7 @@ class BlockSpec:
 
 
 def bottleneck_convs(spec: BlockSpec, make: Layers) -> tuple[Conv, Conv, Conv]:
-    """a: [t x]1x1, b: [1x]3x3, c: [1x]1x1."""
+    """Makes a: [t x]1x1, b: [1x]3x3, c: [1x]1x1."""
     inner, dilation, groups = spec.dim_inner, spec.dilation, spec.groups
     return (
         make.conv(spec.dim_in, inner, 1, spec.temporal_kernel, spec.stride_of("a")),

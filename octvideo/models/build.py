@@ -228,14 +228,14 @@ def build_model(cfg: CfgNode) -> nn.Module:
     try:
         model = build(spec_of(cfg))
     except ValueError as error:
-        raise UserError(f"the model of the configuration can not be built: {error}") from error
+        raise UserError(f"the model of the configuration cannot be built: {error}") from error
     if cfg.BN.NORM_TYPE == "sync_batchnorm":
         synchronize_batch_norm(model)
     return model
 
 
 def spec_of(cfg: CfgNode) -> Spec:
-    """The specification of the model of a configuration.
+    """Returns the specification of the model of a configuration.
 
     Raises:
         ValueError: the keys of MODEL, RESNET and OCTAVE do not make a network.

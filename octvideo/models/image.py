@@ -41,12 +41,12 @@ class ImageSpec(NetworkSpec):
 
     @property
     def is_octave(self) -> bool:
-        """Whether any layer has low channels."""
+        """Returns whether any layer has low channels."""
         return any(self.octave.split(1024, stage).low for stage in self.octave.stages)
 
 
 def images_of(x: Tensor | Sequence[Tensor]) -> Tensor:
-    """Images (N, C, H, W) of those, of clips of one frame (N, C, 1, H, W), or of a list of one."""
+    """Returns images (N, C, H, W) of these, of clips (N, C, 1, H, W), or of a list of one."""
     if not isinstance(x, Tensor):
         if len(x) != 1:
             raise ValueError(f"an image network takes one tensor, got a list of {len(x)}")

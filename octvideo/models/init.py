@@ -16,7 +16,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, OctConv2d, OctConv3d)
 def init_weights(
     model: nn.Module, fc_std: float, zero_init_final_bn: bool, zero_init_final_conv: bool = False
 ) -> None:
-    """Kaiming normal on fan_out for convolutions, each octave kernel on its own fan.
+    """Draws convolutions from Kaiming's normal on fan_out, each octave kernel on its own fan.
 
     BN starts as the identity, or, with ``zero_init_final_bn``, as zero where it ends a residual
     branch or a non-local block; ``zero_init_final_conv``: the last convolution of a residual
@@ -48,7 +48,7 @@ def init_weights(
 
 @torch.no_grad()
 def init_image_weights(model: nn.Module, fc_std: float) -> None:
-    """MSRA with the average fan, as the authors' code: each octave kernel on its own fans.
+    """Draws by MSRA with the average fan, as the authors: each octave kernel on its own fans.
 
     The standard deviation is sqrt(gain / fan), with fan = (fan_in + fan_out) / 2 and the gain of
     a leaky ReLU of slope 1/4, MXNet's default. Linear layers named ``head.projection`` are

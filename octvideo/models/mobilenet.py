@@ -46,7 +46,7 @@ class MobileNetSpec(ImageSpec):
         return int(channels * self.multiplier)
 
     def blocks(self) -> Iterator[tuple[int, int, int, int]]:
-        """The stage, the number in it, the stride and the output channels of every block."""
+        """Yields the stage, the number in it, the stride and the output channels of every block."""
         for stage, outputs in enumerate(OUTPUTS[self.version], 1):
             for i, channels in enumerate(outputs):
                 yield stage, i, 2 if stage > 1 and i == 0 else 1, self.width(channels)

@@ -18,7 +18,7 @@ from octvideo.utils.errors import NonFiniteError
 
 
 def optimize_for_inference(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """A copy of a model of octvideo for inference, faster, with the same outputs to rounding.
+    """Returns a copy of a model for inference, faster, with the same outputs to rounding.
 
     Batch norm is folded into the convolutions, the slices of an octave weight are stored apart,
     sums and ReLU are done with the convolutions or in place. Batch norm before the first

@@ -74,7 +74,7 @@ class _ResNetRules(_Rules):
         return self.has(stage) and not (is_last and match["conv"] in ("branch1", self.final))
 
     def pools(self, name: str) -> bool:
-        """Convolutions of the block that leaves the octave, where the placement asks for it."""
+        """Returns whether it is in the block that leaves the octave, if the placement asks for it."""
         match = _BLOCK.fullmatch(name)
         if not match or not (self.always_pools or self.spec.octave.pool_stride):
             return False
@@ -120,7 +120,7 @@ class _MobileNetRules(_Rules):
         return conv == "conv2" and self.has(stage + is_last)
 
     def pools(self, name: str) -> bool:
-        """All depthwise convolutions of a network that is octave anywhere."""
+        """Returns whether it is depthwise, in a network that is octave anywhere."""
         match = _MOBILE.fullmatch(name)
         depthwise = "conv1" if self.spec.version == 1 else "conv2"
         if match is None or match["conv"] != depthwise:

@@ -12,7 +12,7 @@ from octvideo.layers.oct_tensor import without_pooled
 
 
 def run_and_recompute(block: nn.Module, x: Tensor) -> Tensor:
-    """``block(x)`` with the same gradients and the same statistics of batch norm.
+    """Returns ``block(x)``, with the same gradients and the same statistics of batch norm.
 
     The block must not draw random numbers (dropout is in the head only).
     """

@@ -83,7 +83,7 @@ class Difference:
 
     @property
     def in_keys(self) -> str:
-        """It in keys of a configuration: "OCTAVE.ALPHA was 0.25, is 0.5"."""
+        """Returns it in keys of a configuration: "OCTAVE.ALPHA was 0.25, is 0.5"."""
         values = to_plain(self.mine), to_plain(self.other)
         key = self.key
         if self.option == "octave_alpha" and not all(values):

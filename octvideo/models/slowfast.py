@@ -60,7 +60,7 @@ class SlowFastSpec(ResNetSpec):
             raise ValueError(f"a SlowFast network has arch 'slowfast', got {self.arch!r}")
 
     def pathways(self) -> tuple[ResNetSpec, ResNetSpec]:
-        """Slow and fast."""
+        """Returns slow and fast."""
         octaves = [
             self.octave if pathway in self.octave.pathways else OctavePlacement()
             for pathway in (0, 1)

@@ -82,7 +82,7 @@ class OctavePlacement:
         split_channels(64, self.alpha, self.channel_divisor)  # says what is wrong with them
 
     def split(self, channels: int, stage: int) -> Channels:
-        """The channel pair of a map of ``stage``."""
+        """Returns the channel pair of a map of ``stage``."""
         if stage not in self.stages:
             return Channels(channels)
         return split_channels(channels, self.alpha, self.channel_divisor)
@@ -172,7 +172,7 @@ class ResNetSpec(NetworkSpec):
             if any(block >= count for block in self.non_local.blocks[stage - 2]):
                 raise ValueError(
                     f"res{stage} of depth {self.depth} has the blocks 0..{count - 1}; a non-local "
-                    f"block can not follow {self.non_local.blocks[stage - 2]}"
+                    f"block cannot follow {self.non_local.blocks[stage - 2]}"
                 )
 
     def _check_arch(self) -> None:
@@ -180,14 +180,14 @@ class ResNetSpec(NetworkSpec):
             raise ValueError(f"unknown arch {self.arch!r}; known: {', '.join(TEMPORAL_KERNELS)}")
 
     def pathways(self) -> tuple["ResNetSpec", ...]:
-        """The specification of each pathway."""
+        """Returns the specification of each pathway."""
         return (self,)
 
     def block_counts(self) -> tuple[int, ...]:
         return BLOCKS_PER_STAGE[self.transform][self.depth]
 
     def temporal_kernels(self, stage: int) -> list[int]:
-        """The temporal kernel of each block of a stage."""
+        """Returns the temporal kernel of each block of a stage."""
         count = self.block_counts()[stage - 2]
         kernels = list(islice(cycle(TEMPORAL_KERNELS[self.arch][stage - 1]), count))
         if self.num_block_temp_kernel is not None:

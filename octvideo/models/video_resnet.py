@@ -108,7 +108,7 @@ def check_clips(clips: Tensor, channels: int) -> None:
 
 
 def width_of(spec: ResNetSpec, stage: int) -> int:
-    """Channels that res``stage`` of a pathway gives; the stem is stage 1."""
+    """Returns the channels that res``stage`` of a pathway gives; the stem is stage 1."""
     if stage == 1:
         return spec.width_per_group
     return spec.width_per_group * 2 ** (stage - 2) * spec.expansion
