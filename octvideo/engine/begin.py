@@ -17,7 +17,7 @@ logger = logging.getLogger("octvideo")
 
 @dataclass(frozen=True)
 class Beginning:
-    """How a run begins; see TRAIN.AUTO_RESUME and TRAIN.CHECKPOINT_*.
+    """How a run begins; see TRAIN.AUTO_RESUME and TRAIN.CHECKPOINT_FILE_PATH.
 
     Args:
         file: "" for none.

@@ -249,6 +249,7 @@ def replace_by_foreign_weights(path: Path) -> None:
 def replace_by_another_network(path: Path) -> None:
     content = load_checkpoint(path)
     content["cfg"] = content["cfg"].replace("NUM_CLASSES: 8", "NUM_CLASSES: 7")
+    content["spec"]["num_classes"] = 7
     torch.save(content, path)
 
 
