@@ -74,7 +74,7 @@ class _ResNetRules(_Rules):
         return self.has(stage) and not (is_last and match["conv"] in ("branch1", self.final))
 
     def pools(self, name: str) -> bool:
-        """Returns whether it is in the block that leaves the octave, if the placement asks for it."""
+        """Returns whether it is in the block that leaves the octave, and that is to pool."""
         match = _BLOCK.fullmatch(name)
         if not match or not (self.always_pools or self.spec.octave.pool_stride):
             return False
