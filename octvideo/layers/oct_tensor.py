@@ -32,6 +32,10 @@ from octvideo.layers.channels import Channels
 from octvideo.layers.eager import is_recorded
 from octvideo.layers.resample import half_size, pool, upsample
 
+Arg = Any  # what functions of torch take and return: values, numbers, sizes, lists of them
+Args = tuple[Arg, ...]
+Kwargs = dict[str, Arg]
+Func = Callable[..., Arg]
 _strict = False
 
 
@@ -60,7 +64,7 @@ class OctTensor:
         self.high, self.low = high, low
         self._pooled: Tensor | None = None
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Arg]:
         yield self.high
         yield self.low  # None where the value has left the octave
 
@@ -89,18 +93,18 @@ class OctTensor:
         """Drops pool(high): to be called where ``high`` is overwritten."""
         self._pooled = None
 
-    def map(self, fn: Callable[..., Tensor], *args: Any, **kwargs: Any) -> "OctTensor":
+    def map(self, fn: Callable[..., Tensor], *args: Arg, **kwargs: Arg) -> "OctTensor":
         """Returns fn(high, ...) and fn(low, ...)."""
         low = None if self.low is None else fn(self.low, *args, **kwargs)
         return OctTensor(fn(self.high, *args, **kwargs), low)
 
     @classmethod
     def __torch_function__(
-        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+        cls, func: Func, types: Arg, args: Args = (), kwargs: Kwargs | None = None
+    ) -> Arg:
         return _call(func, args, kwargs or {})
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Arg:
         """Finds the methods and attributes of a tensor."""
         if name.startswith("__") or not hasattr(Tensor, name):
             raise AttributeError(f"an OctTensor has no attribute {name!r}")
@@ -109,36 +113,36 @@ class OctTensor:
             return partial(_call_method, member, self)
         return getattr(self.high, name)
 
-    def size(self, dim: int | None = None) -> Any:
+    def size(self, dim: int | None = None) -> Arg:
         return self.shape if dim is None else self.shape[dim]
 
     def dim(self) -> int:
         return self.high.ndim
 
-    def __add__(self, other: Any) -> Any:
+    def __add__(self, other: Arg) -> Arg:
         return _call(torch.add, (self, other), {})
 
-    def __radd__(self, other: Any) -> Any:
+    def __radd__(self, other: Arg) -> Arg:
         return _call(torch.add, (other, self), {})
 
-    def __sub__(self, other: Any) -> Any:
+    def __sub__(self, other: Arg) -> Arg:
         return _call(torch.sub, (self, other), {})
 
-    def __mul__(self, other: Any) -> Any:
+    def __mul__(self, other: Arg) -> Arg:
         return _call(torch.mul, (self, other), {})
 
     __rmul__ = __mul__
 
-    def __truediv__(self, other: Any) -> Any:
+    def __truediv__(self, other: Arg) -> Arg:
         return _call(torch.div, (self, other), {})
 
-    def __iadd__(self, other: Any) -> Any:
+    def __iadd__(self, other: Arg) -> Arg:
         return _call(Tensor.add_, (self, other), {})
 
-    def __imul__(self, other: Any) -> Any:
+    def __imul__(self, other: Arg) -> Arg:
         return _call(Tensor.mul_, (self, other), {})
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: Arg) -> Arg:
         return _call(Tensor.__getitem__, (self, key), {})
 
     def __repr__(self) -> str:
@@ -149,7 +153,7 @@ class OctTensor:
 Value = Tensor | OctTensor
 
 
-def without_pooled(x: Any) -> Any:
+def without_pooled(x: Arg) -> Arg:
     """Returns x, or the same octave value that has not been pooled yet."""
     return OctTensor(x.high, x.low) if isinstance(x, OctTensor) else x
 
@@ -182,7 +186,7 @@ def convert(x: Value | tuple[Tensor, Tensor], low: int) -> Value:
     return OctTensor(x[:, low:], pool(x[:, :low])) if low else x
 
 
-def per_frequency(fn: Callable[..., Tensor], *values: Any) -> Any:
+def per_frequency(fn: Callable[..., Tensor], *values: Arg) -> Arg:
     """Applies ``fn`` to the high and to the low parts of pairs or octave values; else just once."""
     if isinstance(values[0], Tensor):
         return fn(*values)
@@ -191,11 +195,11 @@ def per_frequency(fn: Callable[..., Tensor], *values: Any) -> Any:
     return OctTensor(*parts) if isinstance(values[0], OctTensor) else parts
 
 
-def _call_method(member: Any, x: OctTensor, *args: Any, **kwargs: Any) -> Any:
+def _call_method(member: Func, x: OctTensor, *args: Arg, **kwargs: Arg) -> Arg:
     return _call(member, (x, *args), kwargs)
 
 
-def _call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _call(func: Func, args: Args, kwargs: Kwargs) -> Arg:
     """Looks the function up by its name, as torch has it in up to three places."""
     if is_recorded():  # exporters may lose what is written into one of two maps
         func, kwargs = _out_of_place(func), {k: v for k, v in kwargs.items() if k != "inplace"}
@@ -207,7 +211,7 @@ def _call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return func(*merged, **{name: _plain(value, func) for name, value in kwargs.items()})
 
 
-def _plain(arg: Any, func: Any) -> Any:
+def _plain(arg: Arg, func: Func) -> Arg:
     if isinstance(arg, OctTensor):
         if _strict and arg.low is not None:
             raise TypeError(f"{func.__name__} would merge the frequencies of {arg}")
@@ -217,22 +221,22 @@ def _plain(arg: Any, func: Any) -> Any:
     return arg
 
 
-def _each(func: Any, args: Any, kwargs: Any) -> OctTensor:
+def _each(func: Func, args: Args, kwargs: Kwargs) -> OctTensor:
     """Functions of single pixels and channels."""
     x: OctTensor = args[0]
     x.forget_pooled()  # perhaps it is done in place
     return x.map(func, *args[1:], **kwargs)
 
 
-def _max_window(func: Any, args: Any, kwargs: Any) -> Any:
+def _max_window(func: Func, args: Args, kwargs: Kwargs) -> Arg:
     return _window(func, args, kwargs, {"ceil_mode": True})
 
 
-def _mean_window(func: Any, args: Any, kwargs: Any) -> Any:
+def _mean_window(func: Func, args: Args, kwargs: Kwargs) -> Arg:
     return _window(func, args, kwargs, {"ceil_mode": True, "count_include_pad": False})
 
 
-def _window(func: Any, args: Any, kwargs: Any, ceil: dict[str, bool]) -> Any:
+def _window(func: Func, args: Args, kwargs: Kwargs, ceil: dict[str, bool]) -> Arg:
     """Pooling. The low map keeps half the size of the high one, rounded up.
 
     A window that torch would drop at the border of the low map is the last, smaller one there.
@@ -248,7 +252,7 @@ def _window(func: Any, args: Any, kwargs: Any, ceil: dict[str, bool]) -> Any:
     return OctTensor(high, low) if low.shape[2:] == want else NotImplemented
 
 
-def _interpolate(func: Any, args: Any, kwargs: Any) -> OctTensor:
+def _interpolate(func: Func, args: Args, kwargs: Kwargs) -> OctTensor:
     x, *rest = args
     options = {**dict(zip(("size", "scale_factor"), rest, strict=False)), **kwargs}
     high = func(x.high, **options)
@@ -258,7 +262,7 @@ def _interpolate(func: Any, args: Any, kwargs: Any) -> OctTensor:
     return OctTensor(high, func(x.low, **options))
 
 
-def _binary(func: Any, args: Any, kwargs: Any) -> Any:
+def _binary(func: Func, args: Args, kwargs: Kwargs) -> Arg:
     """Sums, products and their like, of which one or both are octave values."""
     a, b, *rest = args
     if isinstance(a, OctTensor) and isinstance(b, OctTensor):
@@ -280,13 +284,13 @@ def _binary(func: Any, args: Any, kwargs: Any) -> Any:
     x.forget_pooled()
     other_h, other_l = parts
 
-    def run(p: Any, q: Any) -> Any:
+    def run(p: Arg, q: Arg) -> Tensor:
         return func(*((p, q) if x is a else (q, p)), *rest, **kwargs)
 
     return OctTensor(run(x.high, other_h), None if x.low is None else run(x.low, other_l))
 
 
-def _split(other: Any, x: OctTensor) -> Any:
+def _split(other: Arg, x: OctTensor) -> Arg:
     """The part of a number, a gate or a map for x.high, and the one for x.low."""
     if not isinstance(other, Tensor) or other.ndim == 0:
         return other, other
@@ -303,11 +307,11 @@ def _split(other: Any, x: OctTensor) -> Any:
     return gate_h, gate_l
 
 
-def _out_of_place(func: Any) -> Any:
+def _out_of_place(func: Func) -> Func:
     return _OUT_OF_PLACE.get(func.__name__, func)
 
 
-def _concatenate(func: Any, args: Any, kwargs: Any) -> Any:
+def _concatenate(func: Func, args: Args, kwargs: Kwargs) -> Arg:
     """Along the channels: L to L, and H, where a plain map belongs too, to H."""
     values, *rest = args
     options = {**dict(zip(("dim",), rest, strict=False)), **kwargs}
@@ -319,7 +323,7 @@ def _concatenate(func: Any, args: Any, kwargs: Any) -> Any:
     return OctTensor(high, func(lows, **options)) if lows else high
 
 
-def _mean(func: Any, args: Any, kwargs: Any) -> Any:
+def _mean(func: Func, args: Args, kwargs: Kwargs) -> Arg:
     """Over space: [mean(L) | mean(H)]."""
     x, *rest = args
     options = {**dict(zip(("dim", "keepdim"), rest, strict=False)), **kwargs}
@@ -330,38 +334,39 @@ def _mean(func: Any, args: Any, kwargs: Any) -> Any:
     return _by_channel(func, x, options)
 
 
-def _pool_to_one(func: Any, args: Any, kwargs: Any) -> Any:
+def _pool_to_one(func: Func, args: Args, kwargs: Kwargs) -> Arg:
     """Adaptive pooling of each map to one pixel: [L | H]."""
-    x, size = args[0], kwargs.get("output_size", args[-1])
+    x: OctTensor = args[0]
+    size: Arg = kwargs.get("output_size", args[-1])
     if not all(n == 1 for n in ([size] if isinstance(size, int) else size)):
         return NotImplemented
     return _by_channel(func, x, {"output_size": size})
 
 
-def _by_channel(func: Any, x: OctTensor, options: dict[str, Any]) -> Tensor:
+def _by_channel(func: Func, x: OctTensor, options: Kwargs) -> Tensor:
     high = func(x.high, **options)
     return high if x.low is None else torch.cat([func(x.low, **options), high], dim=1)
 
 
-def _per_channel(func: Any, args: Any, kwargs: Any) -> OctTensor:
+def _per_channel(func: Func, args: Args, kwargs: Kwargs) -> OctTensor:
     """Functions with parameters of each channel: batch norm, PReLU."""
     x, low = args[0], args[0].channels.low
 
-    def part(which: slice) -> Callable[[Any], Any]:
-        def cut(arg: Any) -> Any:
+    def part(which: slice) -> Callable[[Arg], Arg]:
+        def cut(arg: Arg) -> Arg:
             is_cut = isinstance(arg, Tensor) and arg.shape == (x.channels.total,)
             return arg[which] if is_cut else arg
 
         return cut
 
-    def run(tensor: Tensor, cut: Callable[[Any], Any]) -> Tensor:
+    def run(tensor: Tensor, cut: Callable[[Arg], Arg]) -> Tensor:
         return func(tensor, *map(cut, args[1:]), **{k: cut(v) for k, v in kwargs.items()})
 
     y_l = None if x.low is None else run(x.low, part(slice(0, low)))
     return OctTensor(run(x.high, part(slice(low, None))), y_l)
 
 
-_RULES: dict[Callable[..., Any], str] = {
+_RULES: dict[Func, str] = {
     _each: (
         "abs alpha_dropout bfloat16 celu clamp clone contiguous cpu cuda detach double dropout "
         "dropout1d dropout2d dropout3d elu exp feature_alpha_dropout feature_dropout float gelu "
@@ -377,8 +382,8 @@ _RULES: dict[Callable[..., Any], str] = {
     _pool_to_one: "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d",
     _per_channel: "batch_norm prelu",
 }
-_TABLE: dict[str, Callable[..., Any]] = {}
-_OUT_OF_PLACE: dict[str, Callable[..., Any]] = {}
+_TABLE: dict[str, Func] = {}
+_OUT_OF_PLACE: dict[str, Func] = {}
 for _rule, _names in _RULES.items():
     for _name in _names.split():
         # torch has most of them also in place, and operators under names of their own.
