@@ -153,11 +153,6 @@ class OctTensor:
 Value = Tensor | OctTensor
 
 
-def without_pooled(x: Arg) -> Arg:
-    """Returns x, or the same octave value that has not been pooled yet."""
-    return OctTensor(x.high, x.low) if isinstance(x, OctTensor) else x
-
-
 def maps_of(x: Value | tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
     """Returns the maps of a value in the order of its channels, [L | H]; a tensor is one map."""
     if isinstance(x, Tensor):

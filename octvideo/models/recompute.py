@@ -2,33 +2,36 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from octvideo.layers.oct_tensor import without_pooled
+from octvideo.layers import OctTensor, Value
 
 
-def run_and_recompute(block: nn.Module, x: Tensor) -> Tensor:
+def run_and_recompute(block: nn.Module, x: Any) -> Any:
     """Returns ``block(x)``, with the same gradients and the same statistics of batch norm.
 
     The block must not draw random numbers (dropout is in the head only).
     """
 
-    def run(x: Tensor) -> Tensor:
-        return block(without_pooled(x))  # both times
+    # The maps rather than the value that holds them: a compiler traces tensors, and what the value
+    # remembers of the first pass must not be there in the second.
+    is_octave = isinstance(x, OctTensor)
+    maps = tuple(x) if isinstance(x, OctTensor) else (x,)
 
-    if torch.compiler.is_compiling():  # a graph has no side effects to be made twice
-        return checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
-    return checkpoint(
-        run,
-        x,
-        use_reentrant=False,
-        preserve_rng_state=False,
-        context_fn=lambda: (nullcontext(), _statistics_left_alone(block)),
-    )
+    def run(*maps: Tensor) -> Any:
+        y: Value = block(OctTensor(*maps) if is_octave else maps[0])
+        return tuple(y) if isinstance(y, OctTensor) else y
+
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    if not torch.compiler.is_compiling():  # a graph has no side effects to be made twice
+        options["context_fn"] = lambda: (nullcontext(), _statistics_left_alone(block))
+    y = checkpoint(run, *maps, **options)
+    return OctTensor(*y) if isinstance(y, tuple) else y
 
 
 @contextmanager
