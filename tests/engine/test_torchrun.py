@@ -156,11 +156,12 @@ def test_a_node_that_is_frozen_ends_the_run_of_the_other(job_opts, tmp_path, vic
 
 
 LEAVES_SLOWLY = """
-import runpy, sys, time
+import sys, time
+from octvideo.cli.main import run_command
 from octvideo.distributed import collectives
 stop, sys.argv = collectives.stop, sys.argv[1:]
 collectives.stop = lambda: (time.sleep(5), stop())
-runpy.run_path(sys.argv[0], run_name="__main__")
+sys.exit(run_command("run"))
 """
 
 
