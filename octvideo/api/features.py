@@ -9,13 +9,13 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
 from tqdm import tqdm
 
 from octvideo.api.predict import check_finite, features_scorer, rows, views_of
+from octvideo.data.clips import Item
 from octvideo.data.crash_safe_loader import VideoLoader, Watch
 from octvideo.data.protocol import Protocol
 from octvideo.utils.console import printable, say
@@ -129,10 +129,10 @@ def _saved_features(path: Path) -> np.ndarray | None:
 
 def _items(
     videos: Sequence[str], settings: Protocol, fast: bool, watch: Watch, num_workers: int
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Item]:
     if not videos:
         return
-    yield from VideoLoader(
+    yield from VideoLoader[Item](
         views_of(videos, settings, fast, watch),
         range(len(videos)),
         num_workers,
@@ -141,7 +141,7 @@ def _items(
     )
 
 
-def _claim(folder: Path, wanted: dict[str, Any]) -> None:
+def _claim(folder: Path, wanted: dict[str, object]) -> None:
     path = folder / _SETTINGS
     if not path.exists():
         write_whole(path, json.dumps(wanted, indent=2) + "\n")

@@ -7,7 +7,6 @@ whichever process makes it. Ranges and probabilities are timm's and PySlowFast's
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -216,7 +215,7 @@ class ClipTransform:
         for clean in extra.clean_copies():
             before = rng.bit_generator.state
 
-            def change(frames: np.ndarray, before: Mapping[str, Any] = before) -> torch.Tensor:
+            def change(frames: np.ndarray, before: Mapping[str, object] = before) -> torch.Tensor:
                 rng.bit_generator.state = before  # every part of a clip gets the same
                 changed = extra.rand_augment(frames, rng) if extra.rand_augment else frames
                 return training_view(changed, rng, self.crop)

@@ -4,7 +4,7 @@ path -> source (uint8 T H W C, only the frames asked for) -> transforms -> colla
 """
 
 from collections.abc import Callable
-from typing import TypedDict
+from typing import TypedDict, final
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ MAX_ASPECT = 16  # a longer strip, resized as a whole for its three crops, would
 TrainingViews = Callable[[Callable[[Convert], Tensor], np.random.Generator], list[Tensor]]
 
 
+@final
 class Item(TypedDict, total=False):
     """What a data set gives for a file: of RandomClips views, of AllViews what `view` needs.
 
@@ -43,6 +44,7 @@ class Item(TypedDict, total=False):
     bad: list[tuple[str, str]]
 
 
+@final
 class Batch(TypedDict):
     """What `collate_clips` makes of items."""
 

@@ -4,18 +4,18 @@ import logging
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Any
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import (
     DataLoader,
     Sampler,
-    default_collate,
     default_convert,
     get_worker_info,
 )
@@ -32,9 +32,12 @@ from octvideo.utils.memory import (
 from octvideo.utils.workers import how_it_ended
 
 if TYPE_CHECKING:
-    from octvideo.data.clips import _Files
+    from octvideo.data.clips import Item, _Files
 
 logger = logging.getLogger("octvideo")
+
+Kind = TypeVar("Kind")
+Loaded = TypeVar("Loaded")  # a batch, or an item where there are no batches
 
 _MAX_UNEXPLAINED = 3  # restarts in a row after workers that read no video
 
@@ -103,10 +106,10 @@ class _Sender:
     through the pipe as arrays: torch would fail, or lose the batch and wait for it for ever.
     """
 
-    def __init__(self, collate: Callable[[Any], Any]) -> None:
+    def __init__(self, collate: Callable[[list["Item"]], object]) -> None:
         self.collate = collate
 
-    def __call__(self, items: Any) -> Any:
+    def __call__(self, items: list["Item"]) -> object:
         batch = self.collate(items)
         return batch if get_worker_info() is None else _map(_shared, batch, Tensor)
 
@@ -130,7 +133,7 @@ def _shared(tensor: Tensor) -> Tensor | _Piped:
         return _Piped(tensor)
 
 
-def _map(function: Callable[[Any], Any], batch: Any, kind: type) -> Any:
+def _map(function: Callable[[Kind], object], batch: object, kind: type[Kind]) -> object:
     """Applies ``function`` to what is of a kind in a batch of dicts, lists and tuples."""
     if isinstance(batch, kind):
         return function(batch)
@@ -141,20 +144,28 @@ def _map(function: Callable[[Any], Any], batch: Any, kind: type) -> Any:
     return batch
 
 
-class _Rest(Sampler):
+class Keys(Protocol):
+    """What to load, in this order: a sampler or a sequence."""
+
+    def __iter__(self) -> Iterator[object]: ...
+
+    def __len__(self) -> int: ...
+
+
+class _Rest(Sampler[object]):
     """The keys of a sampler without the first ``skip``."""
 
-    def __init__(self, keys: Any) -> None:
+    def __init__(self, keys: Keys) -> None:
         self.keys, self.skip = keys, 0
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         return islice(iter(self.keys), self.skip, None)
 
     def __len__(self) -> int:
         return len(self.keys)
 
 
-class VideoLoader:
+class VideoLoader(Generic[Loaded]):
     """Yields what a DataLoader with these arguments yields, even if workers hang or die.
 
     Workers live through all epochs. They start in the platform's default way: on Linux they are
@@ -171,23 +182,33 @@ class VideoLoader:
     Args:
         dataset: has ``videos``, a `FileList`, and ``watch``, a `Watch` that it reads under.
         keys: what to load, in this order, in each iteration.
-        options: of `DataLoader`.
+        collate_fn: makes a batch of items, a list; None: without batches, as they are.
+        batch_size, prefetch_factor, pin_memory, generator: of `DataLoader`.
 
     Raises:
         UserError: workers die one after another without reading a video.
     """
 
     def __init__(
-        self, dataset: "_Files", keys: Sampler | Sequence[int], num_workers: int, **options: Any
+        self,
+        dataset: "_Files",
+        keys: Keys,
+        num_workers: int,
+        *,
+        batch_size: int | None,
+        collate_fn: Callable[[list["Item"]], Loaded] | None = None,
+        prefetch_factor: int | None = None,
+        pin_memory: bool = False,
+        generator: torch.Generator | None = None,
     ) -> None:
         self.dataset = dataset
         self.sampler, self.num_workers = keys, num_workers
         self.persistent_workers = num_workers > 0
         self._videos, self._watch = dataset.videos, dataset.watch
         self._keys = _Rest(keys)
-        self._batch_size = options.get("batch_size", 1) or 1
-        collate = default_collate if options.get("batch_size", 1) else default_convert
-        self._options = {**options, "collate_fn": _Sender(options.get("collate_fn") or collate)}
+        self._batch_size, self._prefetch_factor = batch_size, prefetch_factor
+        self._pin_memory, self._generator = pin_memory, generator
+        self._send = _Sender(collate_fn or default_convert)
         self._has_warned = False  # of too little shared memory
         self._losses: Counter[str] = Counter()
         self._loader = self._new_loader()
@@ -195,17 +216,21 @@ class VideoLoader:
     def _new_loader(self) -> DataLoader:
         return DataLoader(
             self.dataset,
+            batch_size=self._batch_size,
             sampler=self._keys,
             num_workers=self.num_workers,
-            persistent_workers=self.persistent_workers,
+            collate_fn=self._send,
+            pin_memory=self._pin_memory,
             worker_init_fn=_init_worker,
-            **self._options,
+            generator=self._generator,
+            prefetch_factor=self._prefetch_factor,
+            persistent_workers=self.persistent_workers,
         )
 
     def __len__(self) -> int:
         return len(self._loader)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Loaded]:
         done, batches = 0, None
         self._losses.clear()
         while True:
@@ -224,7 +249,7 @@ class VideoLoader:
                 continue
             done += 1
             self._losses[""] = 0  # whatever killed workers before has stopped
-            yield _map(self._from_pipe, batch, _Piped)
+            yield cast(Loaded, _map(self._from_pipe, batch, _Piped))
 
     def _from_pipe(self, piped: _Piped) -> Tensor:
         if not self._has_warned:
@@ -236,9 +261,9 @@ class VideoLoader:
             self._has_warned = True
         return piped.tensor()
 
-    def _begin(self, done: int) -> Iterator[Any]:
+    def _begin(self, done: int) -> Iterator[object]:
         """Batches without the first ``done``."""
-        self._keys.skip = done * self._batch_size
+        self._keys.skip = done * (self._batch_size or 1)
         if threading.current_thread() is not threading.main_thread():
             return iter(self._loader)
         # torch has the signal of a dead worker raise an error wherever the main thread is, in the
@@ -251,7 +276,7 @@ class VideoLoader:
                 of_torch = str(getattr(handler, "__module__", "")).startswith("torch.utils.data")
                 signal.signal(signum, signal.SIG_DFL if of_torch else handler)
 
-    def _workers(self) -> list[Any]:
+    def _workers(self) -> list[BaseProcess]:
         """Returns the loader's processes; [] if this torch has other names for them."""
         return getattr(getattr(self._loader, "_iterator", None), "_workers", [])
 

@@ -2,19 +2,26 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 
 from octvideo.config import batch_per_process
 from octvideo.config.notation import parse_rand_augment
 from octvideo.data.augment import Augmentation, ClipTransform, RandAugment, RandomErasing
-from octvideo.data.clips import AllViews, RandomClips, TrainingViews, collate_clips
-from octvideo.data.crash_safe_loader import VideoLoader, Watch
+from octvideo.data.clips import (
+    AllViews,
+    Batch,
+    Item,
+    RandomClips,
+    TrainingViews,
+    collate_clips,
+)
+from octvideo.data.crash_safe_loader import Keys, VideoLoader, Watch
 from octvideo.data.image_transforms import ImageTransform, PCANoise
 from octvideo.data.protocol import Protocol, build_protocol
 from octvideo.data.read.video import check_backend
@@ -25,6 +32,8 @@ from octvideo.distributed.launcher_env import processes_of
 from octvideo.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+Loaded = TypeVar("Loaded")
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -74,7 +83,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return self.num_batches * self.batch_size
 
 
-def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoLoader:
+def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoLoader[Batch]:
     """Returns batches of random clips (see `collate_clips`), or of images, clips of one frame.
 
     A batch has AUG.NUM_SAMPLE clips for each of its files. `loader.sampler` is an `EpochSampler`.
@@ -97,22 +106,20 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Vide
         jitter_fps=cfg.DATA.TRAIN_JITTER_FPS,
         watch=_watch(cfg),
     )
-    return _loader(cfg, clips, sampler, batch_size=batch_size, collate_fn=collate_clips)
+    return _loader(cfg, clips, sampler, batch_size, collate_clips)
 
 
-def build_val_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoLoader:
+def build_val_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoLoader[Batch]:
     """Returns batches of one view a file; over all ranks each comes once: ranks may differ by one.
 
     DATA.VAL_VIEW says which clip and crop it is: those in the middle, or random ones that are the
     same in every validation.
     """
     source, videos = source_of(cfg.TRAIN.DATASET), read_split(cfg, "val", report=True)
-    mine, batch_size = (
-        range(rank, len(videos), world_size),
-        batch_per_process(cfg, processes_of(cfg)),
-    )
+    mine = range(rank, len(videos), world_size)
+    batch_size = batch_per_process(cfg, processes_of(cfg))
     if cfg.DATA.VAL_VIEW == "random":
-        clips: Dataset = RandomClips(
+        clips = RandomClips(
             videos,
             source,
             build_protocol(cfg),
@@ -121,14 +128,15 @@ def build_val_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoL
             max_tries=1,
             watch=_watch(cfg),
         )
-        keys: Sequence[Any] = [(index,) for index in mine]
-    else:
-        protocol = _test_protocol(cfg, source).one_view()
-        clips, keys = AllViews(videos, source, protocol, _watch(cfg)), mine
-    return _loader(cfg, clips, keys, batch_size=batch_size, collate_fn=collate_clips)
+        return _loader(cfg, clips, [(index,) for index in mine], batch_size, collate_clips)
+    protocol = _test_protocol(cfg, source).one_view()
+    views = AllViews(videos, source, protocol, _watch(cfg))
+    return _loader(cfg, views, mine, batch_size, collate_clips)
 
 
-def build_test_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoLoader:
+def build_test_loader(
+    cfg: CfgNode, rank: int = 0, world_size: int = 1
+) -> VideoLoader[Item] | VideoLoader[Batch]:
     """Returns items of `AllViews`, one file after another; over all ranks each file comes once.
 
     Where a file has one view, they come in batches, as in validation.
@@ -138,9 +146,10 @@ def build_test_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Video
     views = AllViews(videos, source, protocol, _watch(cfg))
     if protocol.num_views == 1:
         size = batch_per_process(cfg, processes_of(cfg), "test")
-        return _loader(cfg, views, mine, batch_size=size, collate_fn=collate_clips)
+        return _loader(cfg, views, mine, size, collate_clips)
     # An item holds all views of a video: one in advance is enough.
-    return _loader(cfg, views, mine, batch_size=None, prefetch_factor=1)
+    one_by_one: VideoLoader[Item] = _loader(cfg, views, mine, None, prefetch_factor=1)
+    return one_by_one
 
 
 def _test_protocol(cfg: CfgNode, source: Source) -> Protocol:
@@ -234,11 +243,12 @@ def _watch(cfg: CfgNode) -> Watch:
 
 def _loader(
     cfg: CfgNode,
-    dataset: Any,
-    keys: Sampler | Sequence[int],
+    dataset: RandomClips | AllViews,
+    keys: Keys,
+    batch_size: int | None,
+    collate_fn: Callable[[list[Item]], Loaded] | None = None,
     prefetch_factor: int = 2,
-    **options: Any,
-) -> VideoLoader:
+) -> VideoLoader[Loaded]:
     try:
         check_backend(cfg.DATA.DECODING_BACKEND)
     except ImportError as error:
@@ -250,11 +260,12 @@ def _loader(
         dataset,
         keys,
         workers,
+        batch_size=batch_size,
+        collate_fn=collate_fn,
         prefetch_factor=prefetch_factor if workers else None,
         pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.NUM_GPUS > 0 and torch.cuda.is_available(),
         # Workers are seeded from here; the global generator stays as a checkpoint has it.
         generator=torch.Generator().manual_seed(cfg.RNG_SEED),
-        **options,
     )
 
 

@@ -4,7 +4,6 @@ import copy
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -154,7 +153,7 @@ class WeightAverage:
 
     # ---------------------------------------------------------------- state
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {"ema_state": self.model.state_dict()}
 
     def check_state(self, saved: Saved) -> Load:

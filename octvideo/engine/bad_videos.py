@@ -5,10 +5,10 @@ import io
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from octvideo.data.clips import Batch, Item
 from octvideo.distributed.collectives import all_gather_objects, all_reduce, is_main, world_size
 from octvideo.utils.console import printable
 from octvideo.utils.errors import UserError
@@ -43,9 +43,9 @@ class BadVideos:
         self._failed = 0  # of this process, not shared yet
         self.failed = 0  # videos of this pass, of all processes
 
-    def add(self, batch: dict[str, Any]) -> None:
+    def add(self, batch: Item | Batch) -> None:
         """Takes ``bad``, (path, reason) pairs, of a batch or of a video of a test."""
-        self._failed += batch.get("num_bad", len(batch["bad"]))
+        self._failed += batch["num_bad"] if "num_bad" in batch else len(batch["bad"])
         for path, reason in batch["bad"]:
             if path not in self._met:
                 self._met.add(path)

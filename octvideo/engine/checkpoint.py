@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -50,7 +49,7 @@ def _progress(path: Path) -> tuple[int, int]:
     return int(match[1]), int(match[2] or 0)
 
 
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, content: dict[str, object]) -> None:
     """Writes ``content`` to a temporary file beside ``path``, syncs it, and renames it.
 
     Whatever happens, ``path`` is either the old file or the complete new one.
@@ -86,7 +85,7 @@ def _cause(error: BaseException) -> str:
     return str(error)
 
 
-def link_checkpoint(source: Path, path: Path, content: dict[str, Any]) -> None:
+def link_checkpoint(source: Path, path: Path, content: dict[str, object]) -> None:
     """Gives the file ``source``, which has ``content``, the name ``path`` as well, atomically.
 
     If the file system has no hard links, ``content`` is written once more.
@@ -113,7 +112,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> dict[str, object]:
     """Reads a checkpoint of octvideo on the CPU; only tensors and plain values are admitted.
 
     Raises:
@@ -131,7 +130,7 @@ class OtherRun(CheckpointError):  # noqa: N818 - the base says it
     """The file is sound, but belongs to another run."""
 
 
-def newest_first(folder: Path, use: Callable[[Path, dict[str, Any]], None]) -> Path | None:
+def newest_first(folder: Path, use: Callable[[Path, dict[str, object]], None]) -> Path | None:
     """Returns the checkpoint of the most progress that can be read and that ``use`` accepts.
 
     If one fails, a warning says so and the one before it is tried. None if there are none.

@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from octvideo.distributed.collectives import is_main, on_all, on_main, rank
 from octvideo.engine.checkpoint import (
@@ -28,7 +27,7 @@ from octvideo.engine.state import Saved, Stateful, load_state
 
 logger = logging.getLogger("octvideo")
 
-Content = dict[str, Any]
+Content = dict[str, object]
 
 
 class Checkpointer:
@@ -50,7 +49,7 @@ class Checkpointer:
         folder: Path,
         progress: Progress,
         owners: Sequence[Stateful],
-        facts: Mapping[str, Any],
+        facts: Mapping[str, object],
         check_run: Callable[[Path, Content], str],
         seconds: float = 0.0,
         keep: int = 0,

@@ -3,12 +3,15 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from octvideo.utils.extras import install_command
 from octvideo.utils.files import whole_file, write_csv
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 logger = logging.getLogger("octvideo")
 
@@ -116,7 +119,7 @@ def _plain(name: str) -> str:
     return name.replace("$", r"\$")
 
 
-def _write_counts(axes: Any, matrix: np.ndarray, percent: np.ndarray) -> None:
+def _write_counts(axes: "Axes", matrix: np.ndarray, percent: np.ndarray) -> None:
     for row, column in np.argwhere(matrix):
         color = "white" if percent[row, column] > 10 else "black"
         axes.text(column, row, matrix[row, column], ha="center", va="center", color=color)

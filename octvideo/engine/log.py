@@ -5,8 +5,8 @@ import logging
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -77,7 +77,7 @@ def is_terminal() -> bool:
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 
-def log_json_stats(stats: dict[str, Any], output_dir: Path, to_file: bool = True) -> None:
+def log_json_stats(stats: Mapping[str, object], output_dir: Path, to_file: bool = True) -> None:
     """Writes ``json_stats: {...}``, keys sorted, to the log and (to_file) to ``json_stats.log``.
 
     Numbers are rounded to five significant digits, as they are read by people too.
@@ -97,7 +97,7 @@ def log_json_stats(stats: dict[str, Any], output_dir: Path, to_file: bool = True
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _rounded(value: Any) -> Any:
+def _rounded(value: object) -> object:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
@@ -13,7 +12,7 @@ from octvideo.config import lr_scale
 from octvideo.distributed.launcher_env import processes_of
 from octvideo.engine.lars import add_lars
 
-Options = dict[str, Any]  # of torch's optimizers
+Options = dict[str, object]  # of a group of parameters
 
 
 @dataclass(frozen=True)
@@ -120,25 +119,30 @@ def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
         solver.ZERO_WD_1D_PARAM,
         solver.LARS_ON,
     )
-    kinds = {p.device.type for g in groups for p in g["params"]}
-    common: Options = {"lr": solver.BASE_LR, "fused": kinds <= {"cuda", "cpu"} or None}
-    optimizer = _OPTIMIZERS[solver.OPTIMIZING_METHOD](groups, solver, common)
+    fused = {p.device.type for p in model.parameters()} <= {"cuda", "cpu"} or None
+    optimizer = _OPTIMIZERS[solver.OPTIMIZING_METHOD](groups, solver, fused)
     if solver.LARS_ON:
         add_lars(optimizer, model)
     return optimizer
 
 
-def _sgd(groups: list[Options], solver: CfgNode, common: Options) -> torch.optim.Optimizer:
-    options = {"momentum": solver.MOMENTUM, "dampening": solver.DAMPENING}
-    return torch.optim.SGD(groups, nesterov=solver.NESTEROV, **options, **common)
+def _sgd(groups: list[Options], solver: CfgNode, fused: bool | None) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        groups,
+        lr=solver.BASE_LR,
+        momentum=solver.MOMENTUM,
+        dampening=solver.DAMPENING,
+        nesterov=solver.NESTEROV,
+        fused=fused,
+    )
 
 
-def _adam(groups: list[Options], solver: CfgNode, common: Options) -> torch.optim.Optimizer:
-    return torch.optim.Adam(groups, betas=tuple(solver.BETAS), **common)
+def _adam(groups: list[Options], solver: CfgNode, fused: bool | None) -> torch.optim.Optimizer:
+    return torch.optim.Adam(groups, lr=solver.BASE_LR, betas=tuple(solver.BETAS), fused=fused)
 
 
-def _adamw(groups: list[Options], solver: CfgNode, common: Options) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, betas=tuple(solver.BETAS), **common)
+def _adamw(groups: list[Options], solver: CfgNode, fused: bool | None) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=solver.BASE_LR, betas=tuple(solver.BETAS), fused=fused)
 
 
 # By SOLVER.OPTIMIZING_METHOD; what of their state is saved stands in optimizer_state.py.

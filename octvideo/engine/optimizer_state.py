@@ -1,7 +1,6 @@
 """The state of an optimizer in a checkpoint, which PySlowFast and octvideo can both resume from."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ class OptimizerState:
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Returns a state that PySlowFast can resume from as well.
 
         Its parameters are contiguous and its optimizers not fused, and it takes both choices from

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,8 +39,8 @@ class ProcessStates:
     ) -> None:
         self.device, self.meters, self.progress, self.seed = device, meters, progress, seed
 
-    def state_dict(self) -> dict[str, Any]:
-        own: dict[str, Any] = {
+    def state_dict(self) -> dict[str, object]:
+        own: dict[str, object] = {
             "rng": torch.get_rng_state(),
             "meters": {name: meter.state() for name, meter in self.meters.items()},
         }
@@ -69,9 +68,9 @@ class ProcessStates:
         if self.device.type == "cuda" and "cuda_rng" in state.names():
             cuda_rng = _random_state(state, "cuda_rng", self.device)
         meters, sums = state.fields("meters"), {}
-        for name in meters.names():
-            if name in self.meters:
-                size = len(self.meters[name].sums) + 1
+        for name, meter in self.meters.items():
+            if name in meters.names():
+                size = len(meter.sums) + 1
                 values = meters.items(name, size)
                 sums[name] = [values.number(index, 0) for index in range(size)]
         return _OfRank(_random_state(state, "rng", torch.device("cpu")), cuda_rng, sums)

@@ -1,7 +1,5 @@
 """How far a training run has come."""
 
-from typing import Any
-
 from octvideo.data.loader import EpochSampler
 from octvideo.engine.state import LARGEST, Load, Saved
 
@@ -71,7 +69,7 @@ class Progress:
 
     # ---------------------------------------------------------------- state
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {
             "epoch": self.epoch if self.step else self.epoch - 1,  # PySlowFast counts from 0
             "step": self.step,

@@ -2,10 +2,9 @@
 
 import logging
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -129,7 +128,7 @@ class Report:
 
     def __call__(
         self, table: ScoreTable, paths: list[str], names: list[str]
-    ) -> tuple[dict[str, Any], str]:
+    ) -> tuple[Mapping[str, float], str]:
         """Writes the files of a test and logs its accuracies over the videos that were scored.
 
         A list without labels has scores, and no accuracies; nor has a test with scores that are
@@ -146,7 +145,7 @@ class Report:
             raise UserError(f"none of the {len(paths)} {self.kind} of the test could be read")
         scores = table.ensemble(self.ensemble)
         lost = np.flatnonzero(~np.isfinite(scores).all(axis=1))
-        counts: dict[str, Any] = {
+        counts: dict[str, int] = {
             "num_videos": scored,
             "num_missing": len(paths) - scored,
             "num_nonfinite": len(lost),
@@ -166,7 +165,7 @@ class Report:
         return {**self._accuracies(table, scores, counts, names), **counts}, ""
 
     def _accuracies(
-        self, table: ScoreTable, scores: np.ndarray, counts: dict[str, Any], names: list[str]
+        self, table: ScoreTable, scores: np.ndarray, counts: dict[str, int], names: list[str]
     ) -> dict[str, float]:
         labels, best = table.labels[table.scored], scores[table.scored]
         top1, top5 = top_k_correct(torch.from_numpy(best), torch.from_numpy(labels)).tolist()
@@ -186,7 +185,7 @@ class Report:
         return accuracies
 
     def _summary(
-        self, accuracies: dict[str, float], counts: dict[str, Any], num_classes: int
+        self, accuracies: dict[str, float], counts: dict[str, int], num_classes: int
     ) -> str:
         views, missing = counts["num_views"], counts["num_missing"]
         top5 = f"top-5 {accuracies['top5_acc']:.2f} %, " if num_classes > 5 else ""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from fvcore.common.config import CfgNode
 
@@ -14,7 +13,7 @@ from octvideo.weights.read import read_records
 from octvideo.weights.trained import spec_of_text
 
 
-def check_resume(path: Path, content: Mapping[Any, object], spec: Spec, cfg: CfgNode) -> str:
+def check_resume(path: Path, content: Mapping[str, object], spec: Spec, cfg: CfgNode) -> str:
     """Returns which settings have changed since the checkpoint, "KEY was A, is B; ...", or "".
 
     Args:
@@ -47,7 +46,7 @@ def check_resume(path: Path, content: Mapping[Any, object], spec: Spec, cfg: Cfg
     return _text(changes, Resume.WARNED)
 
 
-def _changed_keys(text: str | None, cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
+def _changed_keys(text: str | None, cfg: CfgNode) -> dict[str, tuple[object, object]]:
     """Returns the values of a checkpoint's configuration and of ``cfg`` where they differ, by key.
 
     {} where the checkpoint has no configuration.
@@ -63,7 +62,7 @@ def _changed_keys(text: str | None, cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _text(changes: dict[str, tuple[Any, Any]], effect: Resume) -> str:
+def _text(changes: dict[str, tuple[object, object]], effect: Resume) -> str:
     """Returns the changes with this effect on resuming; whether the network changed is known."""
     of_network = (*KEYS.values(), "OCTAVE.", "NONLOCAL.")
     return "; ".join(

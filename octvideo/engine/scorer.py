@@ -1,18 +1,17 @@
 """Scores files with a network, view by view: a test, a validation, predictions and features."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol as Structure
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from octvideo.data.clips import view
+from octvideo.data.clips import Batch, Item, view
 from octvideo.data.protocol import Protocol
 from octvideo.engine.precision import Evaluation
 from octvideo.utils.errors import UserError
-
-Item = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Scorer:
         self.evaluate = Evaluation(network, self.device, protocol.precision, compiled)
 
     @torch.inference_mode()
-    def __call__(self, item: Item) -> Scores:
+    def __call__(self, item: Item | Batch) -> Scores:
         """Scores an item of a data set or loader: one file with its views, or a batch of files.
 
         Files that could not be read are not in the result.
@@ -57,12 +56,11 @@ class Scorer:
         if "clips" in item:  # frames (3, U, H, W), which all views of the file share
             frames = self._normalized(item["frames"])
             values = torch.cat([self._scores(views) for views in self._views(item, frames)])
-            return Scores([int(item["index"])], values[None])
-        clips = item.get("video")
-        if clips is None or not len(clips):
+            return Scores([item["index"]], values[None])
+        if "video" not in item or not len(item["video"]):
             return Scores([], torch.empty(0, 1, 0, device=self.device))
-        files = torch.as_tensor(item["index"]).reshape(-1).tolist()
-        return Scores(files, self._scores(self._normalized(clips))[:, None])
+        scores = self._scores(self._normalized(item["video"]))
+        return Scores(item["index"].tolist(), scores[:, None])
 
     def _scores(self, clips: Tensor) -> Tensor:
         # Image networks of other projects take no clips of one frame.
@@ -92,6 +90,12 @@ def view_batches(item: Item, frames: Tensor, crop_size: int, batch_size: int) ->
         yield batch
 
 
+class _Headed(Structure):
+    def forward_features(self, x: Tensor) -> Tensor: ...
+
+    def forward_head(self, x: Tensor, pre_logits: bool) -> Tensor: ...
+
+
 class Features(nn.Module):
     """Runs a network up to its last layer: (N, 3, T, H, W) -> (N, C), averaged over positions.
 
@@ -111,7 +115,7 @@ class Features(nn.Module):
                     "network needs forward_features(clips) and forward_head(x, pre_logits=True), "
                     "as the networks of octvideo and timm have them"
                 )
-        self.network: Any = network
+        self.network = cast(_Headed, network)  # as was just seen
         self.training = False  # its own alone: eval() would reach into the network
 
     def forward(self, clips: Tensor) -> Tensor:

@@ -38,14 +38,14 @@ class Saved:
         """Returns whether the field is there and not None."""
         return self._fields.get(name) is not None
 
-    def names(self) -> list[Any]:
+    def names(self) -> list[object]:
         return list(self._fields)
 
     def get(self, name: object) -> object:
         return self._fields.get(name)
 
     def integer(
-        self, name: str, default: int | None = None, low: int = 0, high: int = LARGEST
+        self, name: object, default: int | None = None, low: int = 0, high: int = LARGEST
     ) -> int:
         value = self._fields.get(name, default)
         is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
@@ -64,7 +64,7 @@ class Saved:
             return float(value)  # type: ignore[arg-type]
         self.refuse(name, f"a number from {low:g} to {high:g}")
 
-    def fields(self, name: object, default: Mapping[Any, object] | None = None) -> "Saved":
+    def fields(self, name: object, default: Mapping[str, object] | None = None) -> "Saved":
         """Returns the fields of a dict; ``default`` is taken if there is no such field."""
         value = self._fields.get(name, default)
         if not isinstance(value, dict):
@@ -93,7 +93,7 @@ class Saved:
 class Stateful(Protocol):
     """A part of a run that owns some entries of its checkpoints."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Returns its entries."""
         ...
 
@@ -149,7 +149,7 @@ class ModelState:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {"model_state": self.model.state_dict()}
 
     def check_state(self, saved: Saved) -> Load:

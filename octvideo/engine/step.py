@@ -1,9 +1,8 @@
 """The training step: transfer, mix, forward, backward, clip, step, average, log."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from octvideo.data import Protocol
+from octvideo.data.clips import Batch
 from octvideo.distributed.data_parallel import distribute
 from octvideo.engine.averaging import WeightAverage
 from octvideo.engine.losses import Loss
@@ -18,8 +18,6 @@ from octvideo.engine.meters import TrainMeter, top_k_correct
 from octvideo.engine.mixup import Mixup, scores_and_labels
 from octvideo.engine.precision import autocast, channels_last
 from octvideo.engine.update import Update
-
-Batch = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """TensorBoard, if the configuration asks for it: curves over steps and over epochs."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fvcore.common.config import CfgNode
 
@@ -46,11 +46,11 @@ class Curves:
                 log_dir=str(folder / run), purge_step=done + 1 if done else None
             )
 
-    def add_steps(self, prefix: str, stats: dict[str, Any], steps_done: int) -> None:
+    def add_steps(self, prefix: str, stats: Mapping[str, float], steps_done: int) -> None:
         """Adds ``{prefix}/loss`` and so on: what ``stats`` has of loss, rate and errors."""
         self._add("", prefix, stats, steps_done)
 
-    def add_epoch(self, run: str, stats: dict[str, Any], epoch: int) -> None:
+    def add_epoch(self, run: str, stats: Mapping[str, float], epoch: int) -> None:
         """Adds ``Epoch/loss`` and so on to the run "train" or "val"; epochs count from 1."""
         self._add(run, "Epoch", stats, epoch)
 
@@ -58,7 +58,7 @@ class Curves:
         for writer in list(self._writers.values()):
             self._guard(writer.close)
 
-    def _add(self, run: str, prefix: str, stats: dict[str, Any], at: int) -> None:
+    def _add(self, run: str, prefix: str, stats: Mapping[str, float], at: int) -> None:
         for key, name in _NAMES.items():
             if key in stats and (writer := self._writers.get(run)):
                 self._guard(lambda: writer.add_scalar(f"{prefix}/{name}", stats[key], at))  # noqa: B023

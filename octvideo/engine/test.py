@@ -5,8 +5,8 @@ num_crops + crop. The scores of a video's views are summed, or their maximum is 
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from octvideo.config import batch_per_process, clip_counts_of_test
 from octvideo.data import VideoLoader, build_test_loader, data_class_names
+from octvideo.data.clips import Batch, Item
 from octvideo.data.protocol import build_protocol
 from octvideo.distributed.collectives import is_main, on_all, on_main, rank, world_size
 from octvideo.distributed.launcher_env import processes_of
@@ -40,7 +41,7 @@ logger = logging.getLogger("octvideo")
 
 def run_test(
     cfg: CfgNode, trained: Path | None = None, build: Build = build_model
-) -> dict[str, Any]:
+) -> dict[str, float | str]:
     """Tests a checkpoint on test.csv with all views, and returns what ``test_final`` logs.
 
     With several numbers of clips (TEST.NUM_TEMPORAL_CLIPS) there is a test for each, which
@@ -81,9 +82,9 @@ def run_test(
     kind = loader.dataset.source.noun
     report = Report(folder, cfg.DATA.ENSEMBLE_METHOD, cfg.TEST.SAVE_RESULTS_PATH, kind)
 
-    def finish() -> dict[str, Any]:
-        stats, problem = report(table, loader.dataset.videos.paths(), names)
-        stats = {**stats, "checkpoint": str(tested)}
+    def finish() -> dict[str, float | str]:
+        counts, problem = report(table, loader.dataset.videos.paths(), names)
+        stats: dict[str, float | str] = {**counts, "checkpoint": str(tested)}
         _log_final(stats, folder, device)
         if problem:
             raise NonFiniteError(problem)
@@ -175,7 +176,7 @@ def find_checkpoint(cfg: CfgNode, trained: Path | None = None) -> Weights:
 
 def score_videos(
     scorer: Scorer,
-    loader: VideoLoader,
+    loader: VideoLoader[Item] | VideoLoader[Batch],
     table: ScoreTable,
     bad_videos: BadVideos,
     stop: StopRequest,
@@ -216,7 +217,7 @@ class _Progress:
         log_json_stats({**header, **theirs, **stats}, self.folder, self.to_file)  # as PySlowFast
 
 
-def _log_final(stats: dict[str, Any], folder: Path, device: torch.device) -> None:
+def _log_final(stats: Mapping[str, float | str], folder: Path, device: torch.device) -> None:
     """Logs accuracies as texts of two decimals, under ``split`` too, as PySlowFast writes them."""
     texts = {key: f"{value:.2f}" for key, value in stats.items() if key.endswith("_acc")}
     header = {"_type": "test_final", "split": "test_final"}

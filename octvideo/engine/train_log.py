@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
@@ -21,7 +20,7 @@ from octvideo.engine.update import Update
 
 logger = logging.getLogger("octvideo")
 
-Stats = dict[str, Any]
+Stats = dict[str, float]
 
 
 class TrainLog:
@@ -180,7 +179,7 @@ class TrainLog:
     def _eta(self, stats: Stats) -> str:
         return readable_time(stats["dt"] * self.progress.steps_left)
 
-    def _write(self, kind: str, stats: Stats) -> None:
+    def _write(self, kind: str, stats: Mapping[str, object]) -> None:
         header = {"_type": kind, "epoch": self._epoch()}
         to_file = self.steps_to_file or not kind.endswith("_iter")
         log_json_stats({**header, **stats, **memory_stats(self.device)}, self.folder, to_file)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from octvideo.data import VideoLoader
+from octvideo.data.clips import Batch
 from octvideo.data.protocol import Protocol
 from octvideo.distributed.collectives import all_max, rank
 from octvideo.distributed.data_parallel import share_buffers, share_weights
@@ -26,7 +27,7 @@ from octvideo.engine.nonfinite import RecentLosses
 from octvideo.engine.optim import LRSchedule, set_lr
 from octvideo.engine.precision import autocast
 from octvideo.engine.scorer import Scorer
-from octvideo.engine.step import Batch, TrainStep
+from octvideo.engine.step import TrainStep
 from octvideo.engine.train_log import TrainLog
 from octvideo.engine.validate import validate
 from octvideo.utils.errors import UserError
@@ -68,7 +69,7 @@ class Validation:
         compiled: whether the network is.
     """
 
-    loader: VideoLoader
+    loader: VideoLoader[Batch]
     protocol: Protocol
     loss: Loss
     compiled: bool
@@ -88,7 +89,7 @@ class Trainer:
         model: nn.Module,
         step: TrainStep,
         schedule: LRSchedule,
-        train_loader: VideoLoader,
+        train_loader: VideoLoader[Batch],
         validation: Validation | None,
         bad_videos: BadVideos,
         begin: Beginning,
@@ -189,7 +190,8 @@ class Trainer:
                 batch = {**batch, "video": video, "label": label}
             elif found < size:
                 places = torch.arange(size) % found
-                batch = {**batch, **{key: batch[key][places] for key in ("video", "label")}}
+                video, label = batch["video"][places], batch["label"][places]
+                batch = {**batch, "video": video, "label": label}
             yield batch
 
     def _check_batch(self, is_empty: int) -> None:
@@ -262,7 +264,7 @@ class Trainer:
         is_best = is_finite and self.progress.record_errors(errors["top1_err"], errors["top5_err"])
         self.log.log_validation(errors)
         if not is_finite:
-            self._check_scores(errors["num_nonfinite"], errors["num_videos"])
+            self._check_scores(int(errors["num_nonfinite"]), int(errors["num_videos"]))
         return is_best
 
     def _check_scores(self, lost: int, count: int) -> None:
@@ -282,7 +284,7 @@ class Trainer:
 
     # ---------------------------------------------------------------- small parts
 
-    def _begin_pass(self, split: str, loader: VideoLoader) -> None:
+    def _begin_pass(self, split: str, loader: VideoLoader[Batch]) -> None:
         self.bad_videos.begin(split, self.progress.epoch + 1, len(loader.dataset.videos))
 
     def _save(self) -> None:

@@ -25,7 +25,9 @@ class LossScaler(torch.amp.GradScaler):
         self.skipped = torch.zeros((), dtype=torch.long, device=device)  # since it was set to 0
         self.in_a_row = torch.zeros_like(self.skipped)
 
-    def step(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> float | None:
+    def step(
+        self, optimizer: torch.optim.Optimizer, *args: object, **kwargs: object
+    ) -> float | None:
         # torch's fused SGD leaves its momentum uninitialised if its first step is skipped.
         if self.is_enabled() and not optimizer.state:
             found = self._found_inf_per_device(optimizer)
@@ -60,7 +62,7 @@ class ScalerState:
     def __init__(self, scaler: LossScaler) -> None:
         self.scaler = scaler
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {"scaler_state": self.scaler.state_dict()}
 
     def check_state(self, saved: Saved) -> Load:

@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from octvideo.data.clips import Batch
 from octvideo.distributed.collectives import all_reduce
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.meters import top_k_correct
@@ -21,11 +21,11 @@ Progress = Callable[[int, Callable[[], dict[str, float]]], None]
 @torch.no_grad()
 def validate(
     scorer: Scorer,
-    batches: Iterable[dict[str, Any]],
+    batches: Iterable[Batch],
     bad_videos: BadVideos,
     loss: Callable[[Tensor, Tensor], Tensor],
     progress: Progress = lambda *_: None,
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """Returns ``loss``, ``top1_err``, ``top5_err`` (percent) and ``num_videos`` of all processes.
 
     The result is {} if no video could be read, and ``num_videos`` and ``num_nonfinite`` alone if
