@@ -5,7 +5,7 @@ and needs no optional package.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from octvideo.api.create import create_model
@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "ViewSettings":  # its first name
         name = "Protocol"
     if name in _PUBLIC:

@@ -28,8 +28,7 @@ from tqdm import tqdm
 from octvideo.api.create import create_model
 from octvideo.engine.precision import DTYPES, autocast, channels_last, move_model
 from octvideo.layers import conv3d_as_2d
-from octvideo.models import optimize_for_inference
-from octvideo.models.image import ImageSpec
+from octvideo.models import named_spec, optimize_for_inference
 from octvideo.utils.complexity import count
 from octvideo.utils.errors import UserError
 from octvideo.utils.memory import keep_freed_memory
@@ -157,7 +156,7 @@ def _process(subject: Subject) -> Iterator[Callable[[str], float]]:
 def _work(pipe: Connection, subject: Subject) -> None:
     """Runs in its process: answers "step" with seconds and "peak" with megabytes."""
     torch.set_num_threads(subject.threads)
-    step: Callable[[], Any] | None = None
+    step: Callable[[], object] | None = None
     while True:
         try:
             what = pipe.recv()
@@ -171,7 +170,7 @@ def _work(pipe: Connection, subject: Subject) -> None:
             pipe.send(f"{type(error).__name__}: {error}")
 
 
-def _time(step: Callable[[], Any], device: str) -> float:
+def _time(step: Callable[[], object], device: str) -> float:
     """Seconds of a step, in a turn."""
     step()
     _synchronize(device)
@@ -187,7 +186,7 @@ def _synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _peak_memory(step: Callable[[], Any], device: str) -> float:
+def _peak_memory(step: Callable[[], object], device: str) -> float:
     """Megabytes of tensors that a step needs at once, beyond what is there before it.
 
     On a CPU as torch's allocator counts them, as the size of a process depends on what it did
@@ -209,7 +208,7 @@ def _peak_memory(step: Callable[[], Any], device: str) -> float:
 # ------------------------------------------------------------------------------- what is run
 
 
-def _step(subject: Subject) -> Callable[[], Any]:
+def _step(subject: Subject) -> Callable[[], object]:
     """Returns one forward pass, or one training step, on a fixed batch."""
     torch.manual_seed(0)
     device, ours = torch.device(subject.device), subject.variant != "conv3d_eager"
@@ -221,7 +220,7 @@ def _step(subject: Subject) -> Callable[[], Any]:
     model = subject.build().to(device)
     if ours:
         model = move_model(model, device)
-    clips = torch.randn(_shape(model, subject.size, subject.batch), device=device)
+    clips = torch.randn(_shape(subject, subject.batch), device=device)
     clips = channels_last(clips) if ours else clips
     if subject.training:
         return _training_step(subject, model.train(), clips)
@@ -301,13 +300,14 @@ def _rows(
 def _macs(subject: Subject) -> int:
     with torch.device("meta"):
         model = subject.build()
-    return count(model, _shape(model, subject.size)).macs
+    return count(model, _shape(subject)).macs
 
 
-def _shape(model: Any, size: int, batch: int = 1) -> tuple[int, ...]:
+def _shape(subject: Subject, batch: int = 1) -> tuple[int, ...]:
     """Returns the shape of clips (N, 3, T, S, S), or of images (N, 3, S, S)."""
-    frames = () if isinstance(model.spec, ImageSpec) else (model.spec.num_frames,)
-    return (batch, 3, *frames, size, size)
+    spec = named_spec(subject.model)
+    frames = () if spec.is_image else (spec.num_frames,)
+    return (batch, 3, *frames, subject.size, subject.size)
 
 
 def _ratio(slow: Sequence[float], fast: Sequence[float]) -> float:

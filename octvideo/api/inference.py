@@ -9,7 +9,6 @@ import pickle
 from collections.abc import Callable, Iterable
 from itertools import chain
 from threading import Lock
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -143,7 +142,7 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return dict(chain(model.named_parameters(), model.named_buffers()))
 
 
-def _hooks(model: nn.Module) -> list[Callable[..., Any]]:
+def _hooks(model: nn.Module) -> list[Callable[..., object]]:
     modules = list(model.modules())
     return [
         hook
@@ -153,7 +152,7 @@ def _hooks(model: nn.Module) -> list[Callable[..., Any]]:
     ]
 
 
-def _settings(modules: Iterable[nn.Module]) -> list[Any]:
+def _settings(modules: Iterable[nn.Module]) -> list[object]:
     """Returns class and plain attributes of each module: what it computes with beside weights."""
     return [
         (type(m), {k: _fixed(v) for k, v in vars(m).items() if k[0] != "_" and k != "training"})
@@ -161,14 +160,14 @@ def _settings(modules: Iterable[nn.Module]) -> list[Any]:
     ]
 
 
-def _fixed(value: Any) -> Any:
+def _fixed(value: object) -> object:
     """Returns a list or dict as it is now, as it may be edited in place later on."""
     if isinstance(value, list):
         return [_fixed(v) for v in value]
     return {k: _fixed(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def _equal(a: Any, b: Any) -> bool:
+def _equal(a: object, b: object) -> bool:
     try:
         return bool(a == b)
     except (RuntimeError, ValueError):  # arrays have no single answer

@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -188,12 +187,12 @@ _LOADING = Lock()
 
 
 @lru_cache(maxsize=1)
-def _loaded(source: str, _files: tuple[Any, ...]) -> nn.Module:
+def _loaded(source: str, _files: tuple[object, ...]) -> nn.Module:
     """Keeps the model while its files do not change: predict is often called in a loop."""
     return load(source)
 
 
-def _version(path: Path) -> tuple[Any, ...]:
+def _version(path: Path) -> tuple[object, ...]:
     state = path.stat()
     return path, state.st_ino, state.st_mtime_ns, state.st_size
 

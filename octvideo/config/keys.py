@@ -332,16 +332,16 @@ def resume_effect(key: str) -> Resume:
 
 def get_cfg() -> CfgNode:
     """Returns a new, unfrozen tree of the defaults."""
-    tree: dict[str, Any] = {}
+    tree: dict[str, object] = {}
     for section, (_, keys) in _SECTIONS.items():
         values = {name: key.default for name, key in keys.items()}
         tree.update({section: values} if section else values)
     return CfgNode(deepcopy(tree))
 
 
-def leaf_values(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
+def leaf_values(cfg: CfgNode, prefix: str = "") -> dict[str, object]:
     """Returns every key with its value, as ``{"TRAIN.BATCH_SIZE": 64, ...}``."""
-    leaves: dict[str, Any] = {}
+    leaves: dict[str, object] = {}
     for name, value in cfg.items():
         if isinstance(value, CfgNode):
             leaves.update(leaf_values(value, f"{prefix}{name}."))

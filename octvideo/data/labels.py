@@ -3,9 +3,9 @@
 import json
 import logging
 import re
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from octvideo.utils.errors import UserError
 
@@ -72,24 +72,23 @@ def class_names_beside(folder: str | Path, num_classes: int) -> list[str] | None
     return None
 
 
-def _in_order(content: dict[str, Any]) -> list[str] | None:
+def _in_order(content: Mapping[str, object]) -> list[str] | None:
     """Returns the names of {name: label} or {label: name}; None if it is neither or has gaps."""
-    is_by_name = all(_is_label(label) for label in content.values())
-    if not is_by_name and not all(map(_is_label, content)):
+    by_label: dict[int | None, object] = {_number(value): key for key, value in content.items()}
+    if None in by_label:
+        by_label = {_number(key): value for key, value in content.items()}
+    if set(by_label) != set(range(len(content))):
         return None
-    pairs = [(n, label) if is_by_name else (label, n) for n, label in content.items()]
+    names = [by_label[label] for label in range(len(content))]
     # ImageNet's class index has {"0": ["n01440764", "tench"]}
-    pairs = [(n[-1] if isinstance(n, list) and n else n, label) for n, label in pairs]
-    by_label = {int(label): name for name, label in pairs}
-    is_whole = set(by_label) == set(range(len(content)))
-    if not is_whole or not all(isinstance(name, str) for name in by_label.values()):
-        return None
-    return [by_label[label].strip('"') for label in range(len(content))]  # PySlowFast quotes some
+    names = [name[-1] if isinstance(name, list) and name else name for name in names]
+    texts = [name.strip('"') for name in names if isinstance(name, str)]  # PySlowFast quotes some
+    return texts if len(texts) == len(names) else None
 
 
-def _is_label(value: Any) -> bool:
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    return is_number or (isinstance(value, str) and _LABEL.fullmatch(value) is not None)
+def _number(value: object) -> int | None:
+    """Returns the label that a value is; None if it is none, as True is."""
+    return int(str(value)) if _LABEL.fullmatch(str(value)) else None
 
 
 def _of_lines(lines: list[str], path: Path) -> list[str]:

@@ -1,7 +1,6 @@
 """From the gradients of a batch to a step of the optimizer: scaling, clipping, skipping."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,11 +44,11 @@ class LossScaler(torch.amp.GradScaler):
         self.skipped += fell
         self.in_a_row.add_(1).mul_(fell)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, float]:
         state = super().state_dict()  # {} if it is off
         return state and {**state, "skipped": int(self.skipped), "in_a_row": int(self.in_a_row)}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
         """Takes scale and counters (PySlowFast's files lack the last two), not how it grows."""
         super().load_state_dict({**super().state_dict(), **state_dict})
         self.skipped.fill_(state_dict.get("skipped", 0))

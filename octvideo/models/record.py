@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from octvideo.utils.plain import to_plain
+from octvideo.utils.plain import plain_value, to_plain
 
 if TYPE_CHECKING:
     from octvideo.models.spec import OctavePlacement
@@ -84,7 +84,7 @@ class Difference:
     @property
     def in_keys(self) -> str:
         """Returns it in keys of a configuration: "OCTAVE.ALPHA was 0.25, is 0.5"."""
-        values = to_plain(self.mine), to_plain(self.other)
+        values = plain_value(self.mine), plain_value(self.other)
         key = self.key
         if self.option == "octave_alpha" and not all(values):
             key, values = "OCTAVE.ENABLE", (bool(self.mine), bool(self.other))

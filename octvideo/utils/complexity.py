@@ -4,7 +4,6 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +75,7 @@ def _counting_outputs(model: nn.Module) -> Iterator[dict[nn.Module, int]]:
     """Counts the output elements of every layer with a kernel while the context lasts."""
     outputs: dict[nn.Module, int] = {}
 
-    def add(layer: nn.Module, _inputs: Any, output: Tensor | tuple[Tensor, ...]) -> None:
+    def add(layer: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
         maps = (output,) if isinstance(output, Tensor) else output  # octave values have two
         total = sum(map_.numel() for map_ in maps if map_ is not None)
         outputs[layer] = outputs.get(layer, 0) + total

@@ -8,11 +8,17 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 T = TypeVar("T")
 
 
-def to_plain(value: Any) -> Any:
+def to_plain(record: object) -> dict[str, object]:
     """Returns a record as a dict of numbers, texts, lists and dicts."""
+    assert is_dataclass(record)
+    return {field.name: plain_value(getattr(record, field.name)) for field in fields(record)}
+
+
+def plain_value(value: object) -> object:
+    """Returns what stands in a file for a value of a record."""
     if is_dataclass(value):
-        return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
-    return [to_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+        return to_plain(value)
+    return [plain_value(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def from_plain(cls: type[T], values: object, place: str = "") -> T:
@@ -32,7 +38,7 @@ def from_plain(cls: type[T], values: object, place: str = "") -> T:
     return cls(**{name: _typed(hints[name], v, f"{place}{name}") for name, v in values.items()})
 
 
-def _typed(hint: Any, value: object, name: str) -> Any:
+def _typed(hint: Any, value: object, name: str) -> object:
     """Returns a value as its type wants it: lists as tuples, whole numbers as floats."""
     if get_origin(hint) in (Union, UnionType):
         if value is None and NoneType in get_args(hint):

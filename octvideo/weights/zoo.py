@@ -7,9 +7,12 @@ import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from octvideo.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _FB = "https://dl.fbaipublicfiles.com"
 _PYSLOWFAST = f"{_FB}/pyslowfast/model_zoo/kinetics400"
@@ -76,12 +79,33 @@ class ZooEntry:
         return self.num_frames == 1
 
 
-_SLOWFAST: dict[str, Any] = {"num_frames": 32, "sampling_rate": 2}
-_4X16: dict[str, Any] = {"num_frames": 4, "sampling_rate": 16}
+class _Clip(TypedDict, total=False):
+    """The clip of a video network, in fields of ``ZooEntry``."""
+
+    num_frames: int
+    sampling_rate: int
+
+
+class _Pixels(TypedDict, total=False):
+    """How an image network is given its pixels, in fields of ``ZooEntry``."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+
+
+_SLOWFAST: _Clip = {"num_frames": 32, "sampling_rate": 2}
+_4X16: _Clip = {"num_frames": 4, "sampling_rate": 16}
 
 
 def _published(
-    stem: str, model: str, source: str, top1: float, top5: float, file: str = "", **more: Any
+    stem: str,
+    model: str,
+    source: str,
+    top1: float,
+    top5: float,
+    file: str = "",
+    **more: "Unpack[_Clip]",
 ) -> ZooEntry:
     """Weights of PySlowFast's or PyTorchVideo's zoo; file: their name of them, if another."""
     folder, ending = {"pysf": (_PYSLOWFAST, "pkl"), "ptv": (_PYTORCHVIDEO, "pyth")}[source]
@@ -101,7 +125,7 @@ def _published(
 def _of_the_paper(config: str, model: str, top1: float, alpha: float = 0.0) -> ZooEntry:
     """Returns the entry of a row of the paper's Table 6."""
     data, _, stem = config.partition("/")
-    options: dict[str, Any] = {"octave_alpha": alpha} if alpha else {}
+    options: dict[str, object] = {"octave_alpha": alpha} if alpha else {}
     if alpha and "IN1K" in stem:
         options |= {"octave_stages": (2, 3, 4), "pool_stride": True}
     is_600 = data == "Kinetics600"
@@ -188,7 +212,7 @@ _OCTCONV_SHA256 = {
 
 
 def _of_the_authors(
-    file: str, model: str, alpha: float, top1: float, top5: float, **more: Any
+    file: str, model: str, alpha: float, top1: float, top5: float, **more: "Unpack[_Pixels]"
 ) -> ZooEntry:
     """Returns the entry of one of the authors' MXNet networks."""
     stem = file.rpartition("/")[2].rpartition(".")[0]
@@ -218,12 +242,13 @@ def _of_the_authors(
 def _authors_networks() -> Iterator[ZooEntry]:
     # Their test programs: (x - (124, 117, 104)) * .0167 in the ablation, ImageNet's usual values
     # in the rest; the short side to 256, and a centre crop. As in the configurations.
-    old = {"mean": (0.48627, 0.45882, 0.40784), "std": (0.23483,) * 3}
-    usual = {"mean": (0.48502, 0.45796, 0.40760), "std": (0.22899, 0.224, 0.225)}
+    old: _Pixels = {"mean": (0.48627, 0.45882, 0.40784), "std": (0.23483,) * 3,
+                   "interpolation": "bicubic"}  # fmt: skip
+    usual: _Pixels = {"mean": (0.48502, 0.45796, 0.40760), "std": (0.22899, 0.224, 0.225)}
     for file, model, scores in _ABLATION:
         for alpha, (top1, top5) in scores.items():
             address = f"ablation/{file}_alpha-{alpha:.3f}.tar"
-            yield _of_the_authors(address, model, alpha, top1, top5, interpolation="bicubic", **old)
+            yield _of_the_authors(address, model, alpha, top1, top5, **old)
     for file, model, share, top1, top5 in _OTHERS:
         address = f"others/{file}_alpha-{share}.params"
         yield _of_the_authors(address, model, float(share), top1, top5, **usual)

@@ -5,7 +5,7 @@ import csv
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
 
 from octvideo.data.sources.folders import VIDEO_ENDINGS
 from octvideo.utils.errors import UserError
@@ -116,7 +116,7 @@ def is_video_name(text: str) -> bool:
     return "/" in text or Path(text).suffix.lower() in VIDEO_ENDINGS
 
 
-def _of_entry(entry: Any) -> tuple[Any, Any]:
+def _of_entry(entry: object) -> tuple[object, object]:
     """Returns path and label of an entry of a JSON list; (None, None) if it is none."""
     if isinstance(entry, dict):
         keys = {str(key).lower(): value for key, value in entry.items()}

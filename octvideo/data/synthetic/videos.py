@@ -9,13 +9,12 @@ import io
 import json
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -173,7 +172,7 @@ def _check(
         raise ValueError(f"seconds must be two numbers, 0.1 <= low <= high: {seconds}")
 
 
-def _claim(root: Path, settings: dict[str, Any], overwrite: bool) -> None:
+def _claim(root: Path, settings: dict[str, object], overwrite: bool) -> None:
     """Makes sure that `root` is a folder which is new, empty, or holds a set of these settings."""
     if root.exists() and not root.is_dir():
         raise FileExistsError(f"{root} is not a folder; choose another one")
@@ -197,11 +196,11 @@ def _claim(root: Path, settings: dict[str, Any], overwrite: bool) -> None:
             (root / name).unlink(missing_ok=True)
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
     write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> object:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
