@@ -1,6 +1,6 @@
 """Layers: octave convolution and what becomes of a network with it. They import torch alone."""
 
-from octvideo.layers import conv3d_as_2d
+from octvideo.layers import conv3d_as_2d, oct_functions  # noqa: F401
 from octvideo.layers.channels import Channels, split_channels
 from octvideo.layers.conv3d_as_2d import Conv2d, Conv3d
 from octvideo.layers.non_local import NonLocal3d

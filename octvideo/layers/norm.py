@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo.layers.channels import Channels, as_channels
 from octvideo.layers.checks import check_value
+from octvideo.layers.layout import Layout, Runs, in_order, put, spread, take
 from octvideo.layers.oct_tensor import OctTensor
 
 
@@ -36,19 +37,22 @@ class _BatchNormNd(_BatchNorm):
     def forward(self, x: Any) -> Any:
         """The shapes of the input."""
         x_h, x_l = x if isinstance(x, OctTensor) else (x, None)
-        y_h, y_l = self._normalize_both(x_h, x_l, 0 if x_l is None else x_l.shape[1])
-        return OctTensor(y_h, y_l) if isinstance(x, OctTensor) else y_h
+        if not isinstance(x, OctTensor):
+            return self._normalize_both(x_h, x_l, 0)[0]
+        y_h, y_l = self._normalize_both(x_h, x_l, 0 if x_l is None else x_l.shape[1], x.layout)
+        return OctTensor(y_h, y_l, x.layout)
 
     def _normalize_both(
-        self, x_h: Tensor, x_l: Tensor | None, low: int
+        self, x_h: Tensor, x_l: Tensor | None, low: int, layout: Layout | None = None
     ) -> tuple[Tensor, Tensor | None]:
         momentum = self._count_batch()
+        layout = layout or spread(self.num_features, low)
         if self.synchronized and self.training and _num_processes() > 1:
-            return self._normalize_together(x_h, x_l, momentum)
+            return self._normalize_together(x_h, x_l, momentum, layout)
         if x_l is None:
-            return self._normalize(x_h, slice(None), momentum), None
-        y_l = self._normalize(x_l, slice(0, low), momentum)
-        return self._normalize(x_h, slice(low, None), momentum), y_l
+            return self._normalize(x_h, ((0, self.num_features),), momentum), None
+        y_l = self._normalize(x_l, layout.low, momentum)
+        return self._normalize(x_h, layout.high, momentum), y_l
 
     def _count_batch(self) -> float:
         """Counts this batch in training and returns the weight of its statistics."""
@@ -59,9 +63,9 @@ class _BatchNormNd(_BatchNorm):
             return self.momentum
         return 1.0 / self.num_batches_tracked.item()
 
-    def _normalize(self, x: Tensor, part: slice, momentum: float) -> Tensor:
+    def _normalize(self, x: Tensor, runs: Runs, momentum: float) -> Tensor:
         mean, var, weight, bias = (
-            None if t is None else t[part]
+            None if t is None else take(t, runs)
             for t in (self.running_mean, self.running_var, self.weight, self.bias)
         )
         training = self.training or mean is None
@@ -73,13 +77,24 @@ class _BatchNormNd(_BatchNorm):
                 stacklevel=2,
             )
             training = False
-        return F.batch_norm(x, mean, var, weight, bias, training, momentum, self.eps)
+        y = F.batch_norm(x, mean, var, weight, bias, training, momentum, self.eps)
+        if training and len(runs) > 1:  # what was updated are copies
+            put(self.running_mean, mean, runs)
+            put(self.running_var, var, runs)
+        return y
 
     def _normalize_together(
-        self, x_h: Tensor, x_l: Tensor | None, momentum: float
+        self, x_h: Tensor, x_l: Tensor | None, momentum: float, layout: Layout
     ) -> tuple[Tensor, Tensor | None]:
         parts = (x_h,) if x_l is None else (x_l, x_h)
-        *ys, mean, var = _SyncBatchNorm.apply(self.weight, self.bias, self.eps, *parts)
+        affine: list[Tensor | None] = [self.weight, self.bias]
+        is_moved = x_l is not None and not layout.is_first
+        if is_moved:
+            affine = [None if t is None else take(t, layout.by_frequency) for t in affine]
+        *ys, mean, var = _SyncBatchNorm.apply(*affine, self.eps, *parts)
+        if is_moved:
+            low = layout.num_low
+            mean, var = (in_order(t[:low], t[low:], layout, dim=0) for t in (mean, var))
         if self.running_mean is not None and self.running_var is not None:
             self.running_mean.lerp_(mean.to(self.running_mean), momentum)
             self.running_var.lerp_(var.to(self.running_var), momentum)
@@ -144,7 +159,11 @@ class OctBatchNorm3d(_OctBatchNorm):
     ndim = 3
 
 
-_PLAIN = {nn.BatchNorm2d: BatchNorm2d, nn.BatchNorm3d: BatchNorm3d}
+_PLAIN = {
+    nn.BatchNorm2d: BatchNorm2d,
+    nn.BatchNorm3d: BatchNorm3d,
+    nn.SyncBatchNorm: BatchNorm2d,  # the number of axes makes no difference
+}
 
 
 def batch_norm_of(layer: _BatchNorm) -> _BatchNormNd | None:
@@ -159,6 +178,7 @@ def batch_norm_of(layer: _BatchNorm) -> _BatchNormNd | None:
     new = _PLAIN[type(layer)](
         layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
     )
+    new.synchronized = type(layer) is nn.SyncBatchNorm
     new.train(layer.training)
     for kind in ("_parameters", "_buffers"):
         getattr(new, kind).update(getattr(layer, kind))

@@ -22,6 +22,7 @@ from octvideo.layers import conv3d_as_2d
 from octvideo.layers.channels import Channels, as_channels
 from octvideo.layers.checks import check_value
 from octvideo.layers.eager import is_eager
+from octvideo.layers.layout import Layout, spread, take
 from octvideo.layers.oct_tensor import OctTensor
 from octvideo.layers.resample import add_upsampled, join_groups, pool
 
@@ -126,7 +127,7 @@ class _OctConvNd(nn.Module):
             self.padding = _repeat(padding, self.ndim, "padding")
         self.dilation = _repeat(dilation, self.ndim, "dilation")
         self.groups, self.padding_mode, self.pool_stride = groups, padding_mode, pool_stride
-        self.in_octavized = False
+        self.in_octavized, self.tracks_layout, self.spread = False, False, 1
         self.in_channels, self.out_channels = self.channels_in.total, self.channels_out.total
         self._check_arguments(self.channels_in)
         shape = (self.channels_out.total, self.channels_in.total // groups, *self.kernel_size)
@@ -136,11 +137,22 @@ class _OctConvNd(nn.Module):
         self.reset_parameters()
 
     @classmethod
-    def of(cls: type[Layer], conv: Any, low: int, pool_stride: bool = False) -> Layer:
+    def of(
+        cls: type[Layer],
+        conv: Any,
+        low: int,
+        pool_stride: bool = False,
+        spread: int | None = None,
+    ) -> Layer:
         """Makes the octave layer of a vanilla convolution, with its parameters.
 
         It learns the low channels of its input from what it is given; ``low`` are those of its
         output, which of a depthwise convolution follow the input.
+
+        Args:
+            spread: the groups of output channels whose first ones are low, in a network whose
+                values know their layout (see ``layout``). None: they do not, and channels are
+                [L | H] everywhere.
         """
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
@@ -149,6 +161,7 @@ class _OctConvNd(nn.Module):
         for name in _COPIED:
             setattr(layer, name, getattr(conv, name))
         layer.pool_stride, layer.in_octavized = pool_stride, True
+        layer.tracks_layout, layer.spread = spread is not None, spread or 1
         layer.weight, layer.bias = conv.weight, conv.bias
         layer.train(conv.training)
         return layer
@@ -266,24 +279,33 @@ class _OctConvNd(nn.Module):
             check_value(x, self.channels_in, self.ndim + 2, self)
             # By the layer's channels rather than by the type of x, which torch.fx does not know.
             x_h, x_l = x if self.channels_in.low else (x, None)
-        y_h, y_l = self.convolve(x_h, x_l, x.pooled if isinstance(x, OctTensor) else None)
+        layout = x.layout if isinstance(x, OctTensor) else None
+        pooled = x.pooled if isinstance(x, OctTensor) else None
+        y_h, y_l = self.convolve(x_h, x_l, pooled, layout)
         if isinstance(x, OctTensor) or (self.in_octavized and y_l is not None):
-            return OctTensor(y_h, y_l)
+            return OctTensor(y_h, y_l, self._layout_out(layout) if self.tracks_layout else None)
         return y_h if y_l is None else (y_h, y_l)
 
     def convolve(
-        self, x_h: Tensor, x_l: Tensor | None, pooled: Callable[[], Tensor] | None = None
+        self,
+        x_h: Tensor,
+        x_l: Tensor | None,
+        pooled: Callable[[], Tensor] | None = None,
+        layout: Layout | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Eq. 4: x_h, x_l -> y_h, y_l. ``pooled`` returns pool(x_h), which others share."""
+        """Eq. 4: x_h, x_l -> y_h, y_l. ``pooled`` returns pool(x_h), which others share.
+
+        ``layout`` of the input, where its channels are not [L | H] in the order of the weight.
+        """
         pool_h = pooled or (lambda: pool(x_h))
         has_low, halves = self.channels_out.low > 0, self.stride[-2:] == (2, 2)
         if self.is_depthwise and x_l is not None:
-            return self._depthwise(x_h, x_l)
+            return self._depthwise(x_h, x_l, layout)
         if x_l is None and not has_low:  # a plain convolution, which has a stride of its own
             if halves and self.pool_stride:
                 return self._path(pool_h(), self.weight, self.bias), None
             return self._conv(x_h, self.weight, self.bias, self.stride, self.groups), None
-        w_l, w_h, bias_l, bias_h = self._by_output(self.channels_out.low)
+        w_l, w_h, bias_l, bias_h = self._by_output(layout)
         if halves:
             # The low map has the size of y_h already: it and the pooled high map are one input.
             u = self._join(x_l, pool_h())
@@ -321,6 +343,11 @@ class _OctConvNd(nn.Module):
             self.channels_out = Channels(self.out_channels - low, low)
         self.channels_in = channels
         self._check_arguments(channels)
+        layout = x.layout if isinstance(x, OctTensor) else None
+        if layout and not self.is_depthwise and not layout.is_alike_in(self.groups):
+            raise ValueError(
+                f"{type(self).__name__}: its {self.groups} groups have different low channels"
+            )
 
     def _join(self, x_l: Tensor | None, pooled: Tensor) -> Tensor:
         """u = [x_l | pool(x_h)]."""
@@ -342,19 +369,41 @@ class _OctConvNd(nn.Module):
                 pooled = pool(x_h)
         return self._path(self._join(x_l, pooled), kernel, bias)
 
-    def _depthwise(self, x_h: Tensor, x_l: Tensor) -> tuple[Tensor, Tensor]:
+    def _depthwise(self, x_h: Tensor, x_l: Tensor, layout: Layout | None) -> tuple[Tensor, Tensor]:
         if self.stride[-1] == 2:
             x_h, x_l = pool(x_h), pool(x_l)
-        low_out = self._low_channels(x_l) * self.weight.shape[0] // self.groups
-        w_l, w_h, bias_l, bias_h = self._by_output(low_out)
+        low = self._low_channels(x_l) * self.weight.shape[0] // self.groups
+        w_l, w_h, bias_l, bias_h = self._by_output(layout, low)
         return self._path(x_h, w_h, bias_h), self._path(x_l, w_l, bias_l)
 
-    def _by_output(self, low: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Cuts the rows of the weight and the biases for y_l and y_h: w_l, w_h, bias_l, bias_h."""
-        sizes = [low, self.weight.shape[0] - low]
-        w_l, w_h = self.weight.split(sizes)
-        bias_l, bias_h = (None, None) if self.bias is None else self.bias.split(sizes)
+    def _by_output(
+        self, layout: Layout | None, low: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Cuts the weight and the biases for y_l and y_h: w_l, w_h, bias_l, bias_h.
+
+        The columns of both are [L | H], in each group.
+        """
+        low = self.channels_out.low if low is None else low
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
+        if self.tracks_layout:
+            rows = self._layout_out(layout)
+            if not rows.is_first:
+                weight = take(weight, rows.by_frequency)
+                bias = bias if bias is None else take(bias, rows.by_frequency)
+            columns = layout and layout.section(0, weight.shape[1])
+            if columns and not columns.is_first and not self.is_depthwise:
+                weight = take(weight, columns.by_frequency, 1)
+        sizes = [low, weight.shape[0] - low]
+        w_l, w_h = weight.split(sizes)
+        bias_l, bias_h = (None, None) if bias is None else bias.split(sizes)
         return w_l, w_h, bias_l, bias_h
+
+    def _layout_out(self, layout: Layout | None) -> Layout:
+        """Returns the layout of the output for one of the input."""
+        if self.is_depthwise and layout is not None:
+            return layout.repeated(self.out_channels // self.in_channels)
+        return spread(self.out_channels, self.channels_out.low, self.spread)
 
     def _path(self, x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
         stride = (*self.stride[:-2], 1, 1)

@@ -24,7 +24,7 @@ def run_and_recompute(block: nn.Module, x: Any) -> Any:
     maps = tuple(x) if isinstance(x, OctTensor) else (x,)
 
     def run(*maps: Tensor) -> Any:
-        y: Value = block(OctTensor(*maps) if is_octave else maps[0])
+        y: Value = block(OctTensor(maps[0], maps[1]) if is_octave else maps[0])
         return tuple(y) if isinstance(y, OctTensor) else y
 
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octvideo.layers import BatchNorm2d, OctBatchNorm2d, OctTensor, merge, pool, strict
+from octvideo.layers import BatchNorm2d, OctBatchNorm2d, OctTensor, merge, pool, strict, upsample
+from octvideo.layers.layout import Layout
 from support.eq4 import make_input
 
 HIGH, LOW = 5, 3
@@ -159,7 +160,7 @@ def test_everything_else_sees_one_tensor() -> None:
     for f in (
         lambda x: F.conv2d(x, weight),
         lambda x: x.flatten(1),
-        lambda x: x[:, 2:6],
+        lambda x: x[:, ::2],
         torch.var,
     ):
         assert torch.equal(f(x), f(merge(x)))
@@ -184,3 +185,75 @@ def test_norms_of_known_and_of_learned_channels_agree() -> None:
         assert torch.equal(y, z)
     for name, buffer in known.named_buffers():
         assert torch.equal(buffer, learned.get_buffer(name)), name
+
+
+def layered(size: tuple[int, int] = (8, 12)) -> OctTensor:
+    """Five high and three low channels, of which the tensor has 1, 4 and 5 as low ones."""
+    x = value(size)
+    return OctTensor(x.high, x.low, Layout(8, ((1, 2), (4, 6))))
+
+
+def at(x: Tensor, channels: list[int]) -> Tensor:
+    return x[:, channels]
+
+
+def test_a_layout_orders_the_channels() -> None:
+    """Merged, averaged, gated, cut and normalised, each channel is where the layout says."""
+    x = layered((7, 9))
+    low, high = [1, 4, 5], [0, 2, 3, 6, 7]
+    merged = merge(x)
+    assert torch.equal(at(merged, high), x.high)
+    torch.testing.assert_close(at(merged, low), upsample(x.low, x.high.shape[-2:]))
+    means = x.mean((2, 3))
+    torch.testing.assert_close(at(means, high), x.high.mean((2, 3)))
+    torch.testing.assert_close(at(means, low), x.low.mean((2, 3)))
+    gate = torch.randn(2, 8, 1, 1, dtype=torch.double)
+    torch.testing.assert_close(merge(x * gate), merged * gate)
+    with strict():
+        parts = [x[:, :5], x[:, 5:]]
+        assert [tuple(part.channels) for part in parts] == [(3, 2), (2, 1)]
+        assert isinstance(x[:, 2:4], Tensor)
+        for again in (torch.cat(parts, 1), torch.cat(torch.split(x, [5, 3], 1), 1)):
+            assert again.layout == x.layout
+            assert torch.equal(merge(again), merged)
+
+
+def test_statistics_of_a_layout() -> None:
+    """Batch norm in training, as a module and as a function: the running statistics too."""
+    x, norm = layered(), nn.BatchNorm2d(8).double()
+    nn.init.uniform_(norm.weight)
+    ours = BatchNorm2d(8).double()
+    ours.load_state_dict(norm.state_dict())
+    y = ours(x)
+    for part, channels in ((x.high, [0, 2, 3, 6, 7]), (x.low, [1, 4, 5])):
+        one = nn.BatchNorm2d(len(channels)).double()
+        one.weight.data = norm.weight.data[channels]
+        want = one(part)
+        got = y.low if part is x.low else y.high
+        torch.testing.assert_close(got, want)
+        torch.testing.assert_close(ours.running_var[channels], one.running_var)
+    mean, var = torch.zeros(8, dtype=torch.double), torch.ones(8, dtype=torch.double)
+    z = F.batch_norm(x, mean, var, norm.weight, norm.bias, True)
+    torch.testing.assert_close(merge(z), merge(y))
+    torch.testing.assert_close(var, ours.running_var)
+
+
+def test_sums_of_different_layouts() -> None:
+    """The second takes the layout of the first; nothing is added to another channel."""
+    x, y = layered(), layered()
+    y.layout = Layout(8, ((0, 3),))
+    z = x + y
+    assert z.layout == x.layout
+    torch.testing.assert_close(z.high, x.high + at(merge(y), [0, 2, 3, 6, 7]))
+    torch.testing.assert_close(z.low, x.low + pool(at(merge(y), [1, 4, 5])))
+
+
+def test_group_norm_of_whole_groups() -> None:
+    x = OctTensor(*make_input((6, 2), 2))
+    norm = nn.GroupNorm(4, 8).double()
+    nn.init.uniform_(norm.bias)
+    with strict():
+        y = norm(x)
+    torch.testing.assert_close(y.low, F.group_norm(x.low, 1, bias=norm.bias[:2]))
+    torch.testing.assert_close(y.high, F.group_norm(x.high, 3, bias=norm.bias[2:]))
+    assert torch.equal(merge(nn.GroupNorm(2, 8).double()(x)), nn.GroupNorm(2, 8).double()(merge(x)))
