@@ -4,10 +4,11 @@
     octvideo convert a03_resnet-50_alpha-0.125.tar r50.pyth --from mxnet
 
 The result holds model_state, epoch, cfg, class_names if the file has them, and source (name,
-SHA-256 and kind of the original file). From an MXNet file it also keeps the numbers of low
-channels, and the network is identified. --cfg checks the parameters against the network of a
-configuration; --inflate spreads the kernels of a 2D network over the frames of its kernels. The
-averaged weights of an EMA run are preferred, as in a test. No code in the file is run.
+SHA-256 and kind of the original file); and spec, the record of the network, where the file, --cfg
+or, of an MXNet file, its layers say it. From an MXNet file it also keeps the numbers of low
+channels. --cfg checks the parameters against the network of a configuration; --inflate spreads the
+kernels of a 2D network over the frames of its kernels. The averaged weights of an EMA run are
+preferred, as in a test. No code in the file is run.
 """
 
 import argparse
@@ -20,9 +21,9 @@ from octvideo.utils.console import say
 from octvideo.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from octvideo.weights import Weights
+    from octvideo.data import Protocol
+    from octvideo.models.build import Spec
 
-ALPHA = "octave_alpha"
 # Those of octvideo.weights, whose import would delay --help.
 KINDS = (
     "auto",
@@ -69,7 +70,11 @@ def convert(args: argparse.Namespace) -> int:
     from octvideo.config import dump, load_cfg
     from octvideo.engine import save_checkpoint
     from octvideo.models import build_model
+    from octvideo.models.build import with_options
+    from octvideo.utils.plain import to_plain
     from octvideo.weights import inflate_kernels, load_into, read_weights, sha256_of, verify_sha256
+    from octvideo.weights.load import HEAD
+    from octvideo.weights.trained import spec_of_layers, spec_of_text
 
     if args.result.exists() and args.source.exists() and args.result.samefile(args.source):
         raise UserError(f"{args.result} is the source itself: name another file for the result")
@@ -80,23 +85,34 @@ def convert(args: argparse.Namespace) -> int:
     weights = read_weights(args.source, args.kind, cleared, average=True)
     digest = sha256_of(args.source)
     say(f"source  {args.source}  {weights.kind}, {len(weights.state)} entries\n        {digest}")
-    state = weights.state
+    state, spec, protocol = weights.state, weights.spec, weights.protocol
+    cfg_text, bias = weights.cfg or "", state.get(f"{HEAD}bias")
     if weights.low_channels is not None:
-        print_network(weights, args.result)
+        spec = spec or spec_of_layers(weights)
+        protocol = show_network(spec, args.result) or protocol
     if cfg is not None:
         model = build_model(cfg)
         report = load_into(model, weights, finetune=True, inflate=args.inflate)
         say(f"model   {args.cfg}  {report}")
-        if args.inflate:
+        if args.inflate:  # what the file says is of the 2D network
+            spec, protocol, cfg_text = None, None, ""
             state = inflate_kernels(
                 state, {key: value.shape for key, value in model.state_dict().items()}
             )
-    content = {
+        if not cfg_text:  # the last layer is the file's
+            classes = [] if bias is None else ["MODEL.NUM_CLASSES", len(bias)]
+            cfg_text = dump(load_cfg(args.cfg, [*args.opts, *classes]))
+    spec = spec or spec_of_text(cfg_text)
+    content: dict[str, object] = {
         "model_state": {key: value.clone() for key, value in state.items()},
         "epoch": -1 if weights.epoch is None else weights.epoch,
-        "cfg": weights.cfg or (dump(cfg) if cfg is not None else ""),
+        "cfg": cfg_text,
         "source": {"name": args.source.name, "sha256": digest, "kind": weights.kind},
     }
+    if spec:
+        content["spec"] = with_options(spec, None if bias is None else len(bias)).to_dict()
+    if protocol:
+        content["protocol"] = to_plain(protocol)
     if weights.class_names:
         content["class_names"] = weights.class_names
     if weights.low_channels is not None:
@@ -106,22 +122,22 @@ def convert(args: argparse.Namespace) -> int:
     return 0
 
 
-def print_network(weights: "Weights", result: Path) -> None:
-    """Prints the network that a file of MXNet belongs to, and how to create it."""
-    from octvideo.models import named_spec
-    from octvideo.weights.trained import alpha_of, name_of_layers
+def show_network(spec: "Spec | None", result: Path) -> "Protocol | None":
+    """Prints which of the authors' networks a file is of; returns how they looked at images."""
+    from octvideo.api.protocols import protocol_of_entry
+    from octvideo.models.build import name_of
     from octvideo.weights.zoo import zoo_entries
 
-    name = name_of_layers(weights)
-    alpha = alpha_of(weights, named_spec(name)) if name else None
-    if alpha is None:
+    if spec is None:
         print("network not known: name its configuration with --cfg")
-        return
+        return None
+    name, alpha = name_of(spec), spec.octave.alpha
     file = result if result.is_absolute() else f"./{result}"
     say(f"network {name}, alpha {alpha:g}\n        create_model({name!r}, pretrained='{file}')")
-    configs = [e.config for e in zoo_entries() if e.model == name and e.options.get(ALPHA) == alpha]
-    if configs:
-        print(f"        configs/{configs[0]}.yaml")
+    entries = [e for e in zoo_entries() if e.model == name and e.is_image_network]
+    for entry in (e for e in entries if e.options == {"octave_alpha": alpha}):
+        print(f"        configs/{entry.config}.yaml")
+    return protocol_of_entry(entries[0]) if entries else None
 
 
 def main(words: Sequence[str] | None = None, prog: str | None = None) -> int:

@@ -52,7 +52,14 @@ def run_command(command: str, words: Sequence[str] | None = None, prog: str | No
 def run_module(module: str, words: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Runs ``main(words, prog)`` of a module that is imported now; returns the exit status."""
     sys.excepthook = _end_quietly
-    status: int = import_module(module).main(words, prog)
+    try:
+        status: int = import_module(module).main(words, prog)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who reads the output has seen enough, as `head` has. Nothing is to be written any more,
+        # nor by Python at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13  # as a shell says it of a program that SIGPIPE ended
     return status
 
 

@@ -36,6 +36,8 @@ def exit_status(
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
+    except BrokenPipeError:  # of the output; `run_module` ends the program
+        raise
     except errors as error:
         say(f"error: {error}", sys.stderr)
         return 2

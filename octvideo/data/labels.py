@@ -68,7 +68,11 @@ def class_names_beside(folder: str | Path, num_classes: int) -> list[str] | None
     names = class_names(path)
     if len(names) == num_classes:
         return names
-    logger.warning("%s names %d classes, the model has %d", path, len(names), num_classes)
+    logger.warning(
+        "%s names %d classes, but MODEL.NUM_CLASSES is %d: checkpoints and results will have no "
+        "names. MODEL.NUM_CLASSES %d would fit",
+        *(path, len(names), num_classes, len(names)),
+    )
     return None
 
 

@@ -57,6 +57,17 @@ def name_of_layers(weights: Weights) -> str | None:
     return next(names, None)
 
 
+def spec_of_layers(weights: Weights) -> Spec | None:
+    """Returns the image network, with its alpha, that the layers of an MXNet file are of.
+
+    None where they are of none that is known.
+    """
+    name = name_of_layers(weights)
+    if name is None or (alpha := alpha_of(weights, IMAGE_MODELS[name])) is None:
+        return None
+    return with_options(IMAGE_MODELS[name], octave_alpha=alpha)
+
+
 @cache
 def _shapes_of(name: str, num_classes: int) -> dict[str, torch.Size]:
     state = _skeleton(with_options(IMAGE_MODELS[name], num_classes)).state_dict()

@@ -51,6 +51,16 @@ def test_usage_errors_have_status_2(words: list[str]) -> None:
     assert ended.value.code == 2
 
 
+@pytest.mark.parametrize("words", ["config", "config --keys", "zoo --all"])
+def test_who_reads_the_output_may_stop(words: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "octvideo", *words.split()]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_kinds_of_checkpoints_are_those_of_weights() -> None:
     assert convert.KINDS == KINDS
 

@@ -11,6 +11,9 @@ from resnet2d import random_resnet2d
 from zoo_files import TINY, tiny, write_caffe2, write_pytorchvideo
 
 import octvideo
+from octvideo.config import load_cfg
+from octvideo.models import spec_from_dict
+from octvideo.models.build import spec_of
 from octvideo.weights import load_into, read_weights
 from support import ROOT, load_tool
 
@@ -43,6 +46,7 @@ def test_the_command(shared, tmp_path):
     assert content["source"] == {"name": "I3D.pkl", "sha256": sha256(path), "kind": "caffe2"}
     assert content["epoch"] == -1
     assert yaml.safe_load(content["cfg"])["MODEL"]["ARCH"] == "i3d"
+    assert spec_from_dict(content["spec"]) == spec_of(load_cfg(MODEL[1], MODEL[3:]))
     assert content["model_state"].keys() == source.state_dict().keys()
     for key, value in source.state_dict().items():
         assert torch.equal(content["model_state"][key], value)
@@ -89,6 +93,9 @@ def test_inflation(main, tmp_path, capsys):
     assert kernel.shape == (4, 3, 5, 7, 7)
     torch.testing.assert_close(kernel.sum(2), network.conv1.weight.detach())
     assert torch.equal(state["head.projection.weight"], network.fc.weight)  # of the file
+    model = octvideo.load(result)
+    assert (model.spec.arch, model.spec.num_classes) == ("i3d", 5)
+    assert torch.equal(model.s1.pathway0_stem.conv.weight, kernel)
     with pytest.raises(SystemExit):
         main([str(path), str(result), "--inflate"])
 

@@ -5,6 +5,7 @@ MXNet itself computed for two ResNets vouches for the operators there.
 """
 
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from mxnet_reference import reference_logits
 from test_mxnet_resnets import NETWORKS as RESNETS
 
 from octvideo import create_model
-from octvideo.api.loading import load_trained
+from octvideo.api.loading import load, load_trained
 from octvideo.models import named_spec
 from octvideo.utils.complexity import count
 from octvideo.weights import Weights, load_into, read_weights
@@ -163,6 +164,9 @@ def test_the_tool_tells_the_network_and_its_file_knows_it(tmp_path, monkeypatch,
     with torch.no_grad():
         assert_close(by_cfg(images()), wanted, 1e-4)
     assert "another network" not in caplog.text
+    known = load("a.pyth")
+    assert known.spec == replace(by_cfg.spec, head_activation="softmax")
+    assert known.protocol == create_model("resnet26_v2", pretrained="./a.pyth").protocol
     create_model("resnet26_v2", octave_alpha=0.0, pretrained="./a.pyth")  # the converted one, too
     assert "another network: octave_alpha was 0.25, is 0.0. " in caplog.text
 

@@ -172,8 +172,8 @@ def _annotation_names(found: set[str]) -> list[str]:
     for known in ("kinetics400", "kinetics600"):
         if found < set(class_names(known)):
             logger.warning(
-                "The labels are %d of those of %s, and are counted again: with --class-names %s "
-                "they keep the numbers that published checkpoints have",
+                "All %d labels are classes of %s, but get numbers of their own: --class-names %s "
+                "gives them the numbers that published checkpoints have",
                 *(len(found), known, known),
             )
             break
