@@ -115,7 +115,7 @@ def create_model(
 
 
 # Fields that a name stands for, and fields that matter in training alone.
-_OF_THE_NAME = {"arch", "depth", "transform", "expansion", "octave", "num_classes"}
+_OF_THE_NAME = {"arch", "depth", "depth_factor", "transform", "expansion", "octave", "num_classes"}
 _OF_TRAINING = {"act_checkpoint", "inplace_relu", "zero_init_final_bn", "fc_init_std"}
 
 

@@ -7,11 +7,13 @@ from torch import nn
 from octvideo.data.protocol import CentreCrop, Protocol
 from octvideo.models.build import Spec
 from octvideo.models.image import ImageSpec
-from octvideo.models.spec import ResNetSpec
+from octvideo.models.spec import VideoSpec
 from octvideo.utils.errors import UserError
 from octvideo.weights.zoo import ZooEntry
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+_TEST_SIZES = {160: 182, 224: 256, 312: 356}  # PySlowFast's, by the training crop
 
 
 def protocol_of(model: nn.Module, sampling_rate: int | None = None) -> Protocol:
@@ -25,7 +27,7 @@ def protocol_of(model: nn.Module, sampling_rate: int | None = None) -> Protocol:
     known = getattr(model, "protocol", None)
     if not isinstance(known, Protocol):
         spec = getattr(model, "spec", None)
-        if not isinstance(spec, (ResNetSpec, ImageSpec)):
+        if not isinstance(spec, (VideoSpec, ImageSpec)):
             raise UserError(
                 f"{type(model).__name__} is not a model of octvideo.create_model: give the "
                 "protocol of its views (settings=octvideo.Protocol(...))"
@@ -37,13 +39,14 @@ def protocol_of(model: nn.Module, sampling_rate: int | None = None) -> Protocol:
 def protocol_of_spec(spec: Spec) -> Protocol:
     """Returns the usual protocol of a network.
 
-    A video network for crops of 224 is tested with 256, any other one with its own size, as are
-    image networks, whose pixels are normalised as is usual for ImageNet.
+    A video network for crops of 224 is tested with 256, X3D for 160 with 182 and for 312 with 356,
+    any other one with its own size, as are image networks, whose pixels are normalised as is usual
+    for ImageNet.
     """
     if isinstance(spec, ImageSpec):
         return Protocol(1, 1, spec.crop_size, mean=_IMAGENET_MEAN, std=_IMAGENET_STD,
                         centre_crop=CentreCrop(spec.crop_size))  # fmt: skip
-    side = 256 if spec.crop_size == 224 else spec.crop_size
+    side = _TEST_SIZES.get(spec.crop_size, spec.crop_size)
     return Protocol(spec.num_frames, spec.sampling_rate, side)
 
 

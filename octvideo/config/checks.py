@@ -7,6 +7,7 @@ from fvcore.common.config import CfgNode
 
 from octvideo.config.datasets import DATASETS, DataSet
 from octvideo.config.derived import Processes, batch_per_process
+from octvideo.config.factorised import check_factorised
 from octvideo.config.keys import KEYS, value_of
 from octvideo.config.notation import parse_rand_augment
 from octvideo.config.pyslowfast import IMAGE_DEPTHS, WITHOUT_POOL
@@ -43,7 +44,7 @@ def validate(cfg: CfgNode, launched: Processes | None = None) -> list[Problem]:
     types are those of the defaults: ``load_cfg`` sees to that.
     """
     checks = (
-        *(_choices, _ranges, _clips, _pictures, _pathways, _network, _octave),
+        *(_choices, _ranges, _clips, _pictures, _pathways, _network, check_factorised, _octave),
         *(_schedule, _augmentation, _mixing, _precision),
     )
     problems = [problem for check in checks for problem in check(cfg)]
@@ -209,7 +210,7 @@ def _pathways(cfg: CfgNode) -> Iterator[Problem]:
         yield Problem(
             "MODEL.MODEL_NAME",
             f"MODEL.MODEL_NAME SlowFast has two pathways, but MODEL.ARCH {arch} has one: "
-            "set MODEL.MODEL_NAME ResNet",
+            f"set MODEL.MODEL_NAME {'X3D' if arch == 'x3d' else 'ResNet'}",
         )
     if cfg.MODEL.MODEL_NAME == "ResNet" and number == 2:
         yield Problem(

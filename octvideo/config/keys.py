@@ -162,10 +162,11 @@ _DATA_LOADER = {
 }
 _MODEL = {
     "ARCH": Key("slowfast", "kind of network; 2d: an image network",
-        one_of("c2d", "i3d", "slow", "slowfast", "slow_c2d", "slow_i3d", "2d"), REFUSED),
+        one_of("c2d", "i3d", "slow", "slowfast", "slow_c2d", "slow_i3d", "x3d", "2d"), REFUSED),
     "MODEL_NAME": Key("SlowFast",
-        "SlowFast for two pathways, else ResNet; follows ARCH where it is not set; with ARCH 2d a "
-        "name of octvideo.list_models()", one_of("ResNet", "SlowFast"), REFUSED),
+        "SlowFast for two pathways, X3D for x3d, else ResNet; follows ARCH where it is not set; "
+        "with ARCH 2d a name of octvideo.list_models()", one_of("ResNet", "SlowFast", "X3D"),
+        REFUSED),
     "NUM_CLASSES": Key(400, "classes", AT_LEAST_1, REFUSED),
     "LOSS_FUNC": Key("cross_entropy", "loss of training",
         one_of("cross_entropy", "soft_cross_entropy", "bce_logit")),
@@ -179,8 +180,8 @@ _MODEL = {
 }
 _RESNET = {
     "DEPTH": Key(50, "layers of the network", AT_LEAST_1),
-    "TRANS_FUNC": Key("bottleneck_transform", "kind of residual block",
-        one_of("bottleneck_transform", "basic_transform")),
+    "TRANS_FUNC": Key("bottleneck_transform", "kind of residual block; x3d_transform: of X3D",
+        one_of("bottleneck_transform", "basic_transform", "x3d_transform")),
     "NUM_GROUPS": Key(1, "groups of the 3x3 convolution; ResNeXt: 32", AT_LEAST_1),
     "WIDTH_PER_GROUP": Key(64, "channels of a group in res2", AT_LEAST_1),
     "EXPANSION": Key(4, "output channels of a stage / its width", AT_LEAST_1, ours=True),
@@ -211,6 +212,19 @@ _SLOWFAST = {
     "FUSION_CONV_CHANNEL_RATIO": Key(2, "output channels of a lateral convolution / input channels",
         AT_LEAST_1),
     "FUSION_KERNEL_SZ": Key(5, "its temporal kernel", AT_LEAST_1),
+}
+_X3D = {
+    "WIDTH_FACTOR": Key(1.0, "multiplies the channels of all stages", ABOVE_0),
+    "DEPTH_FACTOR": Key(1.0, "multiplies the blocks, 1, 2, 5, 3, of the stages", ABOVE_0),
+    "BOTTLENECK_FACTOR": Key(1.0, "inner channels of a block / output channels", ABOVE_0),
+    "DIM_C5": Key(2048, "inputs of the last layer", AT_LEAST_1),
+    "DIM_C1": Key(12, "channels of the stem and of res2 before WIDTH_FACTOR", AT_LEAST_1),
+    "SCALE_RES2": Key(False, "double the channels of res2, too"),
+    "BN_LIN5": Key(False, "batch norm before the last layer"),
+    "CHANNELWISE_3x3x3": Key(True, "depthwise 3x3x3 convolutions; False: RESNET.NUM_GROUPS"),
+    "PYTORCHVIDEO": Key(False,
+        "as PyTorchVideo builds it: widths are multiples of 8, no batch norm on the shortcut of "
+        "res2", ours=True),
 }
 _OCTAVE = {
     "ENABLE": Key(False, "use octave convolutions", ours=True),
@@ -308,6 +322,7 @@ _SECTIONS: dict[str, tuple[Resume, dict[str, Key]]] = {
     "RESNET": (REFUSED, _RESNET),
     "NONLOCAL": (REFUSED, _NONLOCAL),
     "SLOWFAST": (REFUSED, _SLOWFAST),
+    "X3D": (REFUSED, _X3D),
     "OCTAVE": (REFUSED, _OCTAVE),
     "BN": (WARNED, _BN),
     "SOLVER": (WARNED, _SOLVER),

@@ -26,7 +26,11 @@ def translate(cfg: CfgNode, given: Collection[str]) -> Iterator[Replaced]:
     """Puts octvideo's terms in the place of PySlowFast's, and says which; ``given``: keys set."""
     model = cfg.MODEL
     if "MODEL.MODEL_NAME" not in given and model.ARCH != "slowfast":
-        model.MODEL_NAME = "ResNet"  # PySlowFast's first files do not name it
+        # PySlowFast's first files do not name it.
+        model.MODEL_NAME = "X3D" if model.ARCH == "x3d" else "ResNet"
+    if model.MODEL_NAME == "PTVX3D":
+        model.MODEL_NAME, cfg.X3D.PYTORCHVIDEO = "X3D", True
+        yield Replaced("MODEL.MODEL_NAME", "PTVX3D", "X3D with X3D.PYTORCHVIDEO True")
     if model.MODEL_NAME == "ResNet_nopool":
         model.MODEL_NAME, model.ARCH = "ResNet", WITHOUT_POOL.get(model.ARCH, model.ARCH)
         yield Replaced("MODEL.MODEL_NAME", "ResNet_nopool", f"ResNet of MODEL.ARCH {model.ARCH}")

@@ -51,7 +51,7 @@ def remarks(cfg: CfgNode, launched: Processes | None = None) -> list[str]:
 def _fixed_by_name(cfg: CfgNode) -> Iterator[str]:
     """Settings of video networks in the configuration of an image network."""
     defaults = get_cfg()
-    for section in ("RESNET", "NONLOCAL", "SLOWFAST"):
+    for section in ("RESNET", "NONLOCAL", "SLOWFAST", "X3D"):
         for name, value in cfg[section].items():
             key = f"{section}.{name}"
             used = ("RESNET.ZERO_INIT_FINAL_BN", "RESNET.WIDTH_PER_GROUP")

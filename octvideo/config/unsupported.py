@@ -7,7 +7,7 @@ with a warning, or refused where the file asks for them; what is planned but mis
 # Sections and keys of PySlowFast that octvideo has no use for. They are ignored with a warning.
 IGNORED: tuple[str, ...] = (
     *("AVA", "BENCHMARK", "CONTRASTIVE", "DEMO", "DETECTION", "MASK", "MVIT", "SSL"),
-    *("VIS_MASK", "X3D"),
+    "VIS_MASK",
     *("AUG.MASK_FRAMES", "AUG.MASK_RATIO", "AUG.MASK_TUBE", "AUG.MASK_WINDOW_SIZE"),
     "AUG.MAX_MASK_PATCHES_PER_BLOCK",
     *("BN.GLOBAL_SYNC", "BN.NUM_SPLITS", "BN.NUM_SYNC_DEVICES"),
@@ -67,11 +67,11 @@ INSTEAD: dict[str, str] = {
 _OTHER_DATA = ("ava", "charades", "ptvcharades", "ptvssv2", "ssv2")
 FOREIGN_VALUES: dict[str, tuple[str, ...]] = {
     "BN.NORM_TYPE": ("sub_batchnorm",),
-    "MODEL.ARCH": ("csn", "maskmvit", "mvit", "r2plus1d", "x3d"),
+    "MODEL.ARCH": ("csn", "maskmvit", "mvit", "r2plus1d"),
     "MODEL.LOSS_FUNC": ("bce", "contrastive_loss", "mse", "multi_mse"),
     "MODEL.MODEL_NAME": (
-        *("contrastivemodel", "maskmvit", "mvit", "x3d"),
-        *("ptvcsn", "ptvmvit", "ptvr2plus1d", "ptvx3d"),
+        *("contrastivemodel", "maskmvit", "mvit"),
+        *("ptvcsn", "ptvmvit", "ptvr2plus1d"),
     ),
     "SOLVER.OPTIMIZING_METHOD": ("mt_adamw",),
     "TEST.DATASET": _OTHER_DATA,

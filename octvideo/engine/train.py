@@ -42,7 +42,7 @@ from octvideo.engine.train_log import build_train_log
 from octvideo.engine.trainer import Plan, Trainer, Validation
 from octvideo.engine.update import ScalerState, Update
 from octvideo.models import build_model
-from octvideo.models.build import spec_of
+from octvideo.models.from_cfg import spec_of
 from octvideo.utils.complexity import count
 from octvideo.utils.plain import to_plain
 

@@ -117,7 +117,7 @@ def folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
     """Returns weight and bias of a convolution that does what conv and norm do in evaluation."""
     weight = conv.weight.detach().clone()
     bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach().clone()
-    if norm is None:
+    if norm is None or isinstance(norm, nn.Identity):
         return weight, bias
     scale, shift = torch.rsqrt(norm.running_var + norm.eps), torch.zeros_like(bias)
     if norm.affine:

@@ -3,6 +3,7 @@
 Parameter names are PySlowFast's, so that its checkpoints load.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,8 +34,9 @@ class Layers:
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
+        temporal_stride: int = 1,
     ) -> Conv:
-        """Makes a convolution without bias that keeps T and, but for its stride, H and W."""
+        """Makes a convolution without bias that keeps, but for its strides, T, H and W."""
         padding = dilation * (kernel // 2)
         if self.ndim == 2:
             return Conv2d(dim_in, dim_out, kernel, stride, padding, dilation, groups, bias=False)
@@ -43,7 +45,7 @@ class Layers:
             dim_in,
             dim_out,
             (t, kernel, kernel),
-            stride=(1, stride, stride),
+            stride=(temporal_stride, stride, stride),
             padding=(t // 2, padding, padding),
             dilation=(1, dilation, dilation),
             groups=groups,
@@ -63,8 +65,9 @@ class BlockSpec:
     """One residual block: its channels and what its convolutions do.
 
     ``stride`` and ``dilation`` are spatial. ``stride_on``: the convolution of a bottleneck with
-    the stride, "a" (1x1), "b" (3x3) or "c" (the last 1x1). ``squeeze``: squeeze-and-excitation.
-    ``input_bn``: a batch norm without scale and shift before the branch and the projection.
+    the stride, "a" (1x1), "b" (3x3) or "c" (the last 1x1); ``time_on``: the one with the kernel
+    and the stride in time, "a" or "b". ``squeeze``: squeeze-and-excitation. ``input_bn``: a batch
+    norm without scale and shift before the branch and the projection.
     """
 
     dim_in: int
@@ -74,29 +77,44 @@ class BlockSpec:
     stride: int = 1
     dilation: int = 1
     groups: int = 1
+    temporal_stride: int = 1
     stride_on: str = "b"
+    time_on: str = "a"
     squeeze: bool = False
     input_bn: bool = False
 
     @property
     def changes_shape(self) -> bool:
-        return self.dim_in != self.dim_out or self.stride != 1
+        return self.dim_in != self.dim_out or self.stride * self.temporal_stride != 1
 
     def stride_of(self, conv: str) -> int:
         return self.stride if conv == self.stride_on else 1
 
+    def time_of(self, conv: str) -> tuple[int, int]:
+        """Returns kernel and stride in time of a convolution."""
+        return (self.temporal_kernel, self.temporal_stride) if conv == self.time_on else (1, 1)
+
 
 def bottleneck_convs(spec: BlockSpec, make: Layers) -> tuple[Conv, Conv, Conv]:
-    """Makes a: [t x]1x1, b: [1x]3x3, c: [1x]1x1."""
+    """Makes a: [t x]1x1, b: [1x]3x3, c: [1x]1x1; with ``time_on`` "b", a: 1x1x1, b: t x3x3."""
     inner, dilation, groups = spec.dim_inner, spec.dilation, spec.groups
+    (t_a, stride_a), (t_b, stride_b) = map(spec.time_of, "ab")
     return (
-        make.conv(spec.dim_in, inner, 1, spec.temporal_kernel, spec.stride_of("a")),
-        make.conv(inner, inner, 3, 1, spec.stride_of("b"), dilation, groups),
+        make.conv(spec.dim_in, inner, 1, t_a, spec.stride_of("a"), 1, 1, stride_a),
+        make.conv(inner, inner, 3, t_b, spec.stride_of("b"), dilation, groups, stride_b),
         make.conv(inner, spec.dim_out, 1, 1, spec.stride_of("c")),
     )
 
 
-class Bottleneck(nn.Module):
+class Transform(nn.Module):
+    """The branch of a residual block; ``final``: its last convolution and batch norm."""
+
+    @property
+    def final(self) -> tuple[Conv, Norm]:
+        raise NotImplementedError
+
+
+class Bottleneck(Transform):
     """a: t x1x1, BN, ReLU; b: 1x3x3, BN, ReLU; c: 1x1x1, BN.
 
     Options: a batch norm without scale and shift before a, squeeze-and-excitation behind c.
@@ -123,7 +141,7 @@ class Bottleneck(nn.Module):
         return self.se(self.c_bn(self.c(x)))
 
 
-class BasicTransform(nn.Module):
+class BasicTransform(Transform):
     """a: t x3x3, BN, ReLU; b: 1x3x3, dilated, BN. As in PySlowFast, both are ``dim_out`` wide."""
 
     def __init__(self, spec: BlockSpec, make: Layers) -> None:
@@ -145,26 +163,24 @@ class BasicTransform(nn.Module):
         return self.b_bn(self.b(x))
 
 
-TRANSFORMS: dict[str, type[Bottleneck] | type[BasicTransform]] = {
-    "bottleneck_transform": Bottleneck,
-    "basic_transform": BasicTransform,
-}
-
-
 class ResBlock(nn.Module):
     """relu(shortcut(x) + branch2(x)); the shortcut is a 1x1x1 projection where shapes change."""
 
     def __init__(
-        self, spec: BlockSpec, make: Layers, transform: str = "bottleneck_transform"
+        self,
+        spec: BlockSpec,
+        make: Layers,
+        transform: Callable[[BlockSpec, Layers], Transform] = Bottleneck,
     ) -> None:
         super().__init__()
         self.branch1: nn.Module | None = None
         if spec.changes_shape:
-            self.branch1 = make.conv(spec.dim_in, spec.dim_out, 1, stride=spec.stride)
+            strides = {"stride": spec.stride, "temporal_stride": spec.temporal_stride}
+            self.branch1 = make.conv(spec.dim_in, spec.dim_out, 1, **strides)
             norm = make.norm(spec.dim_in, affine=False) if spec.input_bn else nn.Identity()
             self.branch1_input_bn = norm
-            self.branch1_bn = make.norm(spec.dim_out)
-        self.branch2 = TRANSFORMS[transform](spec, make)
+            self.branch1_bn: nn.Module = make.norm(spec.dim_out)
+        self.branch2 = transform(spec, make)
         self.relu = make.relu()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Models by name and from a configuration."""
+"""Models by name, and networks of their specifications."""
 
 import difflib
 import fnmatch
@@ -6,31 +6,30 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from fvcore.common.config import CfgNode
 from torch import nn
 
-from octvideo.layers import synchronize_batch_norm
 from octvideo.models.densenet import DENSENETS, DenseNet, DenseNetSpec
 from octvideo.models.image import ImageSpec
 from octvideo.models.mobilenet import MOBILENETS, MobileNet, MobileNetSpec
 from octvideo.models.placement import octavized
-from octvideo.models.record import KEYS, OCTAVE_OPTIONS
+from octvideo.models.record import OCTAVE_OPTIONS
 from octvideo.models.resnet2d import RESNETS_2D, ResNet2d, ResNet2dSpec
 from octvideo.models.slowfast import SlowFast, SlowFastSpec
-from octvideo.models.spec import NL5, NonLocalPlacement, OctavePlacement, ResNetSpec
+from octvideo.models.spec import NL5, NonLocalPlacement, ResNetSpec, VideoSpec
 from octvideo.models.video_resnet import VideoResNet
-from octvideo.utils.errors import UserError
+from octvideo.models.x3d import X3D, X3DS, X3DSpec
 from octvideo.utils.plain import from_plain
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-Spec = ResNetSpec | ImageSpec
+Spec = VideoSpec | ImageSpec
 
 OCT, OCT_ALPHA = "oct_", 0.125  # names of octave networks, and their alpha: OCTAVE.ALPHA's default
 _NETWORKS: dict[type, Any] = {  # what each specification is of
     ResNetSpec: VideoResNet,
     SlowFastSpec: SlowFast,
+    X3DSpec: X3D,
     ResNet2dSpec: ResNet2d,
     DenseNetSpec: DenseNet,
     MobileNetSpec: MobileNet,
@@ -49,7 +48,7 @@ _NLN: dict[str, Any] = {
 _SLOW_4X16: dict[str, Any] = {"arch": "slow", "num_frames": 4, "sampling_rate": 16}
 _SLOWFAST_8X8: dict[str, Any] = {"frame_ratio": 4, "fusion_kernel": 7}
 # The clip of each (num_frames, sampling_rate) is that of its specification, 8 x 8 or 32 x 2.
-_VIDEO_MODELS: dict[str, ResNetSpec] = {
+_VIDEO_MODELS: dict[str, VideoSpec] = {
     **{
         f"{arch}_{name}": ResNetSpec(arch=arch, **variant)
         for arch in ("c2d", "i3d", "slow")
@@ -67,14 +66,10 @@ _VIDEO_MODELS: dict[str, ResNetSpec] = {
         **{**_SLOWFAST_8X8, "fusion_kernel": 5},
         **{**_NLN, "non_local": NonLocalPlacement(NL5, "dot_product")},
     ),
+    **X3DS,
 }
 IMAGE_MODELS: dict[str, ImageSpec] = {**RESNETS_2D, **DENSENETS, **MOBILENETS}
 _MODELS: dict[str, Spec] = {**_VIDEO_MODELS, **IMAGE_MODELS}
-# Fields that not every image network has, and their keys.
-_NOT_IN_ALL = {
-    "zero_init_final_bn": "RESNET.ZERO_INIT_FINAL_BN",
-    "act_checkpoint": "MODEL.ACT_CHECKPOINT",
-}
 
 
 class NetworkOptions(TypedDict, total=False):
@@ -103,8 +98,8 @@ class NetworkOptions(TypedDict, total=False):
     bn_momentum: float
     inplace_relu: bool
     act_checkpoint: bool
-    # Architecture; see ``ResNetSpec``, ``SlowFastSpec``, ``ResNet2dSpec``, ``DenseNetSpec`` and
-    # ``MobileNetSpec``.
+    # Architecture; see ``ResNetSpec``, ``SlowFastSpec``, ``X3DSpec``, ``ResNet2dSpec``,
+    # ``DenseNetSpec`` and ``MobileNetSpec``.
     arch: str
     depth: int
     transform: str
@@ -123,6 +118,15 @@ class NetworkOptions(TypedDict, total=False):
     fast_spatial_dilations: tuple[int, ...]
     fast_num_block_temp_kernel: tuple[int, ...] | None
     fast_non_local: NonLocalPlacement
+    width_factor: float
+    depth_factor: float
+    bottleneck_factor: float
+    dim_c1: int
+    dim_c5: int
+    scale_res2: bool
+    bn_lin5: bool
+    channelwise: bool
+    pytorchvideo: bool
     pre_activation: bool
     width: int
     inner_ratio: int
@@ -219,30 +223,6 @@ def name_of(spec: Spec) -> str | None:
     return next(found, None)
 
 
-def build_model(cfg: CfgNode) -> nn.Module:
-    """Builds the model of a configuration, on the CPU, with random weights.
-
-    Raises:
-        UserError: the keys of MODEL, RESNET and OCTAVE do not make a network.
-    """
-    try:
-        model = build(spec_of(cfg))
-    except ValueError as error:
-        raise UserError(f"the model of the configuration cannot be built: {error}") from error
-    if cfg.BN.NORM_TYPE == "sync_batchnorm":
-        synchronize_batch_norm(model)
-    return model
-
-
-def spec_of(cfg: CfgNode) -> Spec:
-    """Returns the specification of the model of a configuration.
-
-    Raises:
-        ValueError: the keys of MODEL, RESNET and OCTAVE do not make a network.
-    """
-    return _image_spec(cfg) if cfg.MODEL.ARCH == "2d" else _video_spec(cfg)
-
-
 def build(spec: Spec) -> nn.Module:
     """Builds a network with random weights, on the CPU; for 0 classes, without a last layer."""
     network = _build(replace(spec, num_classes=spec.num_classes or 1))
@@ -256,110 +236,3 @@ def _build(spec: Spec) -> Any:
     octavized(network)
     network.init_weights()
     return network
-
-
-def _octave(cfg: CfgNode) -> OctavePlacement:
-    if not cfg.OCTAVE.ENABLE:
-        return OctavePlacement()
-    values: dict[str, Any] = {}
-    for option, field in OCTAVE_OPTIONS.items():
-        value = cfg.OCTAVE[KEYS[option].removeprefix("OCTAVE.")]
-        values[field] = tuple(value) if isinstance(value, list) else value
-    return OctavePlacement(**values)
-
-
-def _image_spec(cfg: CfgNode) -> ImageSpec:
-    """The network named MODEL.MODEL_NAME, which fixes all but these keys."""
-    name = cfg.MODEL.MODEL_NAME
-    if name not in IMAGE_MODELS:
-        raise ValueError(
-            f"MODEL.MODEL_NAME {name!r} is no image network; with MODEL.ARCH 2d set one of "
-            f"{', '.join(sorted(IMAGE_MODELS))}"
-        )
-    values = {
-        "num_classes": cfg.MODEL.NUM_CLASSES,
-        "octave": _octave(cfg),
-        "crop_size": cfg.DATA.TRAIN_CROP_SIZE,
-        "input_channels": cfg.DATA.INPUT_CHANNEL_NUM[0],
-        "bn_eps": cfg.BN.EPSILON,
-        "bn_momentum": cfg.BN.MOMENTUM,
-        "dropout_rate": cfg.MODEL.DROPOUT_RATE,
-        "fc_init_std": cfg.MODEL.FC_INIT_STD,
-        "head_activation": cfg.MODEL.HEAD_ACT,
-    }
-    spec = IMAGE_MODELS[name]
-    width = cfg.RESNET.WIDTH_PER_GROUP
-    if isinstance(spec, ResNet2dSpec):
-        values["width"] = width
-    elif width != 64:
-        raise ValueError(f"RESNET.WIDTH_PER_GROUP {width} is for ResNets, and {name} is none")
-    for field, key in _NOT_IN_ALL.items():
-        section, word = key.split(".")
-        if hasattr(spec, field):
-            values[field] = cfg[section][word]
-        elif cfg[section][word]:
-            raise ValueError(f"{key} is True, but {name} does not have it: set {key} False")
-    return replace(spec, **values)
-
-
-def _video_spec(cfg: CfgNode) -> ResNetSpec:
-    is_slowfast = cfg.MODEL.ARCH == "slowfast"
-    return (SlowFastSpec if is_slowfast else ResNetSpec)(
-        arch=cfg.MODEL.ARCH,
-        depth=cfg.RESNET.DEPTH,
-        num_classes=cfg.MODEL.NUM_CLASSES,
-        octave=_octave(cfg),
-        non_local=_non_local(cfg, 0),
-        transform=cfg.RESNET.TRANS_FUNC,
-        num_frames=cfg.DATA.NUM_FRAMES,
-        sampling_rate=cfg.DATA.SAMPLING_RATE,
-        crop_size=cfg.DATA.TRAIN_CROP_SIZE,
-        input_channels=cfg.DATA.INPUT_CHANNEL_NUM[0],
-        width_per_group=cfg.RESNET.WIDTH_PER_GROUP,
-        expansion=cfg.RESNET.EXPANSION,
-        num_groups=cfg.RESNET.NUM_GROUPS,
-        spatial_strides=_of_pathway(cfg.RESNET.SPATIAL_STRIDES, 0),
-        spatial_dilations=_of_pathway(cfg.RESNET.SPATIAL_DILATIONS, 0),
-        num_block_temp_kernel=_of_pathway(cfg.RESNET.NUM_BLOCK_TEMP_KERNEL, 0),
-        stride_1x1=cfg.RESNET.STRIDE_1X1 and not is_slowfast,  # as PySlowFast
-        inplace_relu=cfg.RESNET.INPLACE_RELU,
-        zero_init_final_bn=cfg.RESNET.ZERO_INIT_FINAL_BN,
-        zero_init_final_conv=cfg.RESNET.ZERO_INIT_FINAL_CONV,
-        bn_eps=cfg.BN.EPSILON,
-        bn_momentum=cfg.BN.MOMENTUM,
-        dropout_rate=cfg.MODEL.DROPOUT_RATE,
-        fc_init_std=cfg.MODEL.FC_INIT_STD,
-        head_activation=cfg.MODEL.HEAD_ACT,
-        act_checkpoint=cfg.MODEL.ACT_CHECKPOINT,
-        **(_slowfast_options(cfg) if is_slowfast else {}),
-    )
-
-
-def _slowfast_options(cfg: CfgNode) -> dict[str, Any]:
-    """The fields that ``SlowFastSpec`` adds."""
-    return {
-        "frame_ratio": cfg.SLOWFAST.ALPHA,
-        "beta_inv": cfg.SLOWFAST.BETA_INV,
-        "fusion_ratio": cfg.SLOWFAST.FUSION_CONV_CHANNEL_RATIO,
-        "fusion_kernel": cfg.SLOWFAST.FUSION_KERNEL_SZ,
-        "fast_spatial_dilations": _of_pathway(cfg.RESNET.SPATIAL_DILATIONS, 1),
-        "fast_num_block_temp_kernel": _of_pathway(cfg.RESNET.NUM_BLOCK_TEMP_KERNEL, 1),
-        "fast_non_local": _non_local(cfg, 1),
-    }
-
-
-def _non_local(cfg: CfgNode, pathway: int) -> NonLocalPlacement:
-    blocks, groups, pools = (
-        _of_pathway(cfg.NONLOCAL[key], pathway) for key in ("LOCATION", "GROUP", "POOL")
-    )
-    return NonLocalPlacement(
-        blocks=tuple(map(tuple, blocks)),
-        instantiation=cfg.NONLOCAL.INSTANTIATION,
-        groups=groups,
-        pools=tuple(map(tuple, pools)),
-    )
-
-
-def _of_pathway(stages: list[list[Any]], pathway: int) -> tuple[Any, ...]:
-    """The entries of a pathway in a list of stages; a single one stands for both pathways."""
-    return tuple(entries[min(pathway, len(entries) - 1)] for entries in stages)

@@ -46,16 +46,20 @@ class Head(nn.Module):
 
         ``pre_logits``: the input of the linear layer, averaged over positions, (N, C) instead.
         """
-        pooled = [self._pool(x, w) for x, w in zip(xs, self.windows, strict=True)]
-        x = torch.cat(pooled, dim=1) if len(pooled) > 1 else pooled[0]
+        x = self.pooled(xs)
         if pre_logits:
-            return x.mean((2, 3, 4))
+            return x.to(torch.promote_types(x.dtype, torch.float32)).mean((2, 3, 4))
         x = x.permute(0, 2, 3, 4, 1).to(self.projection.weight.dtype)
         x = self.projection(self.dropout(x))
         x = x.to(torch.promote_types(x.dtype, torch.float32))  # autocast's half ends here
         if not self.training:
             x = self.activation(x)
         return x.mean((1, 2, 3))
+
+    def pooled(self, xs: Sequence[Tensor]) -> Tensor:
+        """Maps of each pathway -> inputs of the last layer, (N, C, T', H', W')."""
+        pooled = [self._pool(x, w) for x, w in zip(xs, self.windows, strict=True)]
+        return torch.cat(pooled, dim=1) if len(pooled) > 1 else pooled[0]
 
     @staticmethod
     def _pool(x: Tensor, window: tuple[int, int, int]) -> Tensor:

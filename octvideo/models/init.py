@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo.layers import NonLocal3d, OctConv2d, OctConv3d, kernels_of
-from octvideo.models.blocks import BasicTransform, Bottleneck
+from octvideo.models.blocks import ResBlock
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, OctConv2d, OctConv3d)
 
@@ -38,8 +38,8 @@ def init_weights(
     for module in model.modules():
         if isinstance(module, NonLocal3d) and zero_init_final_bn:
             nn.init.zeros_(module.bn.weight)
-        elif isinstance(module, (Bottleneck, BasicTransform)):
-            conv, norm = module.final
+        elif isinstance(module, ResBlock):
+            conv, norm = module.branch2.final
             if zero_init_final_conv:
                 nn.init.zeros_(conv.weight)
             if zero_init_final_bn:

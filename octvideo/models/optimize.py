@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octvideo.layers import NonLocal3d, conv3d_as_2d
+from octvideo.layers import NonLocal3d, OctConv3d, conv3d_as_2d
 from octvideo.layers.fused import FusedConv, dense, folded, is_fusible
-from octvideo.models import densenet, mobilenet, resnet2d
+from octvideo.models import densenet, mobilenet, resnet2d, x3d
 from octvideo.models.blocks import Bottleneck, PreActBlock, ResBlock
 from octvideo.models.pathways import Stem
 from octvideo.models.slowfast import Fuse
@@ -68,7 +68,11 @@ def _replace(module: nn.Module) -> None:
 
 
 def _is_fusible(block: nn.Module) -> bool:
-    return all(is_fusible(module) for module in block.modules() if hasattr(module, "padding_mode"))
+    return all(
+        is_fusible(module) or isinstance(module, OctConv3d)  # then see _step
+        for module in block.modules()
+        if hasattr(module, "padding_mode")
+    )
 
 
 class _FusedStem(nn.Module):
@@ -86,19 +90,47 @@ class _FusedStem(nn.Module):
         return conv3d_as_2d.max_pool3d(y, (1, 3, 3), (1, 2, 2), (0, 1, 1)).relu_()
 
 
+class _OnVideos(nn.Module):
+    """What sees whole videos, among layers that see their frames."""
+
+    def __init__(self, *modules: nn.Module) -> None:
+        super().__init__()
+        self.steps = nn.Sequential(*modules)
+
+    def forward(self, x: Any, num_frames: int) -> Any:
+        """(N * T, C, H, W) -> the same."""
+        batch = x.shape[0] // num_frames
+        return conv3d_as_2d.frames(self.steps(conv3d_as_2d.video(x, batch)))
+
+
+def _step(conv: Any, norm: nn.Module, relu: bool = False) -> nn.Module:
+    """Returns act(norm(conv(x))) of frames."""
+    if is_fusible(conv):
+        return FusedConv(conv, norm, relu)
+    _fold(conv, norm)  # a depthwise convolution of two frequencies
+    return _OnVideos(conv, nn.ReLU(inplace=True)) if relu else _OnVideos(conv)
+
+
+def _steps(branch: Any) -> list[nn.Module]:
+    """Returns the layers of a residual branch before its last convolution."""
+    if isinstance(branch, x3d.X3DTransform):
+        behind = _OnVideos(branch.se, nn.SiLU(inplace=True))
+        return [_step(branch.a, branch.a_bn, relu=True), _step(branch.b, branch.b_bn), behind]
+    names = ("a", "b") if isinstance(branch, Bottleneck) else ("a",)
+    return [_step(getattr(branch, n), getattr(branch, f"{n}_bn"), relu=True) for n in names]
+
+
 class _FusedBlock(nn.Module):
     """relu(shortcut(x) + branch2(x)), the sum in the memory of the shortcut (or of x)."""
 
     def __init__(self, block: ResBlock) -> None:
         super().__init__()
         branch = block.branch2
-        names = ("a", "b", "c") if isinstance(branch, Bottleneck) else ("a", "b")
-        pairs = [(branch.get_submodule(n), branch.get_submodule(f"{n}_bn")) for n in names]
         self.input_bn = getattr(branch, "input_bn", nn.Identity())
-        self.convs = nn.ModuleList(FusedConv(*pair, relu=True) for pair in pairs[:-1])
-        self.se = getattr(branch, "se", nn.Identity())
+        self.convs = nn.ModuleList(_steps(branch))
+        self.se = branch.se if isinstance(branch, Bottleneck) else nn.Identity()
         self.gates = not isinstance(self.se, nn.Identity)
-        self.last = FusedConv(*pairs[-1], relu=not self.gates)
+        self.last = FusedConv(*branch.final, relu=not self.gates)
         self.branch1 = None
         if block.branch1 is not None:
             self.branch1 = FusedConv(block.branch1, block.branch1_bn)
@@ -192,6 +224,8 @@ def _fused_non_local(block: Any) -> nn.Module:
 # Convolution and the batch norm behind it, of modules that stay.
 _PAIRS: dict[type, tuple[tuple[str, str], ...]] = {
     resnet2d.DeepStem: (("a", "a_bn"), ("b", "b_bn"), ("c", "c_bn")),
+    x3d.X3DStem: (("conv", "bn"),),
+    x3d.X3DHead: (("conv_5", "conv_5_bn"), ("lin_5", "lin_5_bn")),
     mobilenet.ConvNorm: (("conv", "bn"),),
     mobilenet.SeparableConv: (("conv1", "bn1"), ("conv2", "bn2")),
     mobilenet.InvertedResidual: (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")),
@@ -207,10 +241,14 @@ def _fold_norms(module: nn.Module) -> None:
         conv, norm = module.get_submodule(conv_name), module.get_submodule(norm_name)
         if isinstance(norm, nn.Identity):  # optimised already
             continue
-        weight, bias = folded(conv, norm)
-        conv.weight = nn.Parameter(weight, requires_grad=False)
-        conv.bias = nn.Parameter(bias, requires_grad=False)
+        _fold(conv, norm)
         setattr(module, norm_name, nn.Identity())
+
+
+def _fold(conv: Any, norm: nn.Module) -> None:
+    weight, bias = folded(conv, norm)
+    conv.weight = nn.Parameter(weight, requires_grad=False)
+    conv.bias = nn.Parameter(bias, requires_grad=False)
 
 
 _FUSED: dict[type, Callable[..., nn.Module]] = {

@@ -10,10 +10,12 @@ from octvideo.layers import Placement, octavize, split_channels
 from octvideo.models.densenet import DenseNetSpec
 from octvideo.models.mobilenet import OUTPUTS, MobileNetSpec
 from octvideo.models.resnet2d import DEPTHS, ResNet2dSpec
-from octvideo.models.spec import ResNetSpec
-from octvideo.models.video_resnet import width_of
+from octvideo.models.spec import VideoSpec
 
-_BLOCK = re.compile(r"s(?P<stage>[2-5])\.pathway(?P<path>\d)_res(?P<block>\d+)\.(?P<conv>.+)")
+# Without squeeze-and-excitation, which sees the mean of a map.
+_BLOCK = re.compile(
+    r"s(?P<stage>[2-5])\.pathway(?P<path>\d)_res(?P<block>\d+)\.(?P<conv>branch1|branch2\.[a-z_]+)"
+)
 _GLORE = re.compile(r"s(?P<stage>[2-5])\.pathway0_glore\d+\.extend")
 _DENSE = re.compile(r"s(?P<stage>[2-5])\.(block\d+\.conv[12]|transition\.conv)")
 _MOBILE = re.compile(r"s(?P<stage>[1-5])\.block(?P<block>\d+)\.(?P<conv>.+)")
@@ -27,8 +29,8 @@ def octavized(network: Any) -> nn.Module:
     placement = Placement(
         rules.is_octave, octave.alpha, octave.channel_divisor, rules.pools, octave.nonlocal_mode
     )
-    size = (32, 32) if isinstance(spec, ResNetSpec) else (64, 64)
-    frames = (spec.num_frames,) if isinstance(spec, ResNetSpec) else ()
+    size = (32, 32) if isinstance(spec, VideoSpec) else (64, 64)
+    frames = (spec.num_frames,) if isinstance(spec, VideoSpec) else ()
     example = torch.zeros(1, spec.input_channels, *frames, *size)
     return octavize(network, placement, example)
 
@@ -59,8 +61,7 @@ class _ResNetRules(_Rules):
             self.final = "branch2.c"
         else:
             self.last_block, self.always_pools = spec.block_counts()[3] - 1, False
-            is_basic = spec.transform == "basic_transform"
-            self.final = "branch2.b" if is_basic else "branch2.c"
+            self.final = f"branch2.{spec.final}"
 
     def is_octave(self, name: str) -> bool:
         if match := _GLORE.fullmatch(name):
@@ -88,7 +89,7 @@ class _ResNetRules(_Rules):
     def _width(self, stage: int) -> int:
         if isinstance(self.spec, ResNet2dSpec):
             return 4 * self.spec.width * 2 ** (stage - 2)
-        return width_of(self.spec, stage)
+        return int(self.spec.width(stage))
 
     def _in_octave_pathway(self, match: "re.Match[str]") -> bool:
         return int(match["path"]) in self.spec.octave.pathways

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from octvideo.layers import BatchNorm3d, Conv3d
 from octvideo.models.spec import NonLocalPlacement, OctavePlacement, ResNetSpec
-from octvideo.models.video_resnet import VideoResNet, check_clips, width_of
+from octvideo.models.video_resnet import VideoResNet, check_clips
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class SlowFast(VideoResNet):
         return [slow, fast]
 
     def _fuse(self, stage: int) -> Fuse:
-        return Fuse(width_of(self.pathways[1], stage), self.spec)
+        return Fuse(self.pathways[1].width(stage), self.spec)
 
 
 def select_frames(fast: Tensor, indices: Sequence[int]) -> Tensor:

@@ -113,34 +113,23 @@ NL5 = ((), (1, 3), (1, 3, 5), ())
 
 
 @dataclass(frozen=True)
-class ResNetSpec(NetworkSpec):
-    """Everything that a video ResNet is built from; strides and dilations are for res2..res5.
+class VideoSpec(NetworkSpec):
+    """What every video network is built from; dilations are for res2..res5.
 
     ``num_frames`` frames, ``sampling_rate`` apart at 30 frames a second, in a square crop of
     ``crop_size`` are the clip that the network is made for; they give the head its window.
-    ``expansion``: output channels of a stage over its width. PySlowFast uses 4 for basic blocks
-    too; 1 gives the ResNet-18 of He et al.
     ``act_checkpoint``: blocks keep their input only, and run again in the backward pass.
-    ``num_block_temp_kernel``: how many blocks of each stage have temporal kernels (the rest
-    have kernel 1); None means all.
     """
 
     arch: str = "i3d"
-    depth: int = 50
     num_classes: int = 400
     octave: OctavePlacement = OctavePlacement()
-    non_local: NonLocalPlacement = NonLocalPlacement()
-    transform: str = "bottleneck_transform"
     num_frames: int = 8
     sampling_rate: int = 8
     crop_size: int = 224
     input_channels: int = 3
-    width_per_group: int = 64
-    expansion: int = 4
     num_groups: int = 1
-    spatial_strides: tuple[int, ...] = (1, 2, 2, 2)
     spatial_dilations: tuple[int, ...] = (1, 1, 1, 1)
-    num_block_temp_kernel: tuple[int, ...] | None = None
     stride_1x1: bool = False
     inplace_relu: bool = True
     zero_init_final_bn: bool = False
@@ -153,6 +142,61 @@ class ResNetSpec(NetworkSpec):
     act_checkpoint: bool = False
 
     def __post_init__(self) -> None:
+        check_counts(self, "num_classes", "num_frames", "crop_size", "input_channels", "num_groups")
+        if len(self.spatial_dilations) != 4:
+            raise ValueError(
+                "spatial_dilations needs a value for each of res2..res5, got "
+                f"{self.spatial_dilations}"
+            )
+
+    def pathways(self) -> tuple[Any, ...]:
+        """Returns the specification of each pathway."""
+        return (self,)
+
+    def block_counts(self) -> tuple[int, ...]:
+        """Returns the blocks of res2..res5."""
+        raise NotImplementedError
+
+    def width(self, stage: int) -> int:
+        """Returns the channels that res``stage`` of a pathway gives; the stem is stage 1."""
+        raise NotImplementedError
+
+    @property
+    def final(self) -> str:
+        """The last convolution of a block's branch."""
+        return "c"
+
+    @property
+    def temporal_pool(self) -> int:
+        """Kernel and stride of the max pool over frames after res2; 1 where there is none."""
+        return 1
+
+    @property
+    def head_window(self) -> tuple[int, int, int]:
+        """The map (T, H, W) of a clip of ``num_frames`` at ``crop_size`` after res5."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ResNetSpec(VideoSpec):
+    """Everything that a video ResNet is built from; strides and dilations are for res2..res5.
+
+    ``expansion``: output channels of a stage over its width. PySlowFast uses 4 for basic blocks
+    too; 1 gives the ResNet-18 of He et al.
+    ``num_block_temp_kernel``: how many blocks of each stage have temporal kernels (the rest
+    have kernel 1); None means all.
+    """
+
+    depth: int = 50
+    non_local: NonLocalPlacement = NonLocalPlacement()
+    transform: str = "bottleneck_transform"
+    width_per_group: int = 64
+    expansion: int = 4
+    spatial_strides: tuple[int, ...] = (1, 2, 2, 2)
+    num_block_temp_kernel: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._check_arch()
         depths = BLOCKS_PER_STAGE.get(self.transform)
         if depths is None:
@@ -161,10 +205,8 @@ class ResNetSpec(NetworkSpec):
         if self.depth not in depths:
             known = ", ".join(map(str, depths))
             raise ValueError(f"{self.transform} has no depth {self.depth}; depths: {known}")
-        check_counts(
-            self, "num_classes", "num_frames", "crop_size", "input_channels", "width_per_group"
-        )
-        for name in ("spatial_strides", "spatial_dilations", "num_block_temp_kernel"):
+        check_counts(self, "width_per_group")
+        for name in ("spatial_strides", "num_block_temp_kernel"):
             values = getattr(self, name)
             if values is not None and len(values) != 4:
                 raise ValueError(f"{name} needs a value for each of res2..res5, got {values}")
@@ -184,7 +226,14 @@ class ResNetSpec(NetworkSpec):
         return (self,)
 
     def block_counts(self) -> tuple[int, ...]:
+        """Returns the blocks of res2..res5."""
         return BLOCKS_PER_STAGE[self.transform][self.depth]
+
+    def width(self, stage: int) -> int:
+        """Returns the channels that res``stage`` of a pathway gives; the stem is stage 1."""
+        if stage == 1:
+            return self.width_per_group
+        return self.width_per_group * 2 ** (stage - 2) * self.expansion
 
     def temporal_kernels(self, stage: int) -> list[int]:
         """Returns the temporal kernel of each block of a stage."""
@@ -193,6 +242,11 @@ class ResNetSpec(NetworkSpec):
         if self.num_block_temp_kernel is not None:
             kernels[self.num_block_temp_kernel[stage - 2] :] = [1]
         return (kernels + [1] * count)[:count]
+
+    @property
+    def final(self) -> str:
+        """The last convolution of a block's branch."""
+        return "b" if self.transform == "basic_transform" else "c"
 
     @property
     def temporal_pool(self) -> int:

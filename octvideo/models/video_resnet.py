@@ -8,18 +8,20 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from octvideo.layers import NonLocal3d, conv3d_as_2d
-from octvideo.models.blocks import BlockSpec, Layers, ResBlock
+from octvideo.models.blocks import BasicTransform, BlockSpec, Bottleneck, Layers, ResBlock
 from octvideo.models.classifier import Classifier
 from octvideo.models.heads import Head
 from octvideo.models.init import init_weights
 from octvideo.models.pathways import Pathways, Stem
-from octvideo.models.spec import TEMPORAL_KERNELS, ResNetSpec
+from octvideo.models.spec import TEMPORAL_KERNELS, ResNetSpec, VideoSpec
+
+TRANSFORMS = {"bottleneck_transform": Bottleneck, "basic_transform": BasicTransform}
 
 
 class VideoResNet(Classifier, nn.Module):
     """s1 (stem), s2, temporal max pool, s3, s4, s5, head."""
 
-    def __init__(self, spec: ResNetSpec) -> None:
+    def __init__(self, spec: VideoSpec) -> None:
         super().__init__()
         self.spec = spec
         self.pathways = spec.pathways()
@@ -89,7 +91,7 @@ class VideoResNet(Classifier, nn.Module):
     def _head(self) -> Head:
         spec = self.spec
         return Head(
-            sum(width_of(pathway, 5) for pathway in self.pathways),
+            sum(pathway.width(5) for pathway in self.pathways),
             spec.num_classes,
             [pathway.head_window for pathway in self.pathways],
             spec.dropout_rate,
@@ -107,13 +109,6 @@ def check_clips(clips: Tensor, channels: int) -> None:
         )
 
 
-def width_of(spec: ResNetSpec, stage: int) -> int:
-    """Returns the channels that res``stage`` of a pathway gives; the stem is stage 1."""
-    if stage == 1:
-        return spec.width_per_group
-    return spec.width_per_group * 2 ** (stage - 2) * spec.expansion
-
-
 def _stem(spec: ResNetSpec) -> Stem:
     kernel = TEMPORAL_KERNELS[spec.arch][0][0]
     return Stem(spec.input_channels, spec.width_per_group, kernel, spec.bn_eps, spec.bn_momentum)
@@ -125,7 +120,7 @@ def _stage(spec: ResNetSpec, stage: int, lateral: int) -> dict[str, nn.Module]:
     width = spec.width_per_group * 2 ** (stage - 2)
     is_basic = spec.transform == "basic_transform"
     inner = width * (spec.expansion if is_basic else spec.num_groups)
-    dim_in, dim_out = width_of(spec, stage - 1) + lateral, width_of(spec, stage)
+    dim_in, dim_out = spec.width(stage - 1) + lateral, spec.width(stage)
     modules: dict[str, nn.Module] = {}
     for i, kernel in enumerate(spec.temporal_kernels(stage)):
         block = BlockSpec(
@@ -138,7 +133,7 @@ def _stage(spec: ResNetSpec, stage: int, lateral: int) -> dict[str, nn.Module]:
             groups=spec.num_groups,
             stride_on="a" if spec.stride_1x1 else "b",
         )
-        modules[f"res{i}"] = ResBlock(block, make, spec.transform)
+        modules[f"res{i}"] = ResBlock(block, make, TRANSFORMS[spec.transform])
         if i in spec.non_local.blocks[stage - 2]:
             modules[f"nonlocal{i}"] = NonLocal3d(
                 dim_out,

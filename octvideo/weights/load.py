@@ -9,7 +9,7 @@ from torch import Size, Tensor, nn
 
 from octvideo.models.image import ImageSpec
 from octvideo.models.record import Difference, in_keys
-from octvideo.models.spec import ResNetSpec
+from octvideo.models.spec import VideoSpec
 from octvideo.weights.formats.files import CheckpointError
 from octvideo.weights.kernels import has_one_frame, inflate_kernels, squeeze_kernels
 from octvideo.weights.mismatch import Mismatch, compare
@@ -99,7 +99,7 @@ def differences_of(
     with the architecture that goes with it, in inflation. [] where the file does not say.
     """
     spec = getattr(model, "spec", None)
-    if not isinstance(spec, (ResNetSpec, ImageSpec)):
+    if not isinstance(spec, (VideoSpec, ImageSpec)):
         return []
     trained = trained_spec(weights, spec)
     meant = {"num_classes"} if finetune else set()

@@ -1,6 +1,7 @@
 """Says what network the weights of a file were trained as, from its records or its layers."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -8,8 +9,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo.config import cfg_of_checkpoint
-from octvideo.models.build import IMAGE_MODELS, Spec, build, named_spec, spec_of, with_options
+from octvideo.models.build import IMAGE_MODELS, Spec, build, named_spec, with_options
+from octvideo.models.from_cfg import spec_of
 from octvideo.models.image import ImageSpec
+from octvideo.models.x3d import X3DSpec
 from octvideo.weights.mismatch import compare
 from octvideo.weights.read import Weights
 
@@ -36,6 +39,8 @@ def trained_spec(weights: Weights, wanted: Spec) -> Spec | None:
         if weights.low_channels:
             alpha = alpha_of(weights, wanted) or _share(weights)
         return with_options(wanted, octave_alpha=alpha)
+    if weights.cfg is None and weights.kind == "pytorchvideo" and isinstance(wanted, X3DSpec):
+        return replace(wanted, pytorchvideo=True)
     return spec_of_text(weights.cfg)
 
 

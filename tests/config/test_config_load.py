@@ -227,7 +227,7 @@ def test_all_mistakes_come_in_one_message(write: Write) -> None:
     path = write(
         "TRAIN:\n  BACH_SIZE: 8\nSOLVER:\n  MAX_EPOCH: ten\nOCTAVE: {ALPHA: 1.5}\nMIXUP: 3\n"
     )
-    opts = ("TEST.ENABLE", "1", "MODEL.ARCH", "x3d", "RNG_SEED")
+    opts = ("TEST.ENABLE", "1", "MODEL.ARCH", "mvit", "RNG_SEED")
     with pytest.raises(ConfigError, match=r"^7 problems in the configuration:\n  1\. ") as caught:
         load_cfg(path, opts)
     text = str(caught.value)
@@ -238,7 +238,7 @@ def test_all_mistakes_come_in_one_message(write: Write) -> None:
         f"{path}:5: OCTAVE.ALPHA must be in [0, 1), got 1.5",
         f"{path}:6: MIXUP is 3: it is a section; set its keys, such as MIXUP.ENABLE",
         "command line: TEST.ENABLE is '1': expected True or False",
-        "command line: MODEL.ARCH 'x3d' is outside octvideo's scope: set one of c2d, i3d, slow",
+        "command line: MODEL.ARCH 'mvit' is outside octvideo's scope: set one of c2d, i3d, slow",
     ):
         assert part in text
 
@@ -378,7 +378,7 @@ class TestOutsideTheScope:
         self, write: Write, caplog: pytest.LogCaptureFixture
     ) -> None:
         path = write(
-            "X3D: {WIDTH_FACTOR: 2.0, DIM_C1: 12}\nMVIT: {MODE: conv, DIM_MUL: [[1, 2.0]]}\n"
+            "MVIT: {MODE: conv, DIM_MUL: [[1, 2.0]]}\n"
             "DETECTION: {ENABLE: False, ALIGNED: True}\nAVA: {FRAME_DIR: x}\n"
             "BENCHMARK: {NUM_EPOCHS: 5}\nTASK: ''\nMODEL: {SINGLE_PATHWAY_ARCH: [c2d]}\n"
             "TENSORBOARD: {ENABLE: True, MODEL_VIS: {ENABLE: True, GRAD_CAM: {ENABLE: True}}}\n"
@@ -388,17 +388,16 @@ class TestOutsideTheScope:
             cfg = load_cfg(path)
         (record,) = caplog.records
         for name in (
-            *("AVA", "BENCHMARK", "DETECTION", "MODEL.SINGLE_PATHWAY_ARCH", "MVIT", "X3D"),
+            *("AVA", "BENCHMARK", "DETECTION", "MODEL.SINGLE_PATHWAY_ARCH", "MVIT"),
             *("MULTIGRID.EPOCH_FACTOR", "TENSORBOARD.MODEL_VIS"),
         ):
             assert name in record.getMessage()
         assert cfg.TENSORBOARD.ENABLE
-        assert "X3D" not in cfg
+        assert "MVIT" not in cfg
 
     @pytest.mark.parametrize(
         ("text", "key"),
         [
-            ("MODEL: {ARCH: x3d, MODEL_NAME: X3D}", "MODEL.ARCH"),
             ("MODEL: {ARCH: mvit}", "MODEL.ARCH"),
             ("MODEL: {MODEL_NAME: MViT}", "MODEL.MODEL_NAME"),
             ("DETECTION: {ENABLE: True}", "DETECTION.ENABLE"),

@@ -24,7 +24,7 @@ from octvideo.config.unsupported import NOT_YET
 from octvideo.distributed.launcher_env import launched_processes, processes_of
 from octvideo.engine.optim import build_schedule
 from octvideo.models import list_models
-from octvideo.models.build import spec_of
+from octvideo.models.from_cfg import spec_of
 
 
 def problems_of(*opts: Any) -> list[str]:
@@ -47,7 +47,7 @@ def test_defaults_are_possible() -> None:
         ("MODEL.HEAD_ACT", "relu"),
         ("NONLOCAL.INSTANTIATION", "gaussian"),
         ("OCTAVE.NONLOCAL_MODE", "low"),
-        ("RESNET.TRANS_FUNC", "x3d_transform"),
+        ("RESNET.TRANS_FUNC", "dense_transform"),
         ("SOLVER.LR_POLICY", "exp"),
         ("SOLVER.OPTIMIZING_METHOD", "lamb"),
         ("TEST.NUM_SPATIAL_CROPS", 4),

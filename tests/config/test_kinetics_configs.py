@@ -17,7 +17,13 @@ from octvideo.models import build_model
 from support import ROOT
 
 CONFIGS = ROOT / "configs"
-PARTS = ("base_R50", "from_IN1K", "schedule_300k", "k600")  # what the recipes are put together from
+PARTS = (
+    "base_R50",
+    "base_X3D",
+    "from_IN1K",
+    "schedule_300k",
+    "k600",
+)  # what the recipes are put together from
 RECIPES = sorted(
     path
     for folder in ("Kinetics", "Kinetics600")
@@ -51,6 +57,11 @@ NETWORKS = {
     "SLOWFAST_4x16": ("slowfast", 32, 2, NO_NL),
     "SLOWFAST_8x8": ("slowfast", 32, 2, NO_NL),
 }
+NETWORKS |= {
+    f"X3D_{size}": ("x3d", frames, rate, NO_NL)
+    for size, frames, rate in (("XS", 4, 12), ("S", 13, 6), ("M", 16, 5), ("L", 16, 5))
+}
+OF_KINETICS_400 = {"X3D_XS", "X3D_S", "X3D_M", "X3D_L"}  # with and without octave, alpha .25
 SLOWFAST_KEYS = {"SLOWFAST_4x16": (8, 5), "SLOWFAST_8x8": (4, 7)}  # ALPHA, kernel
 
 
@@ -65,14 +76,17 @@ def wanted_names() -> set[str]:
 
 @pytest.mark.parametrize("folder", ["Kinetics", "Kinetics600"])
 def test_every_recipe_is_there(folder: str) -> None:
-    assert wanted_names() <= {path.stem for path in RECIPES if path.parent.name == folder}
+    names = {path.stem for path in RECIPES if path.parent.name == folder}
+    assert wanted_names() <= names
+    if folder == "Kinetics":
+        assert OF_KINETICS_400 | {f"OCT_{name}_A0.25" for name in OF_KINETICS_400} <= names
 
 
 @every_recipe
 def test_a_recipe_is_what_its_name_says(path: Path) -> None:
     cfg = load_cfg(path)
     name = path.stem
-    network = re.sub(r"^OCT_|_R50|_A0\.\d|_IN1K|_300k", "", name)
+    network = re.sub(r"^OCT_|_R50|_A0\.\d+|_IN1K|_300k", "", name)
     arch, frames, rate, blocks = NETWORKS[network]
     assert (arch, frames, rate) == (cfg.MODEL.ARCH, cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE)
     assert [stage[0] for stage in cfg.NONLOCAL.LOCATION] == blocks
@@ -85,7 +99,7 @@ def test_a_recipe_is_what_its_name_says(path: Path) -> None:
 
     assert cfg.OCTAVE.ENABLE is name.startswith("OCT_")
     if cfg.OCTAVE.ENABLE:
-        alpha = re.search(r"_A(0\.\d)", name)
+        alpha = re.search(r"_A(0\.\d+)", name)
         assert float(alpha[1] if alpha else 0.1) == cfg.OCTAVE.ALPHA
         assert ([2, 3, 4] if "IN1K" in name else [2, 3, 4, 5]) == cfg.OCTAVE.STAGES
         assert cfg.OCTAVE.PATHWAYS == [0]
@@ -98,6 +112,11 @@ def test_a_recipe_is_what_its_name_says(path: Path) -> None:
 def check_schedule(cfg: CfgNode, name: str, is_k600: bool) -> None:
     solver = cfg.SOLVER
     assert cfg.TRAIN.CHECKPOINT_INFLATE is ("IN1K" in name)
+    if "X3D" in name:
+        wanted = (0.05, 256, 64) if "X3D_L" in name else (0.1, 300, 128)
+        assert wanted == (solver.BASE_LR, solver.MAX_EPOCH, cfg.TRAIN.BATCH_SIZE)
+        assert (solver.WARMUP_EPOCHS, solver.WEIGHT_DECAY) == (35, 5e-5)
+        return
     if "IN1K" not in name:
         assert (solver.LR_POLICY, solver.BASE_LR, solver.MAX_EPOCH) == ("cosine", 0.1, 196)
         assert solver.WARMUP_EPOCHS == 34

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 import octvideo
-from support import liven
+from support import liven, narrowed
 
 SMALL = {
     "i3d_r50": {"depth": 14, "width_per_group": 8, "num_frames": 4, "crop_size": 32},
+    "x3d_s": {**narrowed("x3d_s"), "num_frames": 4, "crop_size": 32},
     "resnet26_v2": {"width": 8},
 }
-CLIPS = {"i3d_r50": (2, 3, 4, 48, 48), "resnet26_v2": (2, 3, 48, 48)}
+CLIPS = {"i3d_r50": (2, 3, 4, 48, 48), "x3d_s": (2, 3, 4, 48, 48), "resnet26_v2": (2, 3, 48, 48)}
 
 
 @pytest.mark.parametrize("name", SMALL)

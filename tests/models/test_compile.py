@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from octvideo import create_model
-from octvideo.models import NonLocalPlacement, optimize_for_inference
-from support import VIDEO_MODELS
+from octvideo.models import NonLocalPlacement, ResNetSpec, optimize_for_inference
+from support import VIDEO_MODELS, narrowed
 
-SMALL = {"crop_size": 32, "width_per_group": 8, "num_classes": 5}
+SMALL = {"crop_size": 32, "num_classes": 5}
 # With one block a stage these have what the others have, and the first two every kind of layer.
 SHALLOW = [
-    *(("slowfast_nln_r50", 0.25), ("slow_r18", 0.25)),
+    *(("slowfast_nln_r50", 0.25), ("slow_r18", 0.25), ("x3d_xs", 0.25)),
     *(
         pytest.param(name, alpha, marks=pytest.mark.slow)
         for name, alpha in (("i3d_r50", 0.0), ("slowfast_r50", 0.0), ("i3d_nln_r50", 0.25))
@@ -34,7 +34,10 @@ def quiet_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def shallow(name: str, **options: Any) -> torch.nn.Module:
     """One block a stage; a non-local block after res3 and res4 where the network has any."""
-    spec = create_model(name, **SMALL).spec
+    options = {**narrowed(name, 8), **options}
+    spec = create_model(name, **SMALL, **options).spec
+    if not isinstance(spec, ResNetSpec):
+        return create_model(name, **{**SMALL, "depth_factor": 0.2, **options})
     options["depth"] = 10 if spec.transform == "basic_transform" else 14
     if any(spec.non_local.blocks):
         blocks = ((), (0,), (0,), ())
@@ -62,7 +65,7 @@ def test_no_graph_breaks(name: str, alpha: float) -> None:
 @pytest.mark.parametrize("name", [name for name in VIDEO_MODELS if "r101" not in name])
 def test_no_graph_breaks_at_full_depth(name: str) -> None:
     """The 101 layers are more of the same."""
-    assert_whole(create_model(name, octave_alpha=0.25, **SMALL))
+    assert_whole(create_model(name, octave_alpha=0.25, **SMALL, **narrowed(name, 8)))
 
 
 @pytest.mark.parametrize(("name", "alpha"), SHALLOW)
@@ -77,7 +80,7 @@ def test_optimized_models(name: str, alpha: float) -> None:
 
 def test_a_break_would_be_found() -> None:
     class Breaks(torch.nn.Module):
-        spec = create_model("i3d_r18", **SMALL).spec
+        spec = create_model("i3d_r18", **SMALL, width_per_group=8).spec
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             torch._dynamo.graph_break()

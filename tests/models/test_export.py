@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from octvideo import create_model
 from octvideo.models import NonLocalPlacement, optimize_for_inference
-from support import liven
+from support import liven, narrowed
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -26,6 +26,10 @@ NETWORKS = {
     "oct_slowfast": (
         *("slowfast_4x16_r50", 0.25),
         {**NARROW, "width_per_group": 32, "num_frames": 16},
+    ),
+    "oct_x3d": (
+        *("x3d_xs", 0.25),
+        {**narrowed("x3d_xs"), "head_activation": "none", "crop_size": 64, "num_frames": 4},
     ),
     "oct_resnet": ("resnet26_v2", 0.25, {"width": 8, "head_activation": "none"}),
 }

@@ -22,9 +22,9 @@ from octvideo.models import (
 )
 from octvideo.models.slowfast import select_frames, slow_indices
 from octvideo.utils.errors import UserError
-from support import ROOT, VIDEO_MODELS
+from support import ROOT, VIDEO_MODELS, narrowed
 
-SMALL = {"num_classes": 5, "width_per_group": 16, "crop_size": 64}
+SMALL = {"num_classes": 5, "crop_size": 64}
 FORMS = [(0.0, (2, 3, 4, 5))] + [(a, s) for a in (0.1, 0.5) for s in ((2, 3, 4, 5), (2, 3, 4))]
 
 # What differs from another model in little but its size.
@@ -35,16 +35,23 @@ SLOW = (
     "slow_4x16_r50",
     "slowfast_4x16_r50",
     "slowfast_nln_r50",
+    *("x3d_xs", "x3d_s", "x3d_l"),
 )
 every_model = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] * n.endswith(SLOW)) for n in VIDEO_MODELS]
 )
+OTHER_CLIPS = {
+    "x3d_xs": (4, 12, 160),
+    "x3d_s": (13, 6, 160),
+    "x3d_m": (16, 5, 224),
+    "x3d_l": (16, 5, 312),
+}
 every_form = pytest.mark.parametrize(("alpha", "stages"), FORMS, ids=str)
 
 
 def small(name: str, alpha: float = 0.0, stages: tuple[int, ...] = (2, 3, 4, 5), **options: Any):
     torch.manual_seed(0)
-    options = {**SMALL, "num_frames": frames_of(name), **options}
+    options = {**SMALL, **narrowed(name), "num_frames": frames_of(name), **options}
     return create_model(name, octave_alpha=alpha, octave_stages=stages, **options)
 
 
@@ -75,6 +82,9 @@ def test_names() -> None:
 def test_a_model_knows_the_clip_that_it_is_made_for(name: str) -> None:
     with torch.device("meta"):
         spec = create_model(name).spec
+    if name in OTHER_CLIPS:
+        assert (spec.num_frames, spec.sampling_rate, spec.crop_size) == OTHER_CLIPS[name]
+        return
     wanted = (8, 8) if "4x16" not in name else (4, 16)
     assert (spec.num_frames, spec.sampling_rate) == ((32, 2) if "slowfast" in name else wanted)
     slow = spec.pathways()[0]
@@ -238,7 +248,7 @@ def test_placement(name: str, stages: tuple[int, ...]) -> None:
     assert len(convs) == sum(key.endswith(".weight") and value.ndim == 5 and "_res" in key
                              for key, value in model.state_dict().items())  # fmt: skip
     for key, layer in convs.items():
-        if "pathway1" in key:  # the fast one
+        if "pathway1" in key or ".se." in key:  # the fast one, and what sees no maps
             assert isinstance(layer, Conv3d), key
             continue
         stage, block = int(key[1]), int(key.split("_res")[1].split(".")[0])

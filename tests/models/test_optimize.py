@@ -15,9 +15,15 @@ from octvideo import create_model, optimize_for_inference
 from octvideo.layers import NonLocal3d, conv3d_as_2d
 from octvideo.models import ResNetSpec, build
 from octvideo.models.spec import NL5, NonLocalPlacement, OctavePlacement
-from support import VIDEO_MODELS
+from support import VIDEO_MODELS, narrowed
 
-SLOW = ("r101", "slow_4x16_r50", "slowfast_4x16_r50", "slowfast_nln_r50")
+SLOW = (
+    "r101",
+    "slow_4x16_r50",
+    "slowfast_4x16_r50",
+    "slowfast_nln_r50",
+    *("x3d_xs", "x3d_s", "x3d_l"),
+)
 every_model = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] * n.endswith(SLOW)) for n in VIDEO_MODELS]
 )
@@ -50,7 +56,7 @@ def trained(model: nn.Module) -> nn.Module:
 def small(name: str, alpha: float, stages: tuple[int, ...]) -> nn.Module:
     torch.manual_seed(0)
     frames = 8 if name.startswith("slowfast") else 4
-    options = {"num_classes": 7, "width_per_group": 16, "crop_size": 64, "num_frames": frames}
+    options = {"num_classes": 7, **narrowed(name), "crop_size": 64, "num_frames": frames}
     return trained(create_model(name, octave_alpha=alpha, octave_stages=stages, **options))
 
 
@@ -98,7 +104,7 @@ def test_groups(alpha: float) -> None:
     assert (got - want).abs().max() <= 1e-4 * want.abs().max()
 
 
-def test_depthwise_octave_blocks_stay_as_they_are() -> None:
+def test_depthwise_octave_blocks() -> None:
     placement = OctavePlacement(0.25, stages=(2,))
     model = trained(build(ResNetSpec(
         num_classes=5, width_per_group=1, num_groups=8, crop_size=64, num_frames=4, depth=14,

@@ -8,11 +8,14 @@ import torch
 from octvideo import create_model
 from octvideo.config import load_cfg
 from octvideo.models import build_model
+from support import narrowed
 
-SMALL = {"crop_size": 32, "width_per_group": 8, "num_classes": 5, "depth": 14}
+SMALL = {"crop_size": 32, "num_classes": 5}
+NARROW = {"width_per_group": 8, "depth": 14}
 NETWORKS = [
-    ("i3d_r50", {"num_frames": 8}),
-    ("slowfast_r50", {"num_frames": 16}),
+    ("i3d_r50", {**NARROW, "num_frames": 8}),
+    ("slowfast_r50", {**NARROW, "num_frames": 16}),
+    ("x3d_m", {**narrowed("x3d_m"), "num_frames": 4}),
 ]
 
 
@@ -62,14 +65,14 @@ def test_gradients_and_statistics_are_equal(name, options, dtype):
 
 
 def test_less_is_kept():
-    plain, saving = pair("i3d_r50", num_frames=4)
+    plain, saving = pair("i3d_r50", **NARROW, num_frames=4)
     clip = torch.rand(2, 3, 4, 32, 32)
     assert step(saving, clip) < 0.5 * step(plain, clip)
 
 
 @pytest.mark.slow
 def test_compiled_it_is_the_same_step():
-    plain, saving = pair("i3d_r18", num_frames=4, depth=10)
+    plain, saving = pair("i3d_r18", **{**NARROW, "depth": 10}, num_frames=4)
     torch._dynamo.reset()
     saving.compile(backend="aot_eager", fullgraph=True, dynamic=False)
     clip = torch.rand(2, 3, 4, 32, 32)

@@ -12,9 +12,9 @@ from octvideo.models.build import (
     name_of,
     named_spec,
     spec_from_dict,
-    spec_of,
     with_options,
 )
+from octvideo.models.from_cfg import spec_of
 from octvideo.models.record import OCTAVE_OPTIONS, in_keys, in_options
 from support import ROOT
 

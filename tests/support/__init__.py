@@ -4,6 +4,7 @@ import re
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -12,6 +13,13 @@ from octvideo.models.build import IMAGE_MODELS, list_models
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"  # reference data and clips; absent in an ordinary checkout
 VIDEO_MODELS = [name for name in list_models() if name not in IMAGE_MODELS and name[:4] != "oct_"]
+# The fewest channels and blocks with which a video network has all of its kinds of layers.
+_NARROW_X3D = {"width_factor": 1.0, "depth_factor": 1.0, "dim_c5": 64}
+
+
+def narrowed(name: str, width: int = 16) -> dict[str, Any]:
+    """Returns options that make a small network of a name, or that of ``width`` channels."""
+    return _NARROW_X3D if "x3d" in name else {"width_per_group": width}
 
 
 def liven(model: torch.nn.Module) -> torch.nn.Module:

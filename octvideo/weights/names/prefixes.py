@@ -26,7 +26,7 @@ _WRAPPER = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_w
 # PyTorchVideo's.
 _LANDMARK = re.compile(
     r"((?:[^.]+\.)*?)(?:s1\.pathway0_stem\.(?:conv|a)\.weight|stem\.conv\.weight"
-    r"|layer1\.0\.conv1\.weight|blocks\.0\.(?:multipathway_blocks\.0\.)?conv\.weight)"
+    r"|layer1\.0\.conv1\.weight|blocks\.0\.(?:multipathway_blocks\.0\.)?conv\.(?:conv_t\.)?weight)"
 )
 _LAST_LAYER = ("head.projection.", "fc.")
 _SHOWN = 3

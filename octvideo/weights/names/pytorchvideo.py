@@ -1,4 +1,4 @@
-"""Maps names of PyTorchVideo's ResNet, I3D and SlowFast models, as in its zoo, to ours.
+"""Maps names of PyTorchVideo's ResNet, I3D, SlowFast and X3D models, as in its zoo, to ours.
 
 Its blocks are numbered: the stem is block 0, then come the stages, with a pool between the first
 two where the network has one, so which stage a block is depends on the others.
@@ -9,17 +9,26 @@ from collections.abc import Iterable
 
 _KEY = re.compile(r"(?:model\.)?blocks\.(\d+)\.(?:multipathway_blocks\.(\d)\.)?(.+)\.(\w+)")
 _STAGE = re.compile(r"(?:model\.)?blocks\.(\d+)\.(?:multipathway_blocks\.\d\.)?res_blocks\..+")
+_BRANCH, _OURS = r"res_blocks\.(\d+)\.branch2\.", r"{stage}.{pathway}_res\1.branch2."
 _LAYERS = tuple(
     (re.compile(pattern), ours)
     for pattern, ours in (
         (r"conv", r"{stage}.{pathway}_stem.conv"),
+        (r"conv\.conv_t", r"{stage}.{pathway}_stem.conv_xy"),  # X3D: it has their names swapped
+        (r"conv\.conv_xy", r"{stage}.{pathway}_stem.conv"),
         (r"norm", r"{stage}.{pathway}_stem.bn"),
         (r"res_blocks\.(\d+)\.branch1_conv", r"{stage}.{pathway}_res\1.branch1"),
         (r"res_blocks\.(\d+)\.branch1_norm", r"{stage}.{pathway}_res\1.branch1_bn"),
-        (r"res_blocks\.(\d+)\.branch2\.conv_([abc])", r"{stage}.{pathway}_res\1.branch2.\2"),
-        (r"res_blocks\.(\d+)\.branch2\.norm_([abc])", r"{stage}.{pathway}_res\1.branch2.\2_bn"),
+        (_BRANCH + r"conv_([abc])", _OURS + r"\2"),
+        (_BRANCH + r"norm_([abc])(?:\.0)?", _OURS + r"\2_bn"),
+        (_BRANCH + r"norm_b\.1\.block\.0", _OURS + r"se.fc1"),
+        (_BRANCH + r"norm_b\.1\.block\.2", _OURS + r"se.fc2"),
         (r"multipathway_fusion\.conv_fast_to_slow", r"{stage}_fuse.conv_f2s"),
         (r"multipathway_fusion\.norm", r"{stage}_fuse.bn"),
+        (r"pool\.pre_conv", r"head.conv_5"),
+        (r"pool\.pre_norm", r"head.conv_5_bn"),
+        (r"pool\.post_conv", r"head.lin_5"),
+        (r"pool\.post_norm", r"head.lin_5_bn"),
         (r"proj", r"head.projection"),
     )
 )
