@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from octvideo.data.protocol import Protocol
     from octvideo.data.protocol import Protocol as ViewSettings
     from octvideo.models import list_models, optimize_for_inference
+    from octvideo.surgery import octavize, summary
     from octvideo.utils.errors import UserError
     from octvideo.weights.zoo import list_pretrained
 
@@ -29,8 +30,10 @@ _PUBLIC = {
     "list_models": "octvideo.models",
     "list_pretrained": "octvideo.weights.zoo",
     "load": "octvideo.api.loading",
+    "octavize": "octvideo.surgery",
     "optimize_for_inference": "octvideo.models",
     "predict": "octvideo.api.predict",
+    "summary": "octvideo.surgery",
 }
 
 _ROOMS = (
@@ -42,6 +45,7 @@ _ROOMS = (
     "engine",
     "layers",
     "models",
+    "surgery",
     "utils",
     "weights",
 )
@@ -57,8 +61,10 @@ __all__ = [
     "list_models",
     "list_pretrained",
     "load",
+    "octavize",
     "optimize_for_inference",
     "predict",
+    "summary",
 ]
 
 

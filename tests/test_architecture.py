@@ -16,6 +16,7 @@ FLOORS = [
     {"utils"},
     {"config", "layers"},
     {"distributed"},
+    {"surgery"},
     {"models", "data"},
     {"weights"},
     {"engine"},
@@ -30,7 +31,7 @@ ALLOWED = {
 ALLOWED["layers"] = {"layers", "utils"}  # plain arguments only, no configuration
 OPTIONAL = {
     "cv2", "decord", "matplotlib", "onnx", "onnxruntime", "pandas", "pytorchvideo", "safetensors",
-    "torchcodec", "torchvision",
+    "timm", "torchcodec", "torchvision",
 }  # fmt: skip
 MAX_LINES = 450
 

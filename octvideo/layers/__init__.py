@@ -21,7 +21,13 @@ from octvideo.layers.oct_tensor import (
     strict,
 )
 from octvideo.layers.octave import OctConv2d, OctConv3d
-from octvideo.layers.octavize import Placement, kernels_of, octavize
+from octvideo.layers.octavize import (
+    Placement,
+    PlacementError,
+    kernels_of,
+    octave_kind,
+    octavize,
+)
 from octvideo.layers.resample import pool, upsample
 
 __all__ = [
@@ -37,12 +43,14 @@ __all__ = [
     "OctConv3d",
     "OctTensor",
     "Placement",
+    "PlacementError",
     "Value",
     "conv3d_as_2d",
     "convert",
     "kernels_of",
     "maps_of",
     "merge",
+    "octave_kind",
     "octavize",
     "per_frequency",
     "pool",

@@ -51,8 +51,9 @@ class _BatchNormNd(_BatchNorm):
             return self._normalize_together(x_h, x_l, momentum, layout)
         if x_l is None:
             return self._normalize(x_h, ((0, self.num_features),), momentum), None
-        y_l = self._normalize(x_l, layout.low, momentum)
-        return self._normalize(x_h, layout.high, momentum), y_l
+        moved = not layout.is_first
+        y_l = self._normalize(x_l, layout.low, momentum, moved)
+        return self._normalize(x_h, layout.high, momentum, moved), y_l
 
     def _count_batch(self) -> float:
         """Counts this batch in training and returns the weight of its statistics."""
@@ -63,11 +64,13 @@ class _BatchNormNd(_BatchNorm):
             return self.momentum
         return 1.0 / self.num_batches_tracked.item()
 
-    def _normalize(self, x: Tensor, runs: Runs, momentum: float) -> Tensor:
+    def _normalize(self, x: Tensor, runs: Runs, momentum: float, moved: bool = False) -> Tensor:
         mean, var, weight, bias = (
             None if t is None else take(t, runs)
             for t in (self.running_mean, self.running_var, self.weight, self.bias)
         )
+        if moved and mean is not None and var is not None:  # written back, not into views
+            mean, var = mean.clone(), var.clone()
         training = self.training or mean is None
         if training and mean is not None and not isinstance(x, Proxy) and _is_one_value(x):
             warnings.warn(
@@ -78,7 +81,7 @@ class _BatchNormNd(_BatchNorm):
             )
             training = False
         y = F.batch_norm(x, mean, var, weight, bias, training, momentum, self.eps)
-        if training and len(runs) > 1:  # what was updated are copies
+        if training and moved:
             put(self.running_mean, mean, runs)
             put(self.running_var, var, runs)
         return y

@@ -180,18 +180,20 @@ def _per_channel(func: Func, args: Args, kwargs: Kwargs) -> OctTensor:
 
     def run(part: Tensor, runs: Runs) -> Tensor:
         def cut(arg: Arg) -> Arg:
-            is_cut = isinstance(arg, Tensor) and arg.shape == (order.total,)
-            return take(arg, runs) if is_cut else arg
+            if not isinstance(arg, Tensor) or arg.shape != (order.total,):
+                return arg
+            # Running statistics are updated in place: written back, not into views.
+            is_view = order.is_first or arg.requires_grad
+            return take(arg, runs) if is_view else take(arg, runs).clone()
 
         given = (*args[1:], *kwargs.values())
         taken = [cut(arg) for arg in given]
         y = func(
             part, *taken[: len(args) - 1], **dict(zip(kwargs, taken[len(args) - 1 :], strict=True))
         )
-        if len(runs) > 1:  # running statistics are updated in place, and these are copies
-            for whole, copy in zip(given, taken, strict=True):
-                if copy is not whole and not whole.requires_grad:
-                    put(whole, copy, runs)
+        for whole, copy in zip(given, taken, strict=True):
+            if not order.is_first and copy is not whole and not whole.requires_grad:
+                put(whole, copy, runs)
         return y
 
     low = None if x.low is None else run(x.low, order.low)
@@ -301,3 +303,10 @@ for _rule, _names in _RULES.items():
             TABLE[_form] = _rule
         if (function := getattr(Tensor, _name, None) or getattr(torch, _name, None)) is not None:
             OUT_OF_PLACE[f"{_name}_"] = OUT_OF_PLACE[f"__i{_name}__"] = function
+
+# What gives a map with the channels of its input, each made of its own.
+CHANNELWISE = frozenset(
+    name
+    for name, rule in TABLE.items()
+    if rule in (_each, _binary, _max_window, _mean_window, _interpolate, _per_channel, _group_norm)
+)

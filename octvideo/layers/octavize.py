@@ -25,6 +25,14 @@ _OCTAVE: dict[type, type[OctConv2d] | type[OctConv3d]] = {
 }
 
 
+class PlacementError(ValueError):
+    """A layer cannot be octave where it is: ``name``, and the ``reason``."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name} cannot be octave: {reason}")
+        self.name, self.reason = name, reason
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where a network is octave.
@@ -37,6 +45,12 @@ class Placement:
         pools: of a convolution's name: whether it pools for its spatial stride, as octave
             convolutions do, where input and output are plain.
         nonlocal_mode: what a non-local block makes of an octave value (see ``NonLocal3d``).
+        low: of a convolution's name and output channels: how many are low, in place of alpha.
+        spread: of a convolution's name: how many groups the low channels are spread over. With it,
+            values know their layout, so that vanilla weights keep their meaning everywhere;
+            without it, channels are [L | H] also behind concatenations and in groups, as in the
+            authors' networks.
+        is_candidate: of a convolution's name: whether it may take octave values.
     """
 
     is_octave: Callable[[str], bool]
@@ -44,9 +58,25 @@ class Placement:
     divisor: int = 1
     pools: Callable[[str], bool] = lambda name: False
     nonlocal_mode: str = "cross"
+    low: Callable[[str, int], int] | None = None
+    spread: Callable[[str], int] | None = None
+    is_candidate: Callable[[str], bool] = lambda name: True
+
+    def low_channels(self, name: str, channels: int) -> int:
+        """Returns how many of a convolution's output channels are low."""
+        if not self.is_octave(name):
+            return 0
+        if self.low is not None:
+            return self.low(name, channels)
+        return split_channels(channels, self.alpha, self.divisor).low
 
 
-def octavize(model: nn.Module, placement: Placement, example: Any) -> nn.Module:
+def octavize(
+    model: nn.Module,
+    placement: Placement,
+    example: Any,
+    run: Callable[[nn.Module, Any], Any] | None = None,
+) -> nn.Module:
     """Makes a network octave, in place, and returns it.
 
     Parameters keep their objects, names, shapes and order, but for non-local blocks, which get new
@@ -58,29 +88,54 @@ def octavize(model: nn.Module, placement: Placement, example: Any) -> nn.Module:
         placement: which convolutions give octave values.
         example: an input, on the model's device. The network runs once with it, in evaluation
             mode, for each layer to see the channels of its input.
+        run: runs the network with the example, instead.
 
     Raises:
-        ValueError: a layer cannot be octave where it is; the message names it.
+        PlacementError: a layer cannot be octave where it is; the message names it.
     """
-    if placement.alpha == 0:
+    if placement.alpha == 0 and placement.low is None:
         return model
-    vanilla: dict[str, Any] = {}
+    vanilla: dict[nn.Module, Any] = {}
     for name, module in _outside_non_local(model):
-        if type(module) in _OCTAVE:
-            low = 0
-            if placement.is_octave(name) and not 1 < module.groups == module.in_channels:
-                low = split_channels(module.out_channels, placement.alpha, placement.divisor).low
-            vanilla[name] = module
-            octave = _OCTAVE[type(module)].of(module, low, placement.pools(name))
-            _replace(model, name, octave)
+        kind = octave_kind(module)
+        if kind is not None and placement.is_candidate(name):
+            depthwise = 1 < module.groups == module.in_channels
+            low = 0 if depthwise else placement.low_channels(name, module.out_channels)
+            spread = placement.spread and placement.spread(name)
+            new: Any = kind.of(module, low, placement.pools(name), spread)
         elif isinstance(module, _BatchNorm) and (norm := batch_norm_of(module)) is not None:
-            _replace(model, name, norm)
-    _learn_inputs(model, placement, example)
-    for name, conv in vanilla.items():
-        layer: Any = model.get_submodule(name)
-        if layer.channels_in is None or (layer.is_plain and not layer.pools_plain):
-            _replace(model, name, conv)  # it has seen no octave value and makes none
+            new = norm
+        else:
+            continue
+        if new is not module:
+            vanilla[new] = module
+    _replace(model, {old: new for new, old in vanilla.items()})
+    try:
+        _learn_inputs(model, placement, example, run or _run)
+    except Exception:
+        _replace(model, vanilla)
+        raise
+    _replace(model, {new: old for new, old in vanilla.items() if _is_vanilla(new, placement)})
     return model
+
+
+def octave_kind(module: nn.Module) -> type[OctConv2d] | type[OctConv3d] | None:
+    """Returns the octave form of a convolution; None for one with a forward pass of its own."""
+    kind: Any = type(module)
+    for vanilla, octave in _OCTAVE.items():
+        base: Any = vanilla
+        if isinstance(module, vanilla) and (
+            (kind.forward, kind._conv_forward) == (base.forward, base._conv_forward)
+        ):
+            return octave
+    return None
+
+
+def _is_vanilla(layer: Any, placement: Placement) -> bool:
+    """Returns whether a new layer has seen no octave value and makes none."""
+    if isinstance(layer, (BatchNorm2d, BatchNorm3d)):
+        return layer.channels is None and placement.spread is not None
+    return layer.channels_in is None or (layer.is_plain and not layer.pools_plain)
 
 
 def _outside_non_local(model: nn.Module) -> list[tuple[str, Any]]:
@@ -90,25 +145,34 @@ def _outside_non_local(model: nn.Module) -> list[tuple[str, Any]]:
     return [(name, module) for name, module in modules.items() if not name.startswith(inside)]
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
+def _replace(model: nn.Module, new: dict[nn.Module, Any]) -> None:
+    """Puts the new modules in all places of the old ones: a network may use one twice."""
+    for parent in [*model.modules()]:
+        for name, child in parent._modules.items():
+            if child in new:
+                parent._modules[name] = new[child]
 
 
-@torch.no_grad()
-def _learn_inputs(model: nn.Module, placement: Placement, example: Any) -> None:
+def _learn_inputs(
+    model: nn.Module, placement: Placement, example: Any, run: Callable[[nn.Module, Any], Any]
+) -> None:
     """Runs the network once; each octave layer takes the channels of its input from it."""
-    modes = {module: module.training for module in model.modules()}
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if isinstance(module, (OctConv2d, OctConv3d, BatchNorm2d, BatchNorm3d, NonLocal3d)):
                 hook = module.register_forward_pre_hook(_Learner(name, placement))
                 stack.callback(hook.remove)
-        try:
-            model.eval()(example)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        run(model, example)
+
+
+@torch.no_grad()
+def _run(model: nn.Module, example: Any) -> None:
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()(example)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 @dataclass
@@ -122,14 +186,15 @@ class _Learner:
         x = inputs[0]
         try:
             if isinstance(layer, (BatchNorm2d, BatchNorm3d)):
-                layer.channels = x.channels if isinstance(x, OctTensor) else None
+                if isinstance(x, OctTensor):
+                    layer.channels = x.channels
             elif not isinstance(layer, NonLocal3d):
                 layer.learn_input(x)
             elif isinstance(x, OctTensor) and x.low is not None and not layer.channels.low:
                 layer.octave_mode = self.placement.nonlocal_mode
                 layer.set_channels(x.channels)
         except ValueError as error:
-            raise ValueError(f"{self.name} cannot be octave: {error}") from error
+            raise PlacementError(self.name, str(error)) from error
 
 
 def kernels_of(conv: Any) -> list[Tensor]:

@@ -1,0 +1,6 @@
+"""What makes any network octave: the trace of an example, the placement, and the report."""
+
+from octvideo.surgery.octavizing import octavize
+from octvideo.surgery.report import Summary, summary
+
+__all__ = ["Summary", "octavize", "summary"]

@@ -1,0 +1,138 @@
+"""Where a network can be octave: what follows from the flow of one example."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from octvideo.layers import octave_kind
+from octvideo.layers.oct_functions import CHANNELWISE
+from octvideo.surgery.tracing import Call
+
+MIN_SIDE = 4  # pixels: half of less is hardly a map
+MIN_CHANNELS = 8
+TAIL = 0.5  # share of the multiply-adds from which on the last resolution is the network's body
+
+
+def multiply_adds(call: Call) -> int:
+    """Returns those of a vanilla convolution: a multiply-add is 1, a bias 0."""
+    conv: Any = call.conv
+    kernel = math.prod(conv.kernel_size) * conv.in_channels // conv.groups
+    return call.shape.numel() * kernel
+
+
+def is_depthwise(conv: Any) -> bool:
+    return 1 < conv.groups == conv.in_channels
+
+
+def why_not_octave(conv: nn.Module) -> str:
+    """Returns why a convolution cannot be octave by itself, whatever its place; or ""."""
+    layer: Any = conv
+    if octave_kind(conv) is None:
+        return f"{type(conv).__name__} has a forward pass of its own"
+    if layer._forward_pre_hooks or layer._forward_hooks or "weight" not in layer._parameters:
+        return "hooks or parametrisations change it"
+    if layer.stride[-2:] not in ((1, 1), (2, 2)):
+        return f"stride {layer.stride[-2:]}"
+    if isinstance(layer.padding, str):
+        return "" if layer.padding == "same" or layer.kernel_size[-2:] == (1, 1) else "no padding"
+    sums = [d * (k - 1) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)][-2:]
+    if [2 * p for p in layer.padding[-2:]] != sums:
+        return f"padding {layer.padding[-2:]} does not keep the size of {layer.kernel_size[-2:]}"
+    return ""
+
+
+@dataclass
+class Tie:
+    """Maps that share their low channels: sums, gates and norms connect them."""
+
+    convs: list[Call] = field(default_factory=list)
+    groups: int = 1  # of the grouped convolutions that take or make them
+    whole: int = 1  # channels of a group norm's group
+
+
+class Flow:
+    """The calls of a trace, tied.
+
+    Attributes:
+        calls: in order; ``convs`` are those of convolutions over maps.
+        last_area: the pixels of the last resolution, at which the authors' networks are plain
+            again; 0 where most of the network is at it.
+    """
+
+    def __init__(self, calls: list[Call]) -> None:
+        self.calls = calls
+        self.convs = [c for c in calls if c.conv is not None and c.area > 1]
+        self._parent: dict[Call, Call] = {}
+        for call in calls:
+            for source in self._tied(call):
+                self._parent[self._root(source)] = self._root(call)
+        self._ties: dict[Call, Tie] = {}
+        for call in self.convs:
+            if not is_depthwise(call.conv):
+                self.tie(call).convs.append(call)
+        self._collect_groups()
+        self._next_convs: dict[Call, set[Call]] = {}
+        for call in reversed(calls):
+            follow: set[Call] = set()
+            for user in call.users:
+                is_conv = user.conv is not None and user.area > 1
+                follow |= {user} if is_conv else self._next_convs[user]
+            self._next_convs[call] = follow
+        self.has_conv_before: set[Call] = set()
+        for call in calls:
+            if any(c is not None and (c.conv or c in self.has_conv_before) for c in call.inputs):
+                self.has_conv_before.add(call)
+        self.last_area = self._last_area()
+
+    def tie(self, call: Call) -> Tie:
+        return self._ties.setdefault(self._root(call), Tie())
+
+    def next_convs(self, call: Call) -> set[Call]:
+        """Returns the convolutions that take the result, with no other one between."""
+        return self._next_convs[call]
+
+    def is_joined(self, call: Call) -> bool:
+        """Whether the output of other convolutions is added to this one's."""
+        return len({c.name for c in self.tie(call).convs}) > 1
+
+    def _root(self, call: Call) -> Call:
+        while (parent := self._parent.get(call, call)) is not call:
+            call = parent
+        return call
+
+    def _tied(self, call: Call) -> list[Call]:
+        """The sources whose channels are the channels of this call's output."""
+        keeps = is_depthwise(call.conv) if call.conv is not None else call.name in CHANNELWISE
+        if not keeps or len(call.shape) < 4 or call.area == 1:
+            return []
+        return [
+            source
+            for source, shape in zip(call.inputs, call.input_shapes, strict=True)
+            if source is not None
+            and len(shape) == len(call.shape)
+            and shape[-2:].numel() > 1
+            and call.shape[1] % shape[1] == 0
+        ]
+
+    def _collect_groups(self) -> None:
+        for call in self.calls:
+            conv: Any = call.conv
+            sources = [source for source in call.inputs if source is not None]
+            if conv is not None and conv.groups > 1 and not is_depthwise(conv):
+                for tie in map(self.tie, [call, *sources]):
+                    tie.groups = math.lcm(tie.groups, conv.groups)
+            elif call.name == "group_norm":
+                for tie in map(self.tie, sources):
+                    tie.whole = math.lcm(tie.whole, call.shape[1] // call.num_groups)
+
+    def _last_area(self) -> int:
+        totals: dict[int, int] = {}
+        for call in self.convs:
+            totals[call.area] = totals.get(call.area, 0) + multiply_adds(call)
+        total = sum(totals.values())
+        for area, count in sorted(totals.items()):
+            if count > 0.01 * total:  # less is a side branch
+                return area if count < TAIL * total else 0
+        return 0

@@ -1,0 +1,167 @@
+"""Any network of convolutions becomes octave."""
+
+import copy
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from octvideo.layers import (
+    OctConv2d,
+    OctConv3d,
+    OctTensor,
+    Placement,
+    PlacementError,
+)
+from octvideo.layers import octavize as swap_layers
+from octvideo.layers.oct_tensor import merges_to
+from octvideo.surgery.flow import Flow
+from octvideo.surgery.planning import Alpha, Choice, Plan, plan
+from octvideo.surgery.report import RECORD, Merge, OctaveRecord
+from octvideo.surgery.tracing import Example, WhereAmI, run, tensors_in, trace
+
+logger = logging.getLogger("octvideo")
+
+Where = Choice | Placement
+
+
+def octavize(
+    model: nn.Module,
+    alpha: Alpha = 0.25,
+    *,
+    example: Example | None = None,
+    placement: Where = "default",
+    exclude: Choice = (),
+    divisor: int = 1,
+    pool_stride: bool | None = None,
+    strict: bool = False,
+    inplace: bool = False,
+) -> nn.Module:
+    """Makes a network of 2D or 3D convolutions octave ("Drop an Octave", arXiv 1904.05049).
+
+    Part of the channels of each chosen convolution are kept at half the spatial resolution. The
+    parameters keep their names, shapes and order, so a state of the vanilla network loads with
+    ``strict=True``, and gives what the paper's equation makes of these weights. The network runs
+    once with the example, on the meta device if it can, to see what flows where.
+
+    Args:
+        model: any module, trained or not, in any mode. Its code does not change: what it does
+            between its convolutions acts on octave values, or gets one merged tensor.
+        alpha: the share of low channels, in [0, 1); or a function from the name of a convolution
+            to its share.
+        example: an input: a tensor (N, C, [T,] H, W), a list that is one argument, a tuple of
+            arguments, or a dict of named ones. None: 224 x 224 pixels, and 16 frames, for the
+            first convolution that the model has. Sizes decide what stays plain, so take those that
+            the network is for; it takes others afterwards.
+        placement: "default": all but the first convolution and the last resolution, as in the
+            authors' networks; "end": all but the first convolution and those behind which none
+            follows; names or patterns (as for ``fnmatch``) of convolutions, or a function of a
+            name, for those that make low channels.
+        exclude: names, patterns or a function, for convolutions that make no low channels.
+        divisor: the low channels are rounded to a multiple of it.
+        pool_stride: where the octave ends, a strided convolution behind it pools and has stride 1,
+            as in the authors' code. None: in networks of images, but not in those of videos.
+        strict: raise where a function of the network has to merge an octave value.
+        inplace: change ``model`` itself, not a copy.
+
+    Returns:
+        The octave network; see ``octvideo.summary`` for what became of each layer. Without a
+        convolution to gain from it is the vanilla network, and a warning says so.
+
+    Raises:
+        ValueError: alpha or the placement is wrong, the network does not take the example, or it
+            is octave already.
+        TypeError: with ``strict``, a value would be merged; the message names function and module.
+    """
+    if not callable(alpha) and not 0 <= alpha < 1:
+        raise ValueError(f"alpha must be in [0, 1), got {alpha}")
+    if any(isinstance(module, (OctConv2d, OctConv3d)) for module in model.modules()):
+        raise ValueError(f"{type(model).__name__} has octave convolutions already")
+    model = model if inplace else copy.deepcopy(model)
+    if alpha == 0:
+        return model
+    example = example_for(model) if example is None else example
+    if isinstance(placement, Placement):
+        swap_layers(model, placement, example, run)
+        return _finished(model, Plan(), strict, example)
+    flow = Flow(trace(model, example))
+    chosen = plan(flow, alpha, placement, divisor, pool_stride, exclude)
+    while chosen.low:
+        try:
+            swap_layers(model, chosen.placement(), example, run)
+            break
+        except PlacementError as error:  # what only its input shows
+            _leave_vanilla(chosen, error)
+    return _finished(model, chosen, strict, example)
+
+
+def example_for(model: nn.Module) -> torch.Tensor:
+    """Returns an input of zeros for the first convolution of a network.
+
+    Raises:
+        ValueError: it has none, so that nobody knows what it takes.
+    """
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+            frames = (16,) if isinstance(module, nn.Conv3d) else ()
+            return torch.zeros(1, module.in_channels, *frames, 224, 224)
+    raise ValueError(
+        f"{type(model).__name__} has no 2D or 3D convolutions, so there is nothing to make octave"
+    )
+
+
+def _leave_vanilla(chosen: Plan, error: PlacementError) -> None:
+    chosen.capable.discard(error.name)
+    chosen.low.pop(error.name, None)
+    chosen.pools.discard(error.name)
+    chosen.reasons[error.name] = error.reason
+
+
+def _finished(model: nn.Module, chosen: Plan, strict: bool, example: Example) -> nn.Module:
+    """Checks an octave network, and lets it return tensors."""
+    where, merges = WhereAmI(), []
+
+    def note(function: str) -> None:
+        merges.append(Merge(function, where.name))
+
+    with where.follow(model), merges_to(note):
+        output = run(model, example)
+    if strict and merges:
+        first = merges[0]
+        raise TypeError(
+            f"{first.function} in {first.module or type(model).__name__} merges an octave value "
+            f"({len(merges)} such places): choose another placement, or leave out strict"
+        )
+    if any(isinstance(x, OctTensor) for x in tensors_in(output)):
+        model.register_forward_hook(merge_outputs)
+    record = OctaveRecord(reasons=chosen.reasons, merges=merges)
+    setattr(model, RECORD, record)
+    if not any(isinstance(module, (OctConv2d, OctConv3d)) for module in model.modules()):
+        logger.warning(
+            "%s stays as it is: no convolution gains from an octave%s",
+            type(model).__name__,
+            _commonest(chosen.reasons.values()),
+        )
+    return model
+
+
+def _commonest(reasons: Iterable[str]) -> str:
+    counts = Counter(reasons).most_common(3)
+    return "" if not counts else f" ({'; '.join(f'{n} x {reason}' for reason, n in counts)})"
+
+
+def merge_outputs(module: nn.Module, inputs: Any, output: Any) -> Any:
+    """A hook: a network returns tensors, also where its last value is an octave one."""
+    if isinstance(output, OctTensor):
+        return output.merged()
+    if isinstance(output, dict):
+        merged = {key: merge_outputs(module, inputs, value) for key, value in output.items()}
+        return type(output)(merged)
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(*(merge_outputs(module, inputs, value) for value in output))
+    if isinstance(output, (list, tuple)):
+        return type(output)(merge_outputs(module, inputs, value) for value in output)
+    return output

@@ -1,0 +1,207 @@
+"""What a network does with one example: its convolutions and functions, and what flows where.
+
+The network runs as it is, in evaluation, on the meta device, where nothing is computed; where that
+is impossible (its path depends on values), it runs on the example itself. What Python code lies
+between the layers makes no difference, but a path that the example does not take is not seen.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from octvideo.layers import OctTensor
+
+Example = Tensor | list[Any] | tuple[Any, ...] | dict[str, Any]
+NOT_ON_META = (RuntimeError, NotImplementedError, TypeError, ValueError)
+
+
+@dataclass
+class Call:
+    """One convolution or function of a forward pass.
+
+    Attributes:
+        name: of the convolution, as in ``named_modules``; of a function, its own.
+        module: the innermost module that it runs in.
+        conv: the convolution.
+        inputs: the calls that made its inputs; None for what comes from outside.
+        shape: of its (first) output.
+        input_shapes: of its inputs that are tensors.
+        num_groups: of a group norm.
+    """
+
+    name: str
+    module: str
+    conv: nn.Module | None
+    inputs: list["Call | None"]
+    input_shapes: list[torch.Size]
+    shape: torch.Size
+    num_groups: int = 1
+    users: list["Call"] = field(default_factory=list, repr=False)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    @property
+    def area(self) -> int:
+        """The pixels of a frame of its output."""
+        return self.shape[-2:].numel() if len(self.shape) >= 4 else 1
+
+
+def arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Returns an example as positional and named arguments: a tuple has several, a dict names."""
+    if isinstance(example, tuple):
+        return example, {}
+    return ((), dict(example)) if isinstance(example, dict) else ((example,), {})
+
+
+def run(model: nn.Module, example: Example) -> Any:
+    """Runs a network once in evaluation, without gradients and without changing it.
+
+    Raises:
+        ValueError: it cannot take the example.
+    """
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        with torch.no_grad():
+            return _run(model, example)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def _run(model: nn.Module, example: Example) -> Any:
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    meta = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
+    args, kwargs = arguments(_map(example, lambda t: torch.empty_like(t, device="meta")))
+    with contextlib.suppress(*NOT_ON_META):
+        return torch.func.functional_call(model, meta, args, kwargs)
+    args, kwargs = arguments(example)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return model(*args, **kwargs)
+    except NOT_ON_META as error:
+        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(example))
+        raise ValueError(
+            f"{type(model).__name__} cannot take an example of shape {shapes}: {error}. "
+            "Give an input that it takes as example="
+        ) from error
+
+
+def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return fn(value)
+    if isinstance(value, Mapping):
+        return {key: _map(item, fn) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)([_map(item, fn) for item in value])
+    return value
+
+
+def tensors_in(value: Any) -> Iterator[Any]:
+    """Yields the tensors and octave values in nested lists, tuples and dicts."""
+    if isinstance(value, (Tensor, OctTensor)):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors_in(item)
+
+
+class WhereAmI:
+    """Follows the forward pass through a network: ``name`` is the module that runs now."""
+
+    def __init__(self) -> None:
+        self._stack: list[str] = [""]
+
+    @property
+    def name(self) -> str:
+        return self._stack[-1]
+
+    @contextlib.contextmanager
+    def follow(self, model: nn.Module) -> Iterator["WhereAmI"]:
+        with contextlib.ExitStack() as hooks:
+            for name, module in model.named_modules():
+                enter = module.register_forward_pre_hook(self._entering(name))
+                leave = module.register_forward_hook(self._leave, always_call=True)
+                hooks.callback(enter.remove)
+                hooks.callback(leave.remove)
+            yield self
+
+    def _entering(self, name: str) -> Callable[..., None]:
+        return lambda module, inputs: self._stack.append(name)
+
+    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._stack.pop()
+
+
+def trace(model: nn.Module, example: Example) -> list[Call]:
+    """Returns the convolutions and functions of one forward pass, in order.
+
+    Raises:
+        ValueError: the network cannot take the example.
+    """
+    convs = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Conv3d))
+    }
+    where = WhereAmI()
+    recorder = _Recorder(where, convs)
+    with contextlib.ExitStack() as hooks, where.follow(model):
+        for name, conv in convs.items():
+            hook = conv.register_forward_hook(recorder.conv_hook(name))
+            hooks.callback(hook.remove)
+        with recorder:
+            run(model, example)
+    return recorder.calls
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self, where: WhereAmI, convs: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.where, self.convs = where, convs
+        self.calls: list[Call] = []
+        self._made: dict[int, Call] = {}
+        self._kept: list[Any] = []  # as long as they live, nothing else has their ids
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if self.where.name not in self.convs:
+            call = self._add(func.__name__, None, [*tensors_in([args, kwargs or {}])], output)
+            if call is not None and func.__name__ == "group_norm":
+                call.num_groups = args[1] if len(args) > 1 else kwargs["num_groups"]
+        return output
+
+    def conv_hook(self, name: str) -> Callable[..., None]:
+        def record(conv: nn.Module, inputs: Any, output: Any) -> None:
+            self._add(name, conv, [*tensors_in(inputs)], output)
+
+        return record
+
+    def _add(
+        self, name: str, conv: nn.Module | None, inputs: list[Any], output: Any
+    ) -> Call | None:
+        outputs = [*tensors_in(output)]
+        if not outputs:
+            return None
+        made_by = [self._made.get(id(x)) for x in inputs]
+        shapes = [x.shape for x in inputs]
+        call = Call(name, self.where.name, conv, made_by, shapes, outputs[0].shape)
+        self.calls.append(call)
+        self._kept += outputs
+        for maker in made_by:
+            if maker is not None:
+                maker.users.append(call)
+        self._made.update({id(x): call for x in outputs})
+        return call
