@@ -2,12 +2,14 @@
 
 import difflib
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from torch import nn
 
+from octvideo.models.classifier import Classifier
 from octvideo.models.densenet import DENSENETS, DenseNet, DenseNetSpec
 from octvideo.models.image import ImageSpec
 from octvideo.models.mobilenet import MOBILENETS, MobileNet, MobileNetSpec
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 Spec = VideoSpec | ImageSpec
 
 OCT, OCT_ALPHA = "oct_", 0.125  # names of octave networks, and their alpha: OCTAVE.ALPHA's default
-_NETWORKS: dict[type, Any] = {  # what each specification is of
+# What each specification is of.
+_NETWORKS: dict[type[VideoSpec] | type[ImageSpec], Callable[..., Classifier]] = {
     ResNetSpec: VideoResNet,
     SlowFastSpec: SlowFast,
     X3DSpec: X3D,
@@ -34,37 +37,33 @@ _NETWORKS: dict[type, Any] = {  # what each specification is of
     DenseNetSpec: DenseNet,
     MobileNetSpec: MobileNet,
 }
-_VARIANTS: dict[str, dict[str, Any]] = {
-    "r18": {"depth": 18, "transform": "basic_transform", "expansion": 1},
-    "r50": {"depth": 50},
-    "r101": {"depth": 101},
+_VARIANTS = {
+    "r18": partial(ResNetSpec, depth=18, transform="basic_transform", expansion=1),
+    "r50": partial(ResNetSpec, depth=50),
+    "r101": partial(ResNetSpec, depth=101),
 }
 # As in the recipes, a non-local block starts as the identity.
-_NLN: dict[str, Any] = {
-    "depth": 50,
-    "non_local": NonLocalPlacement(NL5),
-    "zero_init_final_bn": True,
-}
-_SLOW_4X16: dict[str, Any] = {"arch": "slow", "num_frames": 4, "sampling_rate": 16}
-_SLOWFAST_8X8: dict[str, Any] = {"frame_ratio": 4, "fusion_kernel": 7}
+_nln = partial(ResNetSpec, non_local=NonLocalPlacement(NL5), zero_init_final_bn=True)
+_slowfast_8x8 = partial(SlowFastSpec, frame_ratio=4, fusion_kernel=7)
 # The clip of each (num_frames, sampling_rate) is that of its specification, 8 x 8 or 32 x 2.
 _VIDEO_MODELS: dict[str, VideoSpec] = {
     **{
-        f"{arch}_{name}": ResNetSpec(arch=arch, **variant)
+        f"{arch}_{name}": variant(arch=arch)
         for arch in ("c2d", "i3d", "slow")
         for name, variant in _VARIANTS.items()
     },
     "slow_c2d_r50": ResNetSpec(arch="slow_c2d"),
     "slow_i3d_r50": ResNetSpec(arch="slow_i3d"),
-    "c2d_nln_r50": ResNetSpec(arch="c2d", **_NLN),
-    "i3d_nln_r50": ResNetSpec(arch="i3d", **_NLN),
-    "slow_4x16_r50": ResNetSpec(depth=50, **_SLOW_4X16),
-    "slowfast_4x16_r50": SlowFastSpec(depth=50),
-    "slowfast_r50": SlowFastSpec(depth=50, **_SLOWFAST_8X8),
-    "slowfast_r101": SlowFastSpec(depth=101, **{**_SLOWFAST_8X8, "fusion_kernel": 5}),
-    "slowfast_nln_r50": SlowFastSpec(
-        **{**_SLOWFAST_8X8, "fusion_kernel": 5},
-        **{**_NLN, "non_local": NonLocalPlacement(NL5, "dot_product")},
+    "c2d_nln_r50": _nln(arch="c2d"),
+    "i3d_nln_r50": _nln(arch="i3d"),
+    "slow_4x16_r50": ResNetSpec(arch="slow", num_frames=4, sampling_rate=16),
+    "slowfast_4x16_r50": SlowFastSpec(),
+    "slowfast_r50": _slowfast_8x8(),
+    "slowfast_r101": _slowfast_8x8(depth=101, fusion_kernel=5),
+    "slowfast_nln_r50": _slowfast_8x8(
+        fusion_kernel=5,
+        non_local=NonLocalPlacement(NL5, "dot_product"),
+        zero_init_final_bn=True,
     ),
     **X3DS,
 }
@@ -231,7 +230,7 @@ def build(spec: Spec) -> nn.Module:
     return network
 
 
-def _build(spec: Spec) -> Any:
+def _build(spec: Spec) -> Classifier:
     network = _NETWORKS[type(spec)](spec)
     octavized(network)
     network.init_weights()

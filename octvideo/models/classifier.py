@@ -2,10 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from octvideo.models.build import Spec
+    from octvideo.models.heads import Head, ImageHead
 
 
 class NoClassifier(nn.Identity):
@@ -27,11 +31,17 @@ def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
-class Classifier:
+class Classifier(nn.Module):
     """What networks with a head can do; the last layer is ``head.projection``, as in timm."""
 
-    spec: Any
-    head: Any
+    spec: "Spec"
+    head: "Head | ImageHead"
+    protocol: object  # an octvideo.data.Protocol: how it looks at a file
+    class_names: list[str]
+
+    def init_weights(self) -> None:
+        """Draws the first weights."""
+        raise NotImplementedError
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replaces the last layer by one with random weights.
@@ -43,16 +53,17 @@ class Classifier:
             ValueError: num_classes is negative or not a whole number.
         """
         spec, old = replace(self.spec, num_classes=num_classes), self.head.projection
-        place = {"device": old.weight.device, "dtype": old.weight.dtype}
+        device, dtype = old.weight.device, old.weight.dtype
         activation = self.head.activation
         if isinstance(old, NoClassifier):
             activation = old.activation
         if num_classes:
-            layer: nn.Module = nn.Linear(old.in_features, num_classes, **place)
-            nn.init.normal_(layer.weight, std=spec.fc_init_std)  # type: ignore[arg-type]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            last = nn.Linear(old.in_features, num_classes, device=device, dtype=dtype)
+            nn.init.normal_(last.weight, std=spec.fc_init_std)
+            nn.init.zeros_(last.bias)
+            layer: nn.Linear | NoClassifier = last
         else:
-            layer = NoClassifier(old.in_features, activation).to(**place)
+            layer = NoClassifier(old.in_features, activation).to(device, dtype)
             activation = _unchanged
         del self.head.activation  # a module cannot become a function in place
         self.head.activation = activation

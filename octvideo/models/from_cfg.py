@@ -1,7 +1,7 @@
 """The network that a configuration describes."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from fvcore.common.config import CfgNode
 from torch import nn
@@ -15,6 +15,8 @@ from octvideo.models.slowfast import SlowFastSpec
 from octvideo.models.spec import NonLocalPlacement, OctavePlacement, ResNetSpec, VideoSpec
 from octvideo.models.x3d import X3DSpec
 from octvideo.utils.errors import UserError
+
+T = TypeVar("T")
 
 # Fields that not every image network has, and their keys.
 _NOT_IN_ALL = {
@@ -174,6 +176,6 @@ def _non_local(cfg: CfgNode, pathway: int) -> NonLocalPlacement:
     )
 
 
-def _of_pathway(stages: list[list[Any]], pathway: int) -> tuple[Any, ...]:
+def _of_pathway(stages: list[list[T]], pathway: int) -> tuple[T, ...]:
     """The entries of a pathway in a list of stages; a single one stands for both pathways."""
     return tuple(entries[min(pathway, len(entries) - 1)] for entries in stages)

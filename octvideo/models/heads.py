@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from octvideo.layers import conv3d_as_2d
 from octvideo.layers.eager import is_recorded
+from octvideo.models.classifier import NoClassifier
 
 HEAD_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": partial(torch.softmax, dim=-1),
@@ -38,7 +39,7 @@ class Head(nn.Module):
             raise ValueError(f"unknown head activation {activation!r}; known: {known}")
         self.windows = windows
         self.dropout = nn.Dropout(dropout_rate)
-        self.projection = nn.Linear(channels, num_classes)
+        self.projection: nn.Linear | NoClassifier = nn.Linear(channels, num_classes)
         self.activation = HEAD_ACTIVATIONS[activation]
 
     def forward(self, xs: Sequence[Tensor], pre_logits: bool = False) -> Tensor:
@@ -91,7 +92,7 @@ class ImageHead(nn.Module):
             known = ", ".join(HEAD_ACTIVATIONS)
             raise ValueError(f"unknown head activation {activation!r}; known: {known}")
         self.dropout = nn.Dropout(dropout_rate)
-        self.projection = nn.Linear(channels, num_classes)
+        self.projection: nn.Linear | NoClassifier = nn.Linear(channels, num_classes)
         self.activation = HEAD_ACTIVATIONS[activation]
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from octvideo.models.classifier import Classifier
 from octvideo.models.heads import ImageHead
@@ -62,7 +62,7 @@ def images_of(x: Tensor | Sequence[Tensor]) -> Tensor:
     return x
 
 
-class ImageNetwork(Classifier, nn.Module):
+class ImageNetwork(Classifier):
     """What every image network does: ``forward_features``, then ``head``."""
 
     spec: ImageSpec

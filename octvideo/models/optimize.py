@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from octvideo.layers import NonLocal3d, OctConv3d, conv3d_as_2d
 from octvideo.layers.fused import FusedConv, dense, folded, is_fusible
 from octvideo.models import densenet, mobilenet, resnet2d, x3d
-from octvideo.models.blocks import Bottleneck, PreActBlock, ResBlock
+from octvideo.models.blocks import Bottleneck, PreActBlock, ResBlock, Transform
 from octvideo.models.pathways import Stem
 from octvideo.models.slowfast import Fuse
 from octvideo.utils.errors import NonFiniteError
@@ -78,7 +77,7 @@ def _is_fusible(block: nn.Module) -> bool:
 class _FusedStem(nn.Module):
     """conv, max pool, ReLU: the order of the last two does not matter, but their cost does."""
 
-    def __init__(self, stem: Any) -> None:
+    def __init__(self, stem: Stem | resnet2d.Stem2d) -> None:
         super().__init__()
         self.conv = FusedConv(stem.conv, stem.bn)
 
@@ -97,13 +96,13 @@ class _OnVideos(nn.Module):
         super().__init__()
         self.steps = nn.Sequential(*modules)
 
-    def forward(self, x: Any, num_frames: int) -> Any:
+    def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """(N * T, C, H, W) -> the same."""
         batch = x.shape[0] // num_frames
         return conv3d_as_2d.frames(self.steps(conv3d_as_2d.video(x, batch)))
 
 
-def _step(conv: Any, norm: nn.Module, relu: bool = False) -> nn.Module:
+def _step(conv: nn.Module, norm: nn.Module, relu: bool = False) -> nn.Module:
     """Returns act(norm(conv(x))) of frames."""
     if is_fusible(conv):
         return FusedConv(conv, norm, relu)
@@ -111,7 +110,7 @@ def _step(conv: Any, norm: nn.Module, relu: bool = False) -> nn.Module:
     return _OnVideos(conv, nn.ReLU(inplace=True)) if relu else _OnVideos(conv)
 
 
-def _steps(branch: Any) -> list[nn.Module]:
+def _steps(branch: Transform) -> list[nn.Module]:
     """Returns the layers of a residual branch before its last convolution."""
     if isinstance(branch, x3d.X3DTransform):
         behind = _OnVideos(branch.se, nn.SiLU(inplace=True))
@@ -210,19 +209,9 @@ class _FusedFuse(nn.Module):
         return [torch.cat([slow, self.conv.on_video(fast)], dim=1), fast]
 
 
-def _fused_non_local(block: Any) -> nn.Module:
-    """The block itself, its batch norm folded into conv_out."""
-    if isinstance(block.bn, nn.Identity):  # optimised already
-        return block
-    weight, bias = folded(block.conv_out, block.bn)
-    block.conv_out.weight.copy_(weight)
-    block.conv_out.bias.copy_(bias)
-    block.bn = nn.Identity()
-    return block
-
-
 # Convolution and the batch norm behind it, of modules that stay.
 _PAIRS: dict[type, tuple[tuple[str, str], ...]] = {
+    NonLocal3d: (("conv_out", "bn"),),
     resnet2d.DeepStem: (("a", "a_bn"), ("b", "b_bn"), ("c", "c_bn")),
     x3d.X3DStem: (("conv", "bn"),),
     x3d.X3DHead: (("conv_5", "conv_5_bn"), ("lin_5", "lin_5_bn")),
@@ -245,7 +234,7 @@ def _fold_norms(module: nn.Module) -> None:
         setattr(module, norm_name, nn.Identity())
 
 
-def _fold(conv: Any, norm: nn.Module) -> None:
+def _fold(conv: nn.Module, norm: nn.Module) -> None:
     weight, bias = folded(conv, norm)
     conv.weight = nn.Parameter(weight, requires_grad=False)
     conv.bias = nn.Parameter(bias, requires_grad=False)
@@ -258,5 +247,4 @@ _FUSED: dict[type, Callable[..., nn.Module]] = {
     PreActBlock: _FusedPreActBlock,
     densenet.DenseLayer: _FusedDenseLayer,
     Fuse: _FusedFuse,
-    NonLocal3d: _fused_non_local,
 }

@@ -1,7 +1,7 @@
 """Where our networks are octave: what `OctavePlacement` says, in names of their convolutions."""
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -12,6 +12,10 @@ from octvideo.models.mobilenet import OUTPUTS, MobileNetSpec
 from octvideo.models.resnet2d import DEPTHS, ResNet2dSpec
 from octvideo.models.spec import VideoSpec
 
+if TYPE_CHECKING:
+    from octvideo.models.build import Spec
+    from octvideo.models.classifier import Classifier
+
 # Without squeeze-and-excitation, which sees the mean of a map.
 _BLOCK = re.compile(
     r"s(?P<stage>[2-5])\.pathway(?P<path>\d)_res(?P<block>\d+)\.(?P<conv>branch1|branch2\.[a-z_]+)"
@@ -21,7 +25,7 @@ _DENSE = re.compile(r"s(?P<stage>[2-5])\.(block\d+\.conv[12]|transition\.conv)")
 _MOBILE = re.compile(r"s(?P<stage>[1-5])\.block(?P<block>\d+)\.(?P<conv>.+)")
 
 
-def octavized(network: Any) -> nn.Module:
+def octavized(network: "Classifier") -> nn.Module:
     """Makes one of our networks octave, in place, as its ``spec.octave`` says."""
     spec = network.spec
     octave = spec.octave
@@ -38,7 +42,9 @@ def octavized(network: Any) -> nn.Module:
 class _Rules:
     """Stage s{k} is octave if it is among the stages; the last convolutions of s5 are not."""
 
-    def __init__(self, spec: Any) -> None:
+    spec: "Spec"
+
+    def __init__(self, spec: "Spec") -> None:
         self.spec = spec
 
     def is_octave(self, name: str) -> bool:
@@ -54,7 +60,9 @@ class _Rules:
 class _ResNetRules(_Rules):
     """Residual networks of videos and images, by PySlowFast's names."""
 
-    def __init__(self, spec: Any) -> None:
+    spec: VideoSpec | ResNet2dSpec
+
+    def __init__(self, spec: VideoSpec | ResNet2dSpec) -> None:
         super().__init__(spec)
         if isinstance(spec, ResNet2dSpec):
             self.last_block, self.always_pools = DEPTHS[spec.depth][3] - 1, True
@@ -89,7 +97,7 @@ class _ResNetRules(_Rules):
     def _width(self, stage: int) -> int:
         if isinstance(self.spec, ResNet2dSpec):
             return 4 * self.spec.width * 2 ** (stage - 2)
-        return int(self.spec.width(stage))
+        return self.spec.width(stage)
 
     def _in_octave_pathway(self, match: "re.Match[str]") -> bool:
         return int(match["path"]) in self.spec.octave.pathways
@@ -110,6 +118,8 @@ class _MobileNetRules(_Rules):
     tensor between a block's 1x1 convolutions is.
     """
 
+    spec: MobileNetSpec
+
     def is_octave(self, name: str) -> bool:
         match = _MOBILE.fullmatch(name)
         if not match:
@@ -129,7 +139,10 @@ class _MobileNetRules(_Rules):
         return self.spec.is_octave
 
 
-def rules_of(spec: Any) -> _Rules:
+def rules_of(spec: "Spec") -> _Rules:
     if isinstance(spec, DenseNetSpec):
         return _DenseNetRules(spec)
-    return (_MobileNetRules if isinstance(spec, MobileNetSpec) else _ResNetRules)(spec)
+    if isinstance(spec, MobileNetSpec):
+        return _MobileNetRules(spec)
+    assert isinstance(spec, VideoSpec | ResNet2dSpec)
+    return _ResNetRules(spec)

@@ -23,7 +23,7 @@ def run_and_recompute(block: nn.Module, x: Any) -> Any:
     is_octave = isinstance(x, OctTensor)
     maps = tuple(x) if isinstance(x, OctTensor) else (x,)
 
-    def run(*maps: Tensor) -> Any:
+    def run(*maps: Tensor) -> Tensor | tuple[Tensor | None, ...]:
         y: Value = block(OctTensor(maps[0], maps[1]) if is_octave else maps[0])
         return tuple(y) if isinstance(y, OctTensor) else y
 

@@ -6,7 +6,7 @@ other alpha. So weights that fit may still compute something else.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from octvideo.utils.plain import plain_value, to_plain
 
@@ -83,8 +83,8 @@ class Difference:
 
     option: str
     key: str
-    mine: Any
-    other: Any
+    mine: object
+    other: object
 
     def __str__(self) -> str:
         """Returns it in options: "octave_alpha was 0.25, is 0.5"."""
@@ -109,7 +109,7 @@ class NetworkSpec:
 
     is_image = False
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Returns the record as plain values, which ``spec_from_dict`` reads."""
         return {"network": type(self).__name__, **to_plain(self)}
 
@@ -130,9 +130,9 @@ class NetworkSpec:
             if name in others and name not in without and value != others[name]
         ]
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> dict[str, object]:
         """Returns what the same weights compute depends on, by option of ``create_model``."""
-        facts: dict[str, Any] = {"network": type(self).__name__}
+        facts: dict[str, object] = {"network": type(self).__name__}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if field.name == "octave":
@@ -147,7 +147,7 @@ class NetworkSpec:
         is_fixed = option not in KEYS or (self.is_image and option not in _OF_IMAGES)
         return f"MODEL.MODEL_NAME ({option})" if is_fixed else KEYS[option]
 
-    def octave_options(self) -> dict[str, Any]:
+    def octave_options(self) -> dict[str, object]:
         """Returns the octave as options of ``create_model``, without those that have no effect."""
         octave = self.octave
         if not (octave.alpha and octave.stages):

@@ -20,7 +20,7 @@ the last 1x1 too, which gives 10.82 billion multiply-adds at alpha .125 (the pap
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -84,19 +84,19 @@ class ResNet2dSpec(ImageSpec):
             )
 
 
-_V2: dict[str, Any] = {"pre_activation": True, "bn_eps": 1e-4, "bn_momentum": 0.08}
-_32X4D: dict[str, Any] = {"inner_ratio": 2, "groups": 32, **_V2}
+_v2 = partial(ResNet2dSpec, pre_activation=True, bn_eps=1e-4, bn_momentum=0.08)
+_next_32x4d = partial(_v2, inner_ratio=2, groups=32)
 RESNETS_2D = {
     **{f"resnet{depth}_v1b": ResNet2dSpec(depth=depth) for depth in DEPTHS},
-    **{f"resnet{depth}_v2": ResNet2dSpec(depth=depth, **_V2) for depth in DEPTHS},
+    **{f"resnet{depth}_v2": _v2(depth=depth) for depth in DEPTHS},
     "resnet152_v1f": ResNet2dSpec(depth=152, stem="light", stride_on="c"),
     "se_resnet152_v1e": ResNet2dSpec(
         depth=152, stem="3x3", stride_on="c", squeeze=True, input_bn=True
     ),
-    "resnext50_32x4d": ResNet2dSpec(depth=50, **_32X4D),
-    "resnext101_32x4d": ResNet2dSpec(depth=101, **_32X4D),
-    "se_resnet50": ResNet2dSpec(squeeze=True, **_V2),
-    "glore_resnet50": ResNet2dSpec(glore_blocks=(1, 3, 5), **_V2),
+    "resnext50_32x4d": _next_32x4d(depth=50),
+    "resnext101_32x4d": _next_32x4d(depth=101),
+    "se_resnet50": _v2(squeeze=True),
+    "glore_resnet50": _v2(glore_blocks=(1, 3, 5)),
 }
 
 

@@ -5,8 +5,7 @@ PySlowFast's parameter names.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -65,10 +64,11 @@ class SlowFastSpec(ResNetSpec):
             self.octave if pathway in self.octave.pathways else OctavePlacement()
             for pathway in (0, 1)
         ]
-        slow = self._pathway(
-            arch="slow", octave=octaves[0], num_frames=self.num_frames // self.frame_ratio
-        )
-        fast = self._pathway(
+        shared = {f.name: getattr(self, f.name) for f in fields(ResNetSpec) if f.name != "arch"}
+        both = ResNetSpec(arch="slow", **shared)
+        slow = replace(both, octave=octaves[0], num_frames=self.num_frames // self.frame_ratio)
+        fast = replace(
+            both,
             arch="fast",
             octave=octaves[1],
             width_per_group=self.width_per_group // self.beta_inv,
@@ -77,10 +77,6 @@ class SlowFastSpec(ResNetSpec):
             non_local=self.fast_non_local,
         )
         return slow, fast
-
-    def _pathway(self, **changes: Any) -> ResNetSpec:
-        own = {f.name: getattr(self, f.name) for f in fields(ResNetSpec)}
-        return ResNetSpec(**{**own, **changes})
 
 
 class Fuse(nn.Module):

@@ -44,7 +44,7 @@ BLOCKS_PER_STAGE = {
 }
 
 
-def check_counts(spec: Any, *names: str) -> None:
+def check_counts(spec: object, *names: str) -> None:
     """Raises a ValueError unless these fields are whole numbers from 1 on (num_classes: 0)."""
     for name in names:
         value, least = getattr(spec, name), int(name != "num_classes")

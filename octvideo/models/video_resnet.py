@@ -18,8 +18,11 @@ from octvideo.models.spec import TEMPORAL_KERNELS, ResNetSpec, VideoSpec
 TRANSFORMS = {"bottleneck_transform": Bottleneck, "basic_transform": BasicTransform}
 
 
-class VideoResNet(Classifier, nn.Module):
+class VideoResNet(Classifier):
     """s1 (stem), s2, temporal max pool, s3, s4, s5, head."""
+
+    spec: VideoSpec
+    head: Head
 
     def __init__(self, spec: VideoSpec) -> None:
         super().__init__()
