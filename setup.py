@@ -12,7 +12,10 @@ EXTRAS = {
     # The last torchcodec wheel on PyPI that loads beside a CPU build of torch.
     "torchcodec": ["torchcodec==0.13.0"],
     "safetensors": ["safetensors>=0.4"],
-    "pytorchvideo": ["pytorchvideo==0.1.5"],
+    "torchvision": ["torchvision>=0.19"],
+    "timm": ["timm>=1.0"],
+    # It imports torchvision, and does not say so.
+    "pytorchvideo": ["pytorchvideo==0.1.5", "torchvision>=0.19"],
     "slurm": ["submitit>=1.5"],
     "onnx": ["onnx>=1.16", "onnxscript>=0.2", "onnxruntime>=1.18"],
     "openvino": ["openvino>=2024.4"],

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from octvideo.api.external import create_external
 from octvideo.api.protocols import accepted, protocol_of_entry, protocol_of_spec
 from octvideo.config import cfg_of_checkpoint
 from octvideo.data.labels import class_names
 from octvideo.data.protocol import Protocol, build_protocol
 from octvideo.models.build import OCT, Spec, build, name_of, named_spec, with_options
+from octvideo.models.external import ExternalSpec
 from octvideo.models.image import ImageSpec
 from octvideo.models.record import in_options
 from octvideo.models.resnet2d import ResNet2dSpec
@@ -41,14 +43,16 @@ def create_model(
     num_classes: int | None = None,
     octave_alpha: float | None = None,
     *,
-    pretrained: str | Path | None = None,
+    pretrained: str | Path | bool | None = None,
     clear_names: Sequence[str] = (),
     **options: "Unpack[NetworkOptions]",
 ) -> nn.Module:
     """Builds a model, with random weights or with those of the zoo or a file.
 
     Args:
-        name: one of ``list_models()``, for example "i3d_r50" or "oct_i3d_r50".
+        name: one of ``list_models()``, for example "i3d_r50" or "oct_i3d_r50"; or a network of
+            another project: "torchvision/resnet50", "timm/resnet50", "pytorchvideo/x3d_m", or
+            "package.module:function", which is imported and called.
         num_classes: width of the last layer; 0 for none, so that the model returns features.
             None: that of the weights, or without weights 400, of image networks 1000. If it is
             not that of the weights, the last layer starts from random weights, with a warning.
@@ -60,13 +64,15 @@ def create_model(
         pretrained: one of ``list_pretrained()``, downloaded at its first use, or the path of a
             checkpoint (octvideo, PySlowFast, Caffe2, PyTorchVideo, the paper authors' MXNet files,
             or a 2D ResNet, which a video network inflates). Of a training run with EMA, the
-            averaged weights are loaded, as in a test.
+            averaged weights are loaded, as in a test. For a network of another library, True
+            stands for the weights that it publishes.
         clear_names: texts to remove, each at its first occurrence, from the names in the file. The
             usual prefixes ("module.", "backbone.") are recognised without it.
         options: the octave's (octave_stages, channel_divisor, octave_pathways, nonlocal_mode,
             pool_stride) and fields of the network's specification (num_frames, crop_size,
             dropout_rate, ...); see ``NetworkOptions``. Those that are not given are as the weights
-            were trained.
+            were trained. A network of another project has ``options``, a dict of arguments for
+            the function that makes it.
 
     Raises:
         ValueError: an unknown name, option or value.
@@ -78,7 +84,15 @@ def create_model(
             f"create_model({zoo_entry(name).model!r}, pretrained={name!r})"
         )
     named = named_spec(name)
-    if pretrained is None:
+    if isinstance(named, ExternalSpec):
+        given = {"num_classes": num_classes, "octave_alpha": octave_alpha, **options}
+        return create_external(named, given, pretrained, clear_names)
+    if pretrained is True:
+        raise UserError(
+            f"pretrained=True is for networks of other libraries: for {name}, name weights of "
+            "list_pretrained() or a file"
+        )
+    if pretrained is None or pretrained is False:
         new: Any = build(with_options(named, num_classes, octave_alpha, **options))
         new.protocol = protocol_of_spec(new.spec)
         return new
@@ -136,7 +150,11 @@ def _as_trained(name: str, named: Spec, trained: Spec, entry: ZooEntry | None) -
     if isinstance(named, ImageSpec) or isinstance(trained, ImageSpec):
         is_same = name_of(trained) == name.removeprefix(OCT)
     else:
-        is_same = type(trained) is type(named) and trained.arch == named.arch
+        is_same = (
+            isinstance(trained, ResNetSpec)
+            and isinstance(named, ResNetSpec)
+            and (type(trained), trained.arch) == (type(named), named.arch)
+        )
     if not is_same:
         return named
     kept = _OF_THE_NAME | _OF_TRAINING

@@ -13,9 +13,11 @@ from torch import nn
 from octvideo.api.create import create_model
 from octvideo.api.protocols import accepted, protocol_of_spec
 from octvideo.config import ConfigError, cfg_of_checkpoint, load_cfg, validate
+from octvideo.config.published import library_of
 from octvideo.data.protocol import build_protocol
 from octvideo.engine.checkpoint import best_path, list_checkpoints
 from octvideo.models import build, build_model
+from octvideo.models.external import ExternalSpec
 from octvideo.utils.errors import UserError
 from octvideo.weights import CheckpointError, Weights, check_fit, load_into, read_weights
 from octvideo.weights.download import is_address
@@ -24,7 +26,12 @@ from octvideo.weights.zoo import zoo_entry
 logger = logging.getLogger("octvideo")
 
 
-def load(source: str | os.PathLike[str], cfg: str | Path | None = None) -> nn.Module:
+def load(
+    source: str | os.PathLike[str],
+    cfg: str | Path | None = None,
+    *,
+    network: str | None = None,
+) -> nn.Module:
     """Loads a trained model, in evaluation mode and on the CPU, with all that `predict` needs.
 
     Args:
@@ -32,12 +39,14 @@ def load(source: str | os.PathLike[str], cfg: str | Path | None = None) -> nn.Mo
             (http, https), or a name of ``list_pretrained()``. Of a run, the checkpoint with the
             best validation error is loaded, or the newest one where there was no validation.
         cfg: a configuration file, for a checkpoint that holds none.
+        network: the "package.module:function" of a network of your own. Its code is run, so a
+            checkpoint alone cannot name it.
 
     Raises:
         UserError: there is no such run, file or name, or its weights cannot be loaded.
     """
     if is_address(source):
-        return load_trained(cfg, source).eval()
+        return load_trained(cfg, source, network=network).eval()
     found = checkpoints_of(source)
     if not found:
         return load_zoo(os.fspath(source)).eval()
@@ -45,7 +54,8 @@ def load(source: str | os.PathLike[str], cfg: str | Path | None = None) -> nn.Mo
     failures: list[CheckpointError] = []
     for path in found:
         try:
-            return load_trained(cfg, path, beside=beside if beside.is_file() else None).eval()
+            used = beside if beside.is_file() else None
+            return load_trained(cfg, path, beside=used, network=network).eval()
         except CheckpointError as error:
             if path != found[-1]:
                 logger.warning("%s. Trying the next checkpoint of the run", error)
@@ -98,6 +108,7 @@ def load_trained(
     opts: Sequence[str] = (),
     *,
     beside: Path | None = None,
+    network: str | None = None,
 ) -> nn.Module:
     """Returns the model of a configuration with the weights of a checkpoint (of any known kind).
 
@@ -106,6 +117,7 @@ def load_trained(
     Args:
         cfg_path: None for the configuration, or the record, in the checkpoint.
         beside: a configuration for a checkpoint that has neither.
+        network: as of `load`.
 
     Raises:
         UserError: the configuration is wrong, or the checkpoint cannot be read or does not fit.
@@ -121,10 +133,34 @@ def load_trained(
     cfg = given or cfg_of_checkpoint(weights.cfg, opts)
     if cfg is None and beside is not None and weights.spec is None:
         cfg = given = load_cfg(beside, opts)
+    if cfg_path is None:
+        _check_named(_own_code(cfg, weights), [network, *opts], weights.path)
     model = _of_record(weights) if cfg is None else _of_cfg(cfg, weights, is_own=given is None)
     if weights.class_names:
         model.class_names = weights.class_names
     return model
+
+
+def _own_code(cfg: CfgNode | None, weights: Weights) -> str | None:
+    """Returns the "package.module:function" that a file asks to be imported; None: nothing."""
+    if cfg is not None:
+        name = cfg.MODEL.MODEL_NAME if cfg.MODEL.ARCH == "external" else ""
+    else:
+        name = weights.spec.name if isinstance(weights.spec, ExternalSpec) else ""
+    return name if name and library_of(name) is None else None
+
+
+def _check_named(name: str | None, words: Sequence[str | None], path: Path) -> None:
+    """Raises UserError if a file asks for code that the user has not named.
+
+    words: what the user has named: a network, or options of the command line.
+    """
+    if name is not None and not {name, f"MODEL.MODEL_NAME={name}"} & {*words}:
+        raise UserError(
+            f"{path} is of the network {name}, which is code to import and run. If you trust it, "
+            f"name it: octvideo.load(..., network={name!r}), --opts MODEL.MODEL_NAME {name}, or a "
+            "configuration of your own (--cfg FILE)"
+        )
 
 
 def _of_cfg(cfg: CfgNode, weights: Weights, is_own: bool) -> Any:

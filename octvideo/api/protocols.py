@@ -4,8 +4,10 @@ from dataclasses import replace
 
 from torch import nn
 
+from octvideo.config.published import PublishedInput, published_input
 from octvideo.data.protocol import CentreCrop, Protocol
 from octvideo.models.build import Spec
+from octvideo.models.external import ExternalSpec
 from octvideo.models.image import ImageSpec
 from octvideo.models.spec import VideoSpec
 from octvideo.utils.errors import UserError
@@ -27,7 +29,7 @@ def protocol_of(model: nn.Module, sampling_rate: int | None = None) -> Protocol:
     known = getattr(model, "protocol", None)
     if not isinstance(known, Protocol):
         spec = getattr(model, "spec", None)
-        if not isinstance(spec, (VideoSpec, ImageSpec)):
+        if not isinstance(spec, (VideoSpec, ImageSpec, ExternalSpec)):
             raise UserError(
                 f"{type(model).__name__} is not a model of octvideo.create_model: give the "
                 "protocol of its views (settings=octvideo.Protocol(...))"
@@ -43,11 +45,30 @@ def protocol_of_spec(spec: Spec) -> Protocol:
     any other one with its own size, as are image networks, whose pixels are normalised as is usual
     for ImageNet.
     """
-    if isinstance(spec, ImageSpec):
+    if isinstance(spec, ExternalSpec) and (published := published_input(spec.name)) is not None:
+        return _published(spec, published)
+    if spec.is_image:
         return Protocol(1, 1, spec.crop_size, mean=_IMAGENET_MEAN, std=_IMAGENET_STD,
                         centre_crop=CentreCrop(spec.crop_size))  # fmt: skip
     side = _TEST_SIZES.get(spec.crop_size, spec.crop_size)
     return Protocol(spec.num_frames, spec.sampling_rate, side)
+
+
+def _published(spec: ExternalSpec, published: PublishedInput) -> Protocol:
+    """Returns the view that a library has published for a network, with the clip of this one."""
+    test, short = published.test_crop_size, published.short_side
+    if spec.crop_size != published.crop_size:
+        short, test = round(short * spec.crop_size / test), spec.crop_size
+    if spec.is_image:
+        crop = CentreCrop(test, test / short, published.interpolation)
+        return Protocol(1, 1, test, mean=published.mean, std=published.std, centre_crop=crop)
+    return Protocol(
+        *(spec.num_frames, spec.sampling_rate, test),
+        mean=published.mean,
+        std=published.std,
+        short_side=None if short == test else short,
+        num_crops=3 if short == test else 1,
+    )
 
 
 def protocol_of_entry(entry: ZooEntry) -> Protocol:

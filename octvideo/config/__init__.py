@@ -18,6 +18,7 @@ from octvideo.config.derived import (
     short_side_of_test,
     train_precision,
 )
+from octvideo.config.external import takes_images
 from octvideo.config.keys import get_cfg, leaf_values, resume_effect
 from octvideo.config.load import cfg_of_checkpoint, dump, load_cfg
 from octvideo.config.named import find_config, list_configs
@@ -46,6 +47,7 @@ __all__ = [
     "lr_scale",
     "resume_effect",
     "short_side_of_test",
+    "takes_images",
     "train_precision",
     "validate",
 ]

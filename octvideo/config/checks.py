@@ -1,5 +1,6 @@
 """Checks of a whole configuration: single keys, and combinations that cannot work."""
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
 
@@ -7,6 +8,7 @@ from fvcore.common.config import CfgNode
 
 from octvideo.config.datasets import DATASETS, DataSet
 from octvideo.config.derived import Processes, batch_per_process
+from octvideo.config.external import EXTERNAL_NAMES, takes_images
 from octvideo.config.factorised import check_factorised
 from octvideo.config.keys import KEYS, value_of
 from octvideo.config.notation import parse_rand_augment
@@ -89,8 +91,9 @@ def _choices(cfg: CfgNode) -> Iterator[Problem]:
         value, options = value_of(cfg, key), row.allowed.options
         if row.allowed.when and not value_of(cfg, row.allowed.when):
             continue
-        if value in options or (key == "MODEL.MODEL_NAME" and cfg.MODEL.ARCH == "2d"):
-            continue  # the names of image networks are those of list_models()
+        is_name = key == "MODEL.MODEL_NAME" and cfg.MODEL.ARCH in ("2d", "external")
+        if value in options or is_name:
+            continue  # one of list_models(), or of another project
         known = ", ".join(map(str, NOT_YET.get(key, (options,))[0]))
         if str(value).lower() in FOREIGN_VALUES.get(key, ()):
             yield Problem(key, f"{key} {value!r} is outside octvideo's scope: set one of {known}")
@@ -168,7 +171,7 @@ def _clips(cfg: CfgNode) -> Iterator[Problem]:
             other = relative[1 - relative.index(key)]
             yield Problem(key, f"{key} is empty but {other} is not: set both or neither")
     smallest = min(data.TRAIN_JITTER_SCALES, default=0)
-    of_clips = cfg.TRAIN.ENABLE and cfg.MODEL.ARCH != "2d"
+    of_clips = cfg.TRAIN.ENABLE and not takes_images(cfg)
     if of_clips and not any(ranges) and smallest < data.TRAIN_CROP_SIZE:
         yield Problem(
             "DATA.TRAIN_JITTER_SCALES",
@@ -181,11 +184,12 @@ def _pictures(cfg: CfgNode) -> Iterator[Problem]:
     for key in ("TRAIN.DATASET", "TEST.DATASET"):
         enabled, name = cfg[key.partition(".")[0]].ENABLE, value_of(cfg, key)
         kind = DATASETS.get(name, DataSet())
-        if enabled and kind.arch not in (None, cfg.MODEL.ARCH):
+        if enabled and kind.arch == "2d" and not takes_images(cfg):
+            frames = " of DATA.NUM_FRAMES above 1" if cfg.MODEL.ARCH == "external" else ""
             yield Problem(
                 key,
-                f"{key} {name} is of {kind.samples}, but MODEL.ARCH {cfg.MODEL.ARCH} takes videos: "
-                f"set {key} kinetics, or MODEL.ARCH {kind.arch}",
+                f"{key} {name} is of {kind.samples}, but MODEL.ARCH {cfg.MODEL.ARCH}{frames} takes "
+                f"videos: set {key} kinetics, or MODEL.ARCH {kind.arch}",
             )
     values, vectors = cfg.DATA.TRAIN_PCA_EIGVAL, cfg.DATA.TRAIN_PCA_EIGVEC
     if len(values) != 3:
@@ -211,6 +215,17 @@ def _pathways(cfg: CfgNode) -> Iterator[Problem]:
             "MODEL.MODEL_NAME",
             f"MODEL.MODEL_NAME SlowFast has two pathways, but MODEL.ARCH {arch} has one: "
             f"set MODEL.MODEL_NAME {'X3D' if arch == 'x3d' else 'ResNet'}",
+        )
+    if arch == "external" and not re.search(r"[/:]", cfg.MODEL.MODEL_NAME):
+        yield Problem(
+            "MODEL.MODEL_NAME",
+            f"MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME} is no network of MODEL.ARCH external: set "
+            f"{EXTERNAL_NAMES}",
+        )
+    if cfg.MODEL.OPTIONS and arch != "external":
+        yield Problem(
+            "MODEL.OPTIONS",
+            f"MODEL.OPTIONS {show(cfg.MODEL.OPTIONS)} are for MODEL.ARCH external: remove them",
         )
     if cfg.MODEL.MODEL_NAME == "ResNet" and number == 2:
         yield Problem(

@@ -161,12 +161,16 @@ _DATA_LOADER = {
     "PIN_MEMORY": Key(True, "page-locked batches, which are copied while the GPU works"),
 }
 _MODEL = {
-    "ARCH": Key("slowfast", "kind of network; 2d: an image network",
-        one_of("c2d", "i3d", "slow", "slowfast", "slow_c2d", "slow_i3d", "x3d", "2d"), REFUSED),
+    "ARCH": Key("slowfast", "kind of network; 2d: an image network; external: another project's",
+        one_of("c2d", "i3d", "slow", "slowfast", "slow_c2d", "slow_i3d", "x3d", "2d", "external"),
+        REFUSED),
     "MODEL_NAME": Key("SlowFast",
         "SlowFast for two pathways, X3D for x3d, else ResNet; follows ARCH where it is not set; "
-        "with ARCH 2d a name of octvideo.list_models()", one_of("ResNet", "SlowFast", "X3D"),
-        REFUSED),
+        "with ARCH 2d a name of octvideo.list_models(); with ARCH external torchvision/NAME, "
+        "timm/NAME, pytorchvideo/NAME or package.module:function",
+        one_of("ResNet", "SlowFast", "X3D"), REFUSED),
+    "OPTIONS": Key([], "with ARCH external: name=value arguments of the function that makes the "
+        "network", None, REFUSED, str, ours=True),
     "NUM_CLASSES": Key(400, "classes", AT_LEAST_1, REFUSED),
     "LOSS_FUNC": Key("cross_entropy", "loss of training",
         one_of("cross_entropy", "soft_cross_entropy", "bce_logit")),

@@ -15,6 +15,7 @@ from fvcore.common.config import CfgNode
 
 from octvideo.config.checks import ConfigError, validate
 from octvideo.config.derived import Processes
+from octvideo.config.external import follow_published
 from octvideo.config.keys import KEYS, get_cfg, leaf_values
 from octvideo.config.named import find_config, list_configs
 from octvideo.config.pyslowfast import translate
@@ -28,6 +29,7 @@ from octvideo.config.unsupported import (
     ignored_name,
 )
 from octvideo.config.values import WrongTypeError, decode, show
+from octvideo.utils.errors import UserError
 
 logger = logging.getLogger("octvideo")
 
@@ -87,6 +89,13 @@ def load_cfg(
     cfg = get_cfg()
     applied = _apply(cfg, settings)
     problems = reader.problems + applied.problems
+    notes: list[str] = []
+    if not problems:
+        try:
+            notes += follow_published(cfg, applied.origins)
+        except UserError as error:
+            origin = applied.origins.get("MODEL.MODEL_NAME", "defaults")
+            problems.append(f"{origin}: {error}")
     if readable:  # what a missing file would have set cannot be judged
         problems += [
             f"{applied.origins.get(p.key, 'defaults')}: {p}"
@@ -101,6 +110,8 @@ def load_cfg(
     for key, (value, instead) in applied.replaced.items():
         text = "configuration: %s %s is read as %s, which octvideo has in its place"
         logger.warning(text, key, value, instead)
+    for note in notes:
+        logger.info("configuration: %s", note)
     for remark in remarks(cfg, launched):
         logger.warning("configuration: %s", remark)
     cfg.freeze()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from fvcore.common.config import CfgNode
 
 from octvideo.config.derived import Processes
+from octvideo.config.external import ignored_keys, takes_images
 from octvideo.config.keys import get_cfg, value_of
 
 
@@ -35,13 +36,15 @@ def remarks(cfg: CfgNode, launched: Processes | None = None) -> list[str]:
                 found.append(f"{key} fp16 is many times slower than fp32 on a CPU: try bf16")
     if cfg.MODEL.ACT_CHECKPOINT and not cfg.TRAIN.ENABLE:
         found.append("MODEL.ACT_CHECKPOINT is for training: a test does not keep activations")
+    if cfg.MODEL.ARCH == "external":
+        found += ignored_keys(cfg)
     if cfg.MODEL.ARCH == "2d":
         found += _fixed_by_name(cfg)
     if cfg.MODEL.ARCH == "slowfast" and cfg.RESNET.STRIDE_1X1:
         found.append(
             "RESNET.STRIDE_1X1 is ignored: as in PySlowFast, SlowFast strides on the 3x3 alone"
         )
-    if aug.ENABLE and cfg.MODEL.ARCH != "2d" and not aug.AA_TYPE and aug.COLOR_JITTER:
+    if aug.ENABLE and not takes_images(cfg) and not aug.AA_TYPE and aug.COLOR_JITTER:
         found.append("AUG.COLOR_JITTER is for still images: videos are not changed by it")
     if aug.ENABLE and aug.RE_SPLIT and aug.NUM_SAMPLE == 1:
         found.append("AUG.RE_SPLIT spares the first of several copies: AUG.NUM_SAMPLE is 1")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 
-from octvideo.config import clip_counts_of_test, short_side_of_test
+from octvideo.config import clip_counts_of_test, short_side_of_test, takes_images
 from octvideo.data.sampling import Clock, centre_start, clip_span, random_clip_start, view_start
 from octvideo.data.transforms import normalize
 
@@ -138,7 +138,7 @@ def build_protocol(cfg: CfgNode) -> Protocol:
     """Returns the protocol that a configuration describes."""
     data, side = cfg.DATA, short_side_of_test(cfg)
     centre_crop = None
-    if cfg.MODEL.ARCH == "2d":
+    if takes_images(cfg):
         centre_crop = CentreCrop(
             data.TEST_CROP_SIZE, data.IN_VAL_CROP_RATIO, data.TEST_INTERPOLATION
         )

@@ -11,6 +11,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from octvideo.config import check_machine, dump, train_precision
+from octvideo.config.published import library_of
 from octvideo.data import read_split
 from octvideo.distributed.collectives import local_rank, on_all, on_main, rank
 from octvideo.distributed.launcher import process_device
@@ -48,7 +49,8 @@ def check_run(cfg: CfgNode, build: Build = build_model) -> None:
     for section in (name for name in ("TRAIN", "TEST") if cfg[name].ENABLE):
         path = cfg[section].CHECKPOINT_FILE_PATH
         is_made_here = cfg.TRAIN.ENABLE and Path(cfg.OUTPUT_DIR) in Path(path).parents
-        is_remote = is_address(path) or bool(zoo_address(path)[0])  # downloaded when it is read
+        # Downloaded when it is read.
+        is_remote = is_address(path) or bool(zoo_address(path)[0]) or library_of(path) is not None
         is_here = is_remote or Path(path).expanduser().is_file()
         if path and not is_made_here and not is_here:
             raise UserError(

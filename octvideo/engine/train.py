@@ -204,7 +204,8 @@ def log_model_info(model: nn.Module, cfg: CfgNode) -> None:
     """Logs parameters and multiply-adds of one training clip."""
     shape = input_shape(cfg)
     cost = count(model, (1, *shape))
-    name = cfg.MODEL.MODEL_NAME if cfg.MODEL.ARCH == "2d" else cfg.MODEL.ARCH
+    is_named = cfg.MODEL.ARCH in ("2d", "external")
+    name = cfg.MODEL.MODEL_NAME if is_named else cfg.MODEL.ARCH
     logger.info(
         "%s: %.3f M parameters, %.3f G multiply-adds for a clip of %s",
         f"Oct-{name} (alpha {cfg.OCTAVE.ALPHA:g})" if cfg.OCTAVE.ENABLE else name,

@@ -5,13 +5,16 @@ import fnmatch
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from torch import nn
 
+from octvideo.config.published import LIBRARIES, library_of, published_input
 from octvideo.models.classifier import Classifier
 from octvideo.models.densenet import DENSENETS, DenseNet, DenseNetSpec
+from octvideo.models.external import ExternalSpec, build_external
 from octvideo.models.image import ImageSpec
+from octvideo.models.libraries import is_function
 from octvideo.models.mobilenet import MOBILENETS, MobileNet, MobileNetSpec
 from octvideo.models.placement import octavized
 from octvideo.models.record import OCTAVE_OPTIONS
@@ -25,7 +28,8 @@ from octvideo.utils.plain import from_plain
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-Spec = VideoSpec | ImageSpec
+Spec = VideoSpec | ImageSpec | ExternalSpec
+_S = TypeVar("_S", bound=Spec)
 
 OCT, OCT_ALPHA = "oct_", 0.125  # names of octave networks, and their alpha: OCTAVE.ALPHA's default
 # What each specification is of.
@@ -139,6 +143,8 @@ class NetworkOptions(TypedDict, total=False):
     bottleneck: int
     version: int
     multiplier: float
+    # Networks of other projects; see ``ExternalSpec``.
+    options: "Mapping[str, object] | tuple[str, ...]"
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -152,29 +158,51 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def named_spec(name: str) -> Spec:
-    """Returns the specification that a name of `list_models` stands for.
+    """Returns the specification that a name of `list_models` stands for, or an external one.
 
     Raises:
         ValueError: an unknown name; the message lists similar ones.
     """
+    if is_external(name):
+        return _external(name)
     bare = name.removeprefix(OCT)
     if bare not in _MODELS:
         near = difflib.get_close_matches(bare, _MODELS, cutoff=0.5)
         guess = f" Did you mean {' or '.join(near)}?" if near else ""
         raise ValueError(
             f"unknown model {name!r}; known: {', '.join(sorted(_MODELS))}, each also with {OCT!r} "
-            f"before it.{guess}"
+            f"before it; networks of other projects as {'/NAME, '.join(LIBRARIES)}/NAME or "
+            f"package.module:function.{guess}"
         )
     spec = _MODELS[bare]
     return spec if bare == name else with_options(spec, octave_alpha=OCT_ALPHA)
 
 
+def is_external(name: str) -> bool:
+    """Returns whether a name is of another project: "timm/resnet50", "package.module:function"."""
+    return library_of(name) is not None or is_function(name)
+
+
+def _external(name: str) -> ExternalSpec:
+    """An external network with the clips that its library has published."""
+    published = published_input(name)
+    if published is None:
+        return ExternalSpec(name)
+    return ExternalSpec(
+        name,
+        num_classes=1000 if published.num_frames == 1 else 400,
+        num_frames=published.num_frames,
+        sampling_rate=published.sampling_rate,
+        crop_size=published.crop_size,
+    )
+
+
 def with_options(
-    spec: Spec,
+    spec: _S,
     num_classes: int | None = None,
     octave_alpha: float | None = None,
     **options: "Unpack[NetworkOptions]",
-) -> Spec:
+) -> _S:
     """Returns a specification with other values; None leaves a value as it is.
 
     Raises:
@@ -183,7 +211,7 @@ def with_options(
     given: dict[str, Any] = {"num_classes": num_classes, "octave_alpha": octave_alpha, **options}
     given = {name: value for name, value in given.items() if value is not None}
     octave = {OCTAVE_OPTIONS[name]: given.pop(name) for name in OCTAVE_OPTIONS.keys() & given}
-    known = {field.name for field in fields(spec)} - {"octave"}
+    known = {field.name for field in fields(spec)} - {"octave", "name"}
     if unknown := set(given) - known:
         raise ValueError(
             f"create_model has no option {', '.join(sorted(unknown))} for "
@@ -204,7 +232,7 @@ def spec_from_dict(values: object) -> Spec | None:
     """
     if not isinstance(values, Mapping):
         return None
-    kinds = {kind.__name__: kind for kind in _NETWORKS}
+    kinds: dict[str, type[Spec]] = {kind.__name__: kind for kind in (*_NETWORKS, ExternalSpec)}
     if (kind := kinds.get(str(values.get("network")))) is None:
         return None
     return from_plain(kind, {key: v for key, v in values.items() if key != "network"})
@@ -224,13 +252,15 @@ def name_of(spec: Spec) -> str | None:
 
 def build(spec: Spec) -> nn.Module:
     """Builds a network with random weights, on the CPU; for 0 classes, without a last layer."""
+    if isinstance(spec, ExternalSpec):
+        return build_external(spec)
     network = _build(replace(spec, num_classes=spec.num_classes or 1))
     if not spec.num_classes:
         network.reset_classifier(0)
     return network
 
 
-def _build(spec: Spec) -> Classifier:
+def _build(spec: VideoSpec | ImageSpec) -> Classifier:
     network = _NETWORKS[type(spec)](spec)
     octavized(network)
     network.init_weights()

@@ -8,6 +8,7 @@ from torch import nn
 
 from octvideo.layers import synchronize_batch_norm
 from octvideo.models.build import IMAGE_MODELS, Spec, build
+from octvideo.models.external import ExternalSpec
 from octvideo.models.image import ImageSpec
 from octvideo.models.record import KEYS, OCTAVE_OPTIONS
 from octvideo.models.resnet2d import ResNet2dSpec
@@ -46,6 +47,8 @@ def spec_of(cfg: CfgNode) -> Spec:
     Raises:
         ValueError: the keys of MODEL, RESNET and OCTAVE do not make a network.
     """
+    if cfg.MODEL.ARCH == "external":
+        return _external_spec(cfg)
     return _image_spec(cfg) if cfg.MODEL.ARCH == "2d" else _video_spec(cfg)
 
 
@@ -57,6 +60,22 @@ def _octave(cfg: CfgNode) -> OctavePlacement:
         value = cfg.OCTAVE[KEYS[option].removeprefix("OCTAVE.")]
         values[field] = tuple(value) if isinstance(value, list) else value
     return OctavePlacement(**values)
+
+
+def _external_spec(cfg: CfgNode) -> ExternalSpec:
+    """The network of another project that MODEL.MODEL_NAME names."""
+    return ExternalSpec(
+        name=cfg.MODEL.MODEL_NAME,
+        num_classes=cfg.MODEL.NUM_CLASSES,
+        octave=_octave(cfg),
+        options=tuple(cfg.MODEL.OPTIONS),
+        num_frames=cfg.DATA.NUM_FRAMES,
+        sampling_rate=cfg.DATA.SAMPLING_RATE,
+        crop_size=cfg.DATA.TRAIN_CROP_SIZE,
+        input_channels=cfg.DATA.INPUT_CHANNEL_NUM[0],
+        fc_init_std=cfg.MODEL.FC_INIT_STD,
+        head_activation=cfg.MODEL.HEAD_ACT,
+    )
 
 
 def _image_spec(cfg: CfgNode) -> ImageSpec:

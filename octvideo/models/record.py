@@ -33,6 +33,8 @@ OCTAVE_OPTIONS = {
 # of an image network, all but _OF_IMAGES.
 KEYS = {
     "network": "MODEL.MODEL_NAME",
+    "name": "MODEL.MODEL_NAME",
+    "options": "MODEL.OPTIONS",
     "arch": "MODEL.ARCH",
     "num_classes": "MODEL.NUM_CLASSES",
     "num_frames": "DATA.NUM_FRAMES",
@@ -74,7 +76,16 @@ KEYS = {
     "nonlocal_mode": "OCTAVE.NONLOCAL_MODE",
     "pool_stride": "OCTAVE.POOL_STRIDE",
 }
-_OF_IMAGES = {"network", "num_classes", "input_channels", "width", "bn_eps", *OCTAVE_OPTIONS}
+_OF_IMAGES = {
+    "network",
+    "name",
+    "options",
+    "num_classes",
+    "input_channels",
+    "width",
+    "bn_eps",
+    *OCTAVE_OPTIONS,
+}
 
 
 @dataclass(frozen=True)

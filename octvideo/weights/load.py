@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Size, Tensor, nn
 
+from octvideo.models.external import ExternalNetwork, ExternalSpec
 from octvideo.models.image import ImageSpec
 from octvideo.models.record import Difference, in_keys
 from octvideo.models.spec import VideoSpec
@@ -73,11 +74,12 @@ def load_into(
         CheckpointError: anything else does not fit; the first ten are listed.
     """
     state, left_out = check_fit(model, weights, finetune=finetune, inflate=inflate)
-    if any(m.key.startswith(HEAD) for m in left_out):  # all of it or nothing
+    head = head_of(model)
+    if any(m.key.startswith(head) for m in left_out):  # all of it or nothing
         shapes = {key: value.shape for key, value in model.state_dict().items()}
-        if f"{HEAD}bias" in shapes:
-            _warn_of_new_head(weights, shapes)
-        state = {key: value for key, value in state.items() if not key.startswith(HEAD)}
+        if f"{head}weight" in shapes:
+            _warn_of_new_head(weights, state, shapes, head)
+        state = {key: value for key, value in state.items() if not key.startswith(head)}
     skipped = {m.key for m in left_out}
     fitting = {key: value for key, value in state.items() if key not in skipped}
     if differences := differences_of(weights, model, finetune=finetune, inflate=inflate):
@@ -90,6 +92,13 @@ def load_into(
     return Report(weights.path, weights.kind, len(fitting), tuple(left_out))
 
 
+def head_of(model: nn.Module) -> str:
+    """Returns what the names of the parameters of a model's last layer begin with."""
+    if isinstance(model, ExternalNetwork):
+        return f"{model.head_name}." if model.head_name else "no last layer."
+    return HEAD
+
+
 def differences_of(
     weights: Weights, model: nn.Module, *, finetune: bool = False, inflate: bool = False
 ) -> list[Difference]:
@@ -99,7 +108,7 @@ def differences_of(
     with the architecture that goes with it, in inflation. [] where the file does not say.
     """
     spec = getattr(model, "spec", None)
-    if not isinstance(spec, (VideoSpec, ImageSpec)):
+    if not isinstance(spec, (VideoSpec, ImageSpec, ExternalSpec)):
         return []
     trained = trained_spec(weights, spec)
     meant = {"num_classes"} if finetune else set()
@@ -120,25 +129,32 @@ def check_fit(
         CheckpointError: as `load_into`.
     """
     shapes = {key: value.shape for key, value in model.state_dict().items()}
-    state = squeeze_kernels(weights.state, shapes)
+    is_external, head = isinstance(model, ExternalNetwork), head_of(model)
+    state = weights.for_network(shapes, is_external)
+    if not is_external:
+        state = squeeze_kernels(state, shapes)
     if inflate:
         state = inflate_kernels(state, shapes)
     mismatches = compare(state, shapes)
-    left_out = [m for m in mismatches if finetune and _is_excused(m, state, shapes, inflate)]
+    left_out = [m for m in mismatches if finetune and _is_excused(m, state, shapes, inflate, head)]
     if refused := [m for m in mismatches if m not in left_out]:
         raise CheckpointError(
-            f"{weights.path} does not fit the model{_hint(weights, refused, inflate)}:\n"
+            f"{weights.path} does not fit the model{_hint(weights, refused, inflate, head)}:\n"
             f"{_table(refused)}"
         )
     return state, left_out
 
 
 def _is_excused(
-    mismatch: Mismatch, state: Mapping[str, Tensor], shapes: Mapping[str, Size], inflate: bool
+    mismatch: Mismatch,
+    state: Mapping[str, Tensor],
+    shapes: Mapping[str, Size],
+    inflate: bool,
+    head: str,
 ) -> bool:
     key, in_file, in_model = mismatch.key, mismatch.in_file, mismatch.in_model
-    if key.startswith(HEAD):
-        if f"{HEAD}bias" not in shapes:  # a model for features
+    if key.startswith(head):
+        if f"{head}weight" not in shapes:  # a model for features
             return True
         return in_model is not None and (in_file is None or in_file[1:] == in_model[1:])
     if "_nonlocal" not in key:
@@ -147,7 +163,7 @@ def _is_excused(
     return in_both or (inflate and in_file is None)
 
 
-def _hint(weights: Weights, refused: Sequence[Mismatch], inflate: bool) -> str:
+def _hint(weights: Weights, refused: Sequence[Mismatch], inflate: bool, head: str) -> str:
     """Returns what the message adds where the mismatches have one cause."""
     prefix = common_prefix(list(weights.state))
     if prefix and all(m.in_file is None or m.in_model is None for m in refused):
@@ -165,7 +181,7 @@ def _hint(weights: Weights, refused: Sequence[Mismatch], inflate: bool) -> str:
         )
     if weights.is_2d and any("pathway1" in m.key for m in refused):
         return ", no 2D network has the shapes of a SlowFast network"
-    if all(m.key.startswith(HEAD) for m in refused):
+    if all(m.key.startswith(head) for m in refused):
         return ", it is for another number of classes: set MODEL.NUM_CLASSES"
     if all("_nonlocal" in m.key for m in refused):
         if all(m.in_file is None for m in refused):
@@ -181,12 +197,14 @@ def _differ_in_frames(mismatch: Mismatch) -> bool:
     return len(ours) == len(theirs) == 5 and ours[:2] + ours[3:] == theirs[:2] + theirs[3:]
 
 
-def _warn_of_new_head(weights: Weights, shapes: Mapping[str, Size]) -> None:
-    bias = weights.state.get(f"{HEAD}bias")
+def _warn_of_new_head(
+    weights: Weights, state: Mapping[str, Tensor], shapes: Mapping[str, Size], head: str
+) -> None:
+    weight = state.get(f"{head}weight")
     logger.warning(
         "NEW LAST LAYER: %s has %s, the model has %d: %s* starts from random weights",
         weights.path,
-        "no last layer" if bias is None else f"{len(bias)} classes",
-        shapes[f"{HEAD}bias"][0],
-        HEAD,
+        "no last layer" if weight is None else f"{len(weight)} classes",
+        shapes[f"{head}weight"][0],
+        head,
     )

@@ -1,23 +1,27 @@
 """Reads checkpoints of all known kinds: their parameters under our names."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from octvideo.config import cfg_of_checkpoint
+from octvideo.config import cfg_of_checkpoint, takes_images
+from octvideo.config.published import library_of
 from octvideo.data.protocol import Protocol
 from octvideo.models.build import Spec, spec_from_dict
+from octvideo.models.external import ExternalSpec
 from octvideo.utils.plain import from_plain
 from octvideo.weights.download import fetch, is_address
 from octvideo.weights.formats.files import CheckpointError, DamagedFile, file_format
 from octvideo.weights.formats.safetensors_file import read_safetensors
 from octvideo.weights.formats.torch_file import check_state, read_torch
 from octvideo.weights.kernels import has_one_frame, is_2d
+from octvideo.weights.libraries import library_address, library_class_names, library_state
 from octvideo.weights.names.mxnet import read_octconv
-from octvideo.weights.names.prefixes import find_state, without_prefix
+from octvideo.weights.names.prefixes import cleared, find_state, without_prefix
 from octvideo.weights.names.pyslowfast import read_caffe2
 from octvideo.weights.names.pytorchvideo import is_pytorchvideo, pytorchvideo_names
 from octvideo.weights.names.torchvision import is_torchvision, torchvision_names
@@ -47,6 +51,7 @@ class Weights:
         spec, protocol: the records of the network and of how it looks at a file, where the file
             has them.
         entry: of the zoo, if the file is one of its own.
+        original: the parameters as the file names them, for networks of other projects.
     """
 
     path: Path
@@ -59,6 +64,23 @@ class Weights:
     spec: Spec | None = field(default=None, repr=False)
     protocol: Protocol | None = field(default=None, repr=False)
     entry: ZooEntry | None = field(default=None, repr=False)
+    original: dict[str, Tensor] | None = field(default=None, repr=False)
+
+    def for_network(self, shapes: Mapping[str, torch.Size], is_external: bool) -> dict[str, Tensor]:
+        """Returns the parameters under the names that a network has.
+
+        shapes: of the network. is_external: it is of another project, whose names they may be,
+        behind a prefix ("module.", "model."). Counters of batch norm that are missing are added.
+        """
+        if not is_external:
+            return self.state
+        held = self.state if self.original is None else self.original
+        prefix = _prefix_before(held, shapes)
+        state = {name.removeprefix(prefix): value for name, value in held.items()}
+        for name in shapes.keys() - state.keys():
+            if name.endswith("num_batches_tracked"):
+                state[name] = torch.tensor(0)
+        return state
 
     @property
     def is_2d(self) -> bool:
@@ -66,7 +88,7 @@ class Weights:
         if is_2d(self.state) or not has_one_frame(self.state):
             return is_2d(self.state)
         cfg = cfg_of_checkpoint(self.cfg)
-        return cfg is not None and cfg.MODEL.ARCH == "2d"
+        return cfg is not None and takes_images(cfg)
 
 
 def read_weights(
@@ -78,8 +100,9 @@ def read_weights(
     """Reads a checkpoint of any known kind; nothing in it is run.
 
     Args:
-        path: a file, the address of one (http, https), which is downloaded once, or a name from
-            ``list_pretrained()``, unless there is a file of that name.
+        path: a file, the address of one (http, https), which is downloaded once, or, unless there
+            is a file of that name, a name from ``list_pretrained()`` or a network of a library,
+            as "timm/resnet50", for the weights that it publishes.
         kind: one of ``KINDS``; "auto" recognises the kind, another is checked ("pytorch": any of
             ``TORCH_KINDS``).
         clear_names: texts to remove, at their first occurrence, from the names in a PyTorch or
@@ -92,6 +115,8 @@ def read_weights(
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind of checkpoint {kind!r}; known: {', '.join(KINDS)}")
+    if library_of(str(path)) and not Path(path).exists():
+        return _of_library(str(path), clear_names, average)
     address, sha256 = (str(path), None) if is_address(path) else zoo_address(path)
     if not address:
         return _read(Path(path).expanduser(), kind, clear_names, average)
@@ -107,6 +132,18 @@ def read_weights(
             f"{error}. It came from {address} and was removed from the cache: the next call "
             "downloads it again"
         ) from error
+
+
+def _of_library(name: str, clear_names: ClearNames, average: bool) -> Weights:
+    """The weights that a library publishes for a network, "timm/resnet50"."""
+    if address := library_address(name):
+        weights = _read(fetch(address), "pytorch", clear_names, average)
+        weights.class_names = library_class_names(name)
+        return weights
+    state, names = library_state(name)
+    weights = _of_pytorch(Path(name), state, "pytorch", clear_names, average)
+    weights.class_names = names
+    return weights
 
 
 def _read(path: Path, kind: str, clear_names: ClearNames, average: bool) -> Weights:
@@ -137,8 +174,15 @@ def _of_pytorch(
     cfg = cfg if isinstance(cfg, str) else None
     if callable(clear_names):
         clear_names = clear_names(cfg)
-    state = without_prefix(check_state(held, path), clear_names, path, key)
-    if any(map(is_pytorchvideo, state)):
+    checked = check_state(held, path)
+    spec, protocol = read_records(path, extra)
+    if isinstance(spec, ExternalSpec):  # its names are its project's
+        state = dict(checked)
+    else:
+        state = without_prefix(checked, clear_names, path, key)
+    if isinstance(spec, ExternalSpec):
+        found, ours = "octvideo", {name: name for name in state}
+    elif any(map(is_pytorchvideo, state)):
         found, ours = "pytorchvideo", pytorchvideo_names(state)
     elif is_torchvision(state):
         found, ours = "torchvision", torchvision_names(state)
@@ -152,8 +196,26 @@ def _of_pytorch(
     weights.cfg = cfg
     weights.class_names = _class_names(extra.get("class_names"))
     weights.low_channels = _low_channels(extra.get("low_channels"))
-    weights.spec, weights.protocol = read_records(path, extra)
+    weights.spec, weights.protocol = spec, protocol
+    weights.original = {cleared(name, clear_names): value for name, value in checked.items()}
     return weights
+
+
+def _prefix_before(names: Iterable[str], wanted: Collection[str]) -> str:
+    """Returns what stands before the names that a network has, in most names of a file."""
+    prefixes = Counter(
+        name[: len(name) - len(tail)]
+        for name in names
+        for tail in [name, *_tails(name)]
+        if tail in wanted
+    )
+    return max(prefixes, key=lambda prefix: (prefixes[prefix], -len(prefix)), default="")
+
+
+def _tails(name: str) -> Iterator[str]:
+    """Yields "b.c" and "c" of "a.b.c"."""
+    while name := name.partition(".")[2]:
+        yield name
 
 
 def read_records(path: Path, content: Mapping[str, object]) -> tuple[Spec | None, Protocol | None]:

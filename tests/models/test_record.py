@@ -130,8 +130,9 @@ def test_a_damaged_record_is_refused(change: dict[str, Any], message: str) -> No
 
 
 def test_the_options_are_the_fields_of_all_networks() -> None:
-    specs = [named_spec(name) for name in list_models()]
-    known = {field.name for each in specs for field in fields(each)} - {"octave", "num_classes"}
+    specs = [named_spec(name) for name in [*list_models(), "package.module:function"]]
+    known = {field.name for each in specs for field in fields(each)}
+    known -= {"octave", "num_classes", "name"}
     octave = OCTAVE_OPTIONS.keys() - {"octave_alpha"}
     assert NetworkOptions.__annotations__.keys() - {"ablation"} == known | octave
     assert set(OCTAVE_OPTIONS.values()) == {f.name for f in fields(specs[0].octave)} - {"ablation"}

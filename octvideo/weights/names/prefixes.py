@@ -82,10 +82,7 @@ def without_prefix(
     Raises:
         CheckpointError: there are several networks, or parameters get the same name.
     """
-    names = {name: name for name in state}
-    for text in clear:
-        names = {name: new.replace(text, "", 1) for name, new in names.items()}
-    names = {name: _WRAPPER.sub("", new) for name, new in names.items()}
+    names = {name: cleared(name, clear) for name in state}
     prefix = _prefix_of(list(names.values()), path)
     parts = prefix.split(".")[:-1]
     parents = ["".join(f"{part}." for part in parts[:n]) for n in range(len(parts))]
@@ -116,6 +113,13 @@ def without_prefix(
             shown,
         )
     return {new: state[name] for name, new in taken.items()}
+
+
+def cleared(name: str, clear: Sequence[str]) -> str:
+    """Removes these texts from a name, at their first occurrence, and what torch's wrappers add."""
+    for text in clear:
+        name = name.replace(text, "", 1)
+    return _WRAPPER.sub("", name)
 
 
 def _is_head(name: str, parent: str) -> bool:
