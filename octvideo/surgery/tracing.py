@@ -128,6 +128,11 @@ class WhereAmI:
     def name(self) -> str:
         return self._stack[-1]
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether the network runs."""
+        return len(self._stack) > 1
+
     @contextlib.contextmanager
     def follow(self, model: nn.Module) -> Iterator["WhereAmI"]:
         with contextlib.ExitStack() as hooks:
@@ -177,7 +182,7 @@ class _Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        if self.where.name not in self.convs:
+        if self.where.is_inside and self.where.name not in self.convs:
             call = self._add(func.__name__, None, [*tensors_in([args, kwargs or {}])], output)
             if call is not None and func.__name__ == "group_norm":
                 call.num_groups = args[1] if len(args) > 1 else kwargs["num_groups"]
