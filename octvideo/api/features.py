@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import json
 import logging
 import os
 import zipfile
@@ -20,7 +19,7 @@ from octvideo.data.crash_safe_loader import VideoLoader, Watch
 from octvideo.data.protocol import Protocol
 from octvideo.utils.console import printable, say
 from octvideo.utils.errors import NonFiniteError, UserError
-from octvideo.utils.files import whole_file, write_whole
+from octvideo.utils.files import claim, whole_file
 
 logger = logging.getLogger("octvideo")
 
@@ -63,7 +62,7 @@ def extract_all(
     single = out.suffix == ".npz"
     folder = out.with_name(f"{out.name}.parts") if single else out
     what = {"model": model_name, "fast": fast, "per_view": per_view, **asdict(settings)}
-    _claim(folder, json.loads(json.dumps(what)))
+    claim(folder / _SETTINGS, what)
     targets = {video: feature_path(video, folder) for video in videos}
     missing = [video for video in videos if _saved_features(targets[video]) is None]
     if len(missing) < len(videos):
@@ -139,23 +138,6 @@ def _items(
         batch_size=None,
         prefetch_factor=1 if num_workers else None,
     )
-
-
-def _claim(folder: Path, wanted: dict[str, object]) -> None:
-    path = folder / _SETTINGS
-    if not path.exists():
-        write_whole(path, json.dumps(wanted, indent=2) + "\n")
-        return
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): choose another folder") from error
-    if differ := [key for key in wanted if found.get(key) != wanted[key]]:
-        raise UserError(
-            f"{folder} holds features made in another way: "
-            + "; ".join(f"{key} {found.get(key)!r}, now {wanted[key]!r}" for key in differ)
-            + ". Choose another folder"
-        )
 
 
 def _join(parts: Sequence[tuple[str, Path]], out: Path) -> None:

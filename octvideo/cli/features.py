@@ -16,20 +16,17 @@ from pathlib import Path
 
 from octvideo.cli.options import (
     at_least,
-    exit_status,
     load_model,
     model_name,
-    model_options,
-    new_parser,
-    video_options,
+    new_model_parser,
+    run_model,
     videos_of,
 )
-from octvideo.utils.console import escape_warnings, printable, say
-from octvideo.utils.memory import advice_when_out_of_memory
+from octvideo.utils.console import printable, say
 
 
 def parse_args(words: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    parser = new_parser(__doc__, prog, [model_options(), video_options()])
+    parser = new_model_parser(__doc__, prog)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER|FILE.npz")
     parser.add_argument(
         "--per-view", action="store_true", help="store (views, C) instead of the mean (C,)"
@@ -81,8 +78,4 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(words: Sequence[str] | None = None, prog: str | None = None) -> int:
-    args = parse_args(words, prog)
-    escape_warnings()
-    advice = f"lower --batch-size, {args.batch_size}, or use --device cpu"
-    with advice_when_out_of_memory("the network", advice):
-        return exit_status(lambda: run(args), interrupted="interrupted; the same command resumes")
+    return run_model(parse_args(words, prog), run, "interrupted; the same command resumes")

@@ -2,26 +2,24 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from octvideo.utils.console import say
+from octvideo.utils.console import escape_warnings, say
 from octvideo.utils.errors import UserError
+from octvideo.utils.memory import advice_when_out_of_memory
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def new_parser(
-    description: str | None, prog: str | None, parents: Iterable[argparse.ArgumentParser] = ()
-) -> argparse.ArgumentParser:
+def new_parser(description: str | None, prog: str | None) -> argparse.ArgumentParser:
     """Returns a parser whose help shows the docstring of a subcommand as it is written."""
     return argparse.ArgumentParser(
         prog=prog,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=list(parents),
     )
 
 
@@ -54,9 +52,9 @@ def at_least(low: int) -> Callable[[str], int]:
     return number
 
 
-def model_options() -> argparse.ArgumentParser:
-    """Returns a parent parser with the options of the model, its views and its device."""
-    parser = argparse.ArgumentParser(add_help=False)
+def new_model_parser(description: str | None, prog: str | None) -> argparse.ArgumentParser:
+    """Returns a parser with the options of a model, its views and device, and of the videos."""
+    parser = new_parser(description, prog)
     parser.add_argument("--model", metavar="NAME", help="a model of the zoo (MODEL_ZOO.md)")
     text = "configuration, a file or a name; default: the one in --checkpoint"
     parser.add_argument("--cfg", metavar="FILE", help=text)
@@ -76,12 +74,6 @@ def model_options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs, as in the file"
     )
-    return parser
-
-
-def video_options() -> argparse.ArgumentParser:
-    """Returns a parent parser with the options that name videos."""
-    parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("videos", nargs="*", metavar="VIDEO", help="a video or image file")
     parser.add_argument(
         "--list",
@@ -144,6 +136,20 @@ def load_model(args: argparse.Namespace) -> "nn.Module":
     if torch.device(device).type == "cpu":
         keep_freed_memory()
     return model
+
+
+def run_model(
+    args: argparse.Namespace, run: Callable[[argparse.Namespace], int], interrupted: str
+) -> int:
+    """Runs a subcommand of `new_model_parser` and returns its exit status."""
+
+    def work() -> int:
+        advice = f"lower --batch-size, {args.batch_size}, or use --device cpu"
+        with advice_when_out_of_memory("the network", advice):
+            return run(args)
+
+    escape_warnings()
+    return exit_status(work, interrupted=interrupted)
 
 
 def model_name(args: argparse.Namespace) -> str:

@@ -14,19 +14,16 @@ from collections.abc import Sequence
 
 from octvideo.cli.options import (
     at_least,
-    exit_status,
     load_model,
-    model_options,
-    new_parser,
-    video_options,
+    new_model_parser,
+    run_model,
     videos_of,
 )
-from octvideo.utils.console import escape_warnings, printable, say
-from octvideo.utils.memory import advice_when_out_of_memory
+from octvideo.utils.console import printable, say
 
 
 def parse_args(words: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    parser = new_parser(__doc__, prog, [model_options(), video_options()])
+    parser = new_model_parser(__doc__, prog)
     add = parser.add_argument
     add("--topk", type=at_least(1), default=5, help="classes to print; default: %(default)s")
     add("--json", action="store_true", help="print one JSON object a video")
@@ -66,8 +63,4 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(words: Sequence[str] | None = None, prog: str | None = None) -> int:
-    args = parse_args(words, prog)
-    escape_warnings()
-    advice = f"lower --batch-size, {args.batch_size}, or use --device cpu"
-    with advice_when_out_of_memory("the network", advice):
-        return exit_status(lambda: run(args))
+    return run_model(parse_args(words, prog), run, "interrupted")

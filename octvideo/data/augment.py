@@ -17,7 +17,6 @@ from octvideo.data.read.frames import Convert
 from octvideo.data.transforms import TrainTransform, training_view
 
 MAX_MAGNITUDE = 10.0
-ERASE_MODES = ("pixel", "rand", "const")
 
 
 # -------------------------------------------------------------------------------- RandAugment

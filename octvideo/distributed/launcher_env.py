@@ -30,10 +30,6 @@ class LauncherEnv:
     def nodes(self) -> int:
         return self.world_size // self.local_world_size
 
-    @property
-    def is_slurm(self) -> bool:
-        return self.launcher == "SLURM"
-
 
 def launched_processes() -> Processes | None:
     """Returns the processes that torchrun or SLURM has started; None where neither has."""

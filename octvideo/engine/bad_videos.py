@@ -101,7 +101,7 @@ class BadVideos:
         head = [] if self.path.exists() else [HEADER]
         try:
             with open(self.path, "a", encoding="utf-8", errors="surrogateescape") as file:
-                file.write(_csv([*head, *rows]))
+                csv.writer(file, lineterminator="\n").writerows([*head, *rows])
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}") from error
 
@@ -112,7 +112,7 @@ class BadVideos:
                 text = file.read()
             if text and not text.endswith("\n"):
                 text = text[: text.rfind("\n") + 1]
-                write_whole(self.path, text or _csv([HEADER]))
+                write_whole(self.path, text or ",".join(HEADER) + "\n")
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -127,9 +127,3 @@ def _rows(text: str) -> list[list[str]]:
         return list(csv.reader(io.StringIO(text, newline="")))
     finally:
         csv.field_size_limit(limit)
-
-
-def _csv(rows: Iterable[Iterable[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()

@@ -2,12 +2,15 @@
 
 import csv
 import hashlib
+import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+
+from octvideo.utils.errors import UserError
 
 try:
     import fcntl
@@ -93,6 +96,30 @@ def write_whole(path: Path, content: str | bytes) -> None:
         content = content.encode(errors="surrogateescape")
     with whole_file(path) as part:
         part.write_bytes(content)
+
+
+def claim(file: Path, settings: Mapping[str, object]) -> None:
+    """Writes into a folder what its content is made with, or checks that it is made so.
+
+    file: takes the settings, as JSON.
+
+    Raises:
+        UserError: the content was made with other settings, or nobody knows.
+    """
+    wanted = json.loads(json.dumps(settings))
+    if not file.exists():
+        write_whole(file, json.dumps(wanted, indent=2) + "\n")
+        return
+    try:
+        found = dict(json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}): choose another folder") from error
+    if differ := [key for key in wanted if found.get(key) != wanted[key]]:
+        changes = (f"{key} {found.get(key)!r}, now {wanted[key]!r}" for key in differ)
+        raise UserError(
+            f"{file.parent} holds files made in another way: {'; '.join(changes)}: choose another "
+            "folder"
+        )
 
 
 def has_content(path: Path) -> bool:

@@ -35,12 +35,6 @@ def keep_freed_memory() -> bool:
     return libc is not None and all(libc.mallopt(*setting) == 1 for setting in settings)
 
 
-def return_freed_memory() -> None:
-    """Gives the memory that is free now back to the system, where the C library can."""
-    if libc := _glibc():
-        libc.malloc_trim(0)
-
-
 @contextmanager
 def advice_when_out_of_memory(where: str, advice: str) -> Iterator[None]:
     """Turns running out of memory (of a GPU or of the machine) into a UserError with advice."""

@@ -1,15 +1,17 @@
 """The command ``octvideo``: its subcommands, and configurations that are found by name."""
 
+import argparse
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import octvideo
-from octvideo.cli import convert
+from octvideo.cli import convert, features, predict
 from octvideo.cli.main import COMMANDS, main
 from octvideo.cli.run import parse_args
 from octvideo.config import ConfigError, find_config, list_configs, load_cfg
@@ -59,6 +61,19 @@ def test_who_reads_the_output_may_stop(words: str) -> None:
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("command", [predict, features])
+def test_too_little_memory_is_a_message(
+    command: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(args: argparse.Namespace) -> int:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(command, "run", run)
+    words = ["a.mp4", "--model", "x"] + (["--out", "y"] if command is features else [])
+    assert command.main(words) == 2
+    assert "lower --batch-size, 8" in capsys.readouterr().err
 
 
 def test_kinds_of_checkpoints_are_those_of_weights() -> None:

@@ -6,11 +6,11 @@ import torch
 from authors import authors_arrays, authors_shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mxnet_writer import write_mxnet
 
 from octvideo import create_model
 from octvideo.layers import OctBatchNorm2d, OctConv2d
 from octvideo.weights import CheckpointError, load_into, read_weights
-from octvideo.weights.formats.mxnet import write_mxnet
 from octvideo.weights.names.mxnet import join_frequencies, octconv_names
 
 NAMES = {

@@ -13,6 +13,7 @@ import pytest
 import torch
 from authors import FOLDER, authors_arrays, authors_shapes, need_lists
 from mxnet_reference import reference_logits
+from mxnet_writer import write_mxnet
 from test_mxnet_resnets import NETWORKS as RESNETS
 
 from octvideo import create_model
@@ -20,7 +21,6 @@ from octvideo.api.loading import load, load_trained
 from octvideo.models import named_spec
 from octvideo.utils.complexity import count
 from octvideo.weights import Weights, load_into, read_weights
-from octvideo.weights.formats.mxnet import write_mxnet
 from octvideo.weights.names.mxnet import octconv_low_channels, octconv_state
 from octvideo.weights.trained import alpha_of, name_of_layers
 from support import ROOT, load_tool

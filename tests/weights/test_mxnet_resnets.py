@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from authors import FOLDER, authors_arrays, authors_shapes, need_lists
+from mxnet_writer import write_mxnet
 from torch import nn
 
 from octvideo import create_model
 from octvideo.layers import OctTensor
 from octvideo.utils.complexity import count
 from octvideo.weights import load_into, read_weights
-from octvideo.weights.formats.mxnet import write_mxnet
 from octvideo.weights.names.mxnet import octconv_state
 
 NETWORKS = {

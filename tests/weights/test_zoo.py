@@ -13,6 +13,7 @@ import pytest
 import torch
 from authors import authors_arrays
 from mxnet_reference import reference_logits
+from mxnet_writer import write_mxnet
 from resnet2d import random_resnet2d
 
 import octvideo
@@ -24,7 +25,6 @@ from octvideo.models.build import IMAGE_MODELS
 from octvideo.utils.errors import UserError
 from octvideo.weights import zoo
 from octvideo.weights.download import cached_path
-from octvideo.weights.formats.mxnet import write_mxnet
 from octvideo.weights.names.torchvision import torchvision_names
 from octvideo.weights.zoo import ZooEntry, list_pretrained, zoo_entries, zoo_entry
 from studies.zoo_page import zoo_page

@@ -1,7 +1,6 @@
 """From folders of videos, or the annotations of Kinetics, to checked lists for training."""
 
 import csv
-import io
 import json
 import logging
 import os
@@ -27,7 +26,7 @@ from octvideo.data.sources.folders import (
     video_files,
 )
 from octvideo.utils.errors import UserError
-from octvideo.utils.files import write_whole
+from octvideo.utils.files import claim, write_csv, write_whole
 from octvideo.utils.workers import Failure, run_guarded
 
 logger = logging.getLogger("octvideo")
@@ -268,7 +267,12 @@ def prepare(
     targets: dict[str, str] = {}
     if reencode_dir is not None:
         encoding = encoding or Encoding()
-        _claim(reencode_dir, plan.root, encoding)
+        if reencode_dir.resolve().is_relative_to(plan.root.resolve()):
+            raise UserError(
+                f"re-encoded files cannot go to {reencode_dir}: it lies in their source, "
+                f"{plan.root}"
+            )
+        claim(reencode_dir / _SETTINGS, {**asdict(encoding), "version": _VERSION})
         targets = _targets(paths, plan.root, reencode_dir)
     job = partial(_process, encoding=encoding, every_frame=work.every_frame)
     items = [(path, targets.get(path)) for path in paths]
@@ -315,22 +319,6 @@ def _unlistable(path: str) -> str | None:
     return "has a line break in its name" if {"\n", "\r"} & set(path) else None
 
 
-def _claim(folder: Path, root: Path, encoding: Encoding) -> None:
-    """Makes sure that a folder takes the files of one encoding only, and is not read as source."""
-    if folder.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"re-encoded files cannot go to {folder}: it lies in their source, {root}")
-    settings, wanted = folder / _SETTINGS, {**asdict(encoding), "version": _VERSION}
-    if not settings.exists():
-        write_whole(settings, json.dumps(wanted) + "\n")
-        return
-    try:
-        found = json.loads(settings.read_text())
-    except ValueError as error:
-        raise UserError(f"{settings} is damaged ({error}): choose another folder") from error
-    if found != wanted:
-        raise UserError(f"{folder} holds files encoded with {found}, not {wanted}: choose another")
-
-
 def _targets(paths: Sequence[str], root: Path, folder: Path) -> dict[str, str]:
     """Returns where the re-encoded file of each goes: its place below root, as mp4."""
     inside = {path: Path(path).relative_to(root) for path in paths}
@@ -353,7 +341,7 @@ def _write_lists(
     targets: dict[str, str],
     relative: bool,
 ) -> dict[str, int]:
-    write_whole(out / "bad_videos.csv", _csv_text(["path", "reason"], sorted(bad)))
+    write_csv(out / "bad_videos.csv", [("path", "reason"), *sorted(bad)])
     good = [video for video in plan.videos if video.path in facts]
     if not good and not bad:
         raise UserError(f"there are no files that end like videos under {plan.root}")
@@ -380,7 +368,7 @@ def _write_lists(
         for v in good
     ]
     header = ["path", "split", "class", "label", "frames", "fps", "height", "width"]
-    write_whole(out / "videos.csv", _csv_text(header, rows))
+    write_csv(out / "videos.csv", [header, *rows])
     names = {name: label for label, name in enumerate(plan.names)}
     write_whole(out / "class_names.json", json.dumps(names, indent=2) + "\n")
     return {**{split: lines[split].count("\n") for split in SPLITS}, "bad": len(bad)}
@@ -412,11 +400,3 @@ def _listed(path: str, out: Path, relative: bool) -> str:
         folder = os.path.realpath(folder)  # ".." leads out of where a link points to
     inside = os.path.relpath(full, folder)
     return f"./{inside}" if inside.startswith(_MEANING) else inside
-
-
-def _csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()

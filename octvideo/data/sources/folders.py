@@ -12,7 +12,6 @@ from octvideo.utils.errors import UserError
 logger = logging.getLogger("octvideo")
 
 SPLITS = ("train", "val", "test")
-LAYOUTS = ("auto", "classes", "splits")
 VIDEO_ENDINGS = {
     ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
     ".ogv", ".ts", ".webm", ".wmv",

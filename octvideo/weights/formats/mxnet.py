@@ -1,4 +1,4 @@
-"""Reads and writes files of MXNet's ``nd.save`` without MXNet.
+"""Reads files of MXNet's ``nd.save`` without MXNet.
 
 A ``.params`` file is a list of arrays and a list of their names, all numbers little-endian:
 
@@ -19,14 +19,13 @@ import mmap
 import re
 import struct
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from octvideo.utils.files import write_whole
 from octvideo.weights.formats.files import CheckpointError, DamagedFile, file_format
 
 _LIST = 0x112
@@ -43,8 +42,6 @@ _TYPES = {
     8: torch.int16,
     12: torch.bfloat16,
 }
-_TYPE_NUMBERS = {dtype: number for number, dtype in _TYPES.items()}
-_CPU = (1, 0)
 _MAX_DIMENSIONS = 32
 _MAX_ARRAYS = 50_000  # the largest published network has some 2,500
 _MAX_MEMBERS = 1000  # of a tar file; the published ones have two files
@@ -83,28 +80,6 @@ def read_mxnet(path: Path) -> dict[str, Tensor]:
         raise DamagedFile(f"{path} {error}") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def write_mxnet(path: Path, arrays: Mapping[str, Tensor]) -> None:
-    """Writes arrays as ``nd.save`` of MXNet 1.x does, byte for byte; atomically.
-
-    Raises:
-        CheckpointError: MXNet lacks the type, or an array has no elements.
-    """
-    parts = [struct.pack("<QQQ", _LIST, 0, len(arrays))]
-    for name, array in arrays.items():
-        if array.dtype not in _TYPE_NUMBERS or not array.numel() or not array.ndim:
-            raise CheckpointError(
-                f"{path}: MXNet has no array {name} of shape {tuple(array.shape)} and type "
-                f"{array.dtype}"
-            )
-        head = (_V2, 0, array.ndim, *array.shape, *_CPU, _TYPE_NUMBERS[array.dtype])
-        parts.append(struct.pack(f"<IiI{array.ndim}qiii", *head))
-        parts.append(array.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    parts.append(struct.pack("<Q", len(arrays)))
-    for name in arrays:
-        parts += [struct.pack("<Q", len(name.encode())), name.encode()]
-    write_whole(path, b"".join(parts))
 
 
 def _member(data: mmap.mmap) -> tuple[int, int]:

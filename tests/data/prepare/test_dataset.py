@@ -85,10 +85,10 @@ def test_tree_to_lists(tree, tmp_path):
 
 
 def test_a_full_disk_is_told_with_the_file(tree, tmp_path, monkeypatch):
-    def full(self, content):
+    def full(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("octvideo.utils.files._sync", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*bad_videos.csv'"):
         prepare(plan_of_tree(tree), tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
