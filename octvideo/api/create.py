@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -24,7 +24,7 @@ from octvideo.models.external import ExternalSpec
 from octvideo.models.image import ImageSpec
 from octvideo.models.record import in_options
 from octvideo.models.resnet2d import ResNet2dSpec
-from octvideo.models.spec import ResNetSpec
+from octvideo.models.spec import ResNetSpec, VideoSpec
 from octvideo.utils.errors import UserError
 from octvideo.weights import Weights, check_fit, load_into, read_weights, trained_spec
 from octvideo.weights.load import HEAD
@@ -93,7 +93,7 @@ def create_model(
             "list_pretrained() or a file"
         )
     if pretrained is None or pretrained is False:
-        new: Any = build(with_options(named, num_classes, octave_alpha, **options))
+        new = build(with_options(named, num_classes, octave_alpha, **options))
         new.protocol = protocol_of_spec(new.spec)
         return new
     source = str(pretrained)
@@ -111,15 +111,14 @@ def create_model(
     if trained is not None:  # a file may say that it is of a network larger than all memory
         with torch.device("meta"):
             check_fit(build(spec), weights, finetune=is_new, inflate=inflate)
-    model: Any = build(spec)
+    model = build(spec)
     report = load_into(model, weights, finetune=is_new, inflate=inflate, tell=in_options)
     logger.info("%s", report)
     protocol = None if inflate else _protocol(name, weights)
     if protocol is not None:
-        clip: dict[str, Any] = {
-            key: value for key, value in options.items() if key in ("num_frames", "sampling_rate")
-        }
-        model.protocol = accepted(replace(protocol, **clip))
+        frames = options.get("num_frames", protocol.num_frames)
+        rate = options.get("sampling_rate", protocol.sampling_rate)
+        model.protocol = accepted(replace(protocol, num_frames=frames, sampling_rate=rate))
     names = weights.class_names
     if weights.entry is not None:
         names = class_names(weights.entry.class_names) if weights.entry.class_names else None
@@ -151,8 +150,8 @@ def _as_trained(name: str, named: Spec, trained: Spec, entry: ZooEntry | None) -
         is_same = name_of(trained) == name.removeprefix(OCT)
     else:
         is_same = (
-            isinstance(trained, ResNetSpec)
-            and isinstance(named, ResNetSpec)
+            isinstance(trained, VideoSpec)
+            and isinstance(named, VideoSpec)
             and (type(trained), trained.arch) == (type(named), named.arch)
         )
     if not is_same:

@@ -10,10 +10,9 @@ import torch
 
 from octvideo.api.protocols import accepted, protocol_of_spec
 from octvideo.config import cfg_of_checkpoint
-from octvideo.data.protocol import build_protocol
-from octvideo.models import build
-from octvideo.models.build import with_options
-from octvideo.models.external import ExternalNetwork, ExternalSpec
+from octvideo.data.protocol import Protocol, build_protocol
+from octvideo.models.build import Spec, with_options
+from octvideo.models.external import ExternalNetwork, ExternalSpec, build_external
 from octvideo.models.record import in_options
 from octvideo.utils.errors import UserError
 from octvideo.weights import Weights, check_fit, load_into, read_weights, trained_spec
@@ -40,7 +39,7 @@ def create_external(
         ValueError: the network has no such option, or a value is none of its values.
     """
     if pretrained is None or pretrained is False:
-        model: Any = build(with_options(named, **given))
+        model = build_external(with_options(named, **given))
         model.protocol = protocol_of_spec(model.spec)
         return model
     if pretrained is True and ":" in named.name:
@@ -50,16 +49,15 @@ def create_external(
     trained = trained_spec(weights, named)
     spec = _as_trained(named, trained, weights)
     with torch.device("meta"):  # a file may say that it is of a network larger than all memory
-        skeleton: Any = build(spec)
-    classes = _num_classes(skeleton, weights)
+        classes = _num_classes(build_external(spec), weights)
     wanted = given.get("num_classes")
     wanted = classes if wanted is None else wanted
     options = {**given, "num_classes": spec.num_classes if wanted is None else wanted}
     spec = with_options(spec, **options)
     is_new = spec.num_classes != classes
     with torch.device("meta"):
-        check_fit(build(spec), weights, finetune=is_new)
-    model = build(spec)
+        check_fit(build_external(spec), weights, finetune=is_new)
+    model = build_external(spec)
     logger.info("%s", load_into(model, weights, finetune=is_new, tell=in_options))
     model.protocol = _protocol(spec, weights)
     if weights.class_names and len(weights.class_names) == classes and not is_new:
@@ -67,7 +65,7 @@ def create_external(
     return model
 
 
-def _as_trained(named: ExternalSpec, trained: Any, weights: Weights) -> ExternalSpec:
+def _as_trained(named: ExternalSpec, trained: Spec | None, weights: Weights) -> ExternalSpec:
     """Returns the network of a name as the weights were trained, if they are of that name."""
     if not isinstance(trained, ExternalSpec) or trained.name != named.name:
         return named
@@ -84,7 +82,7 @@ def _num_classes(model: ExternalNetwork, weights: Weights) -> int | None:
     return None if weight is None else len(weight)
 
 
-def _protocol(spec: ExternalSpec, weights: Weights) -> Any:
+def _protocol(spec: ExternalSpec, weights: Weights) -> Protocol:
     """Returns how the weights look at a file: as they were trained, or as is published."""
     protocol, cfg = weights.protocol, cfg_of_checkpoint(weights.cfg)
     if protocol is None and cfg is not None:

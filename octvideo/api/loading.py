@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
@@ -17,6 +16,7 @@ from octvideo.config.published import library_of
 from octvideo.data.protocol import build_protocol
 from octvideo.engine.checkpoint import best_path, list_checkpoints
 from octvideo.models import build, build_model
+from octvideo.models.classifier import Network
 from octvideo.models.external import ExternalSpec
 from octvideo.utils.errors import UserError
 from octvideo.weights import CheckpointError, Weights, check_fit, load_into, read_weights
@@ -163,20 +163,20 @@ def _check_named(name: str | None, words: Sequence[str | None], path: Path) -> N
         )
 
 
-def _of_cfg(cfg: CfgNode, weights: Weights, is_own: bool) -> Any:
+def _of_cfg(cfg: CfgNode, weights: Weights, is_own: bool) -> Network:
     """Returns the model of a configuration; is_own: it came in the file of the weights."""
     if is_own and (problems := validate(cfg)):  # it may be of another project
         raise ConfigError([f"the configuration in {weights.path}: {p}" for p in problems])
     with torch.device("meta"):  # a file may ask for more memory than there is
         check_fit(build_model(cfg), weights)
-    model: Any = build_model(cfg)
+    model = build_model(cfg)
     load_into(model, weights)
     protocol = build_protocol(cfg)
     model.protocol = accepted(protocol) if is_own else protocol
     return model
 
 
-def _of_record(weights: Weights) -> Any:
+def _of_record(weights: Weights) -> Network:
     """Returns the model that the record in a checkpoint describes.
 
     Raises:
@@ -189,7 +189,7 @@ def _of_record(weights: Weights) -> Any:
         )
     with torch.device("meta"):
         check_fit(build(weights.spec), weights)
-    model: Any = build(weights.spec)
+    model = build(weights.spec)
     load_into(model, weights)
     model.protocol = accepted(weights.protocol or protocol_of_spec(weights.spec))
     return model

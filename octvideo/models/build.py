@@ -7,10 +7,8 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
-from torch import nn
-
 from octvideo.config.published import LIBRARIES, library_of, published_input
-from octvideo.models.classifier import Classifier
+from octvideo.models.classifier import Classifier, Network
 from octvideo.models.densenet import DENSENETS, DenseNet, DenseNetSpec
 from octvideo.models.external import ExternalSpec, build_external
 from octvideo.models.image import ImageSpec
@@ -250,7 +248,7 @@ def name_of(spec: Spec) -> str | None:
     return next(found, None)
 
 
-def build(spec: Spec) -> nn.Module:
+def build(spec: Spec) -> Network:
     """Builds a network with random weights, on the CPU; for 0 classes, without a last layer."""
     if isinstance(spec, ExternalSpec):
         return build_external(spec)

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from octvideo.models.build import Spec
     from octvideo.models.heads import Head, ImageHead
+    from octvideo.models.image import ImageSpec
+    from octvideo.models.spec import VideoSpec
 
 
 class NoClassifier(nn.Identity):
@@ -31,13 +33,23 @@ def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
-class Classifier(nn.Module):
-    """What networks with a head can do; the last layer is ``head.projection``, as in timm."""
+class Network(nn.Module):
+    """A network that knows what it is; those that ``create_model`` makes also know the rest."""
 
     spec: "Spec"
-    head: "Head | ImageHead"
     protocol: object  # an octvideo.data.Protocol: how it looks at a file
     class_names: list[str]
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replaces the last layer by one with random weights; 0 classes leave it out."""
+        raise NotImplementedError
+
+
+class Classifier(Network):
+    """What networks with a head can do; the last layer is ``head.projection``, as in timm."""
+
+    spec: "VideoSpec | ImageSpec"
+    head: "Head | ImageHead"
 
     def init_weights(self) -> None:
         """Draws the first weights."""

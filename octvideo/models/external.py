@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from octvideo.config.published import library_of, published_input
 from octvideo.config.values import decode
-from octvideo.models.classifier import NoClassifier
+from octvideo.models.classifier import Network, NoClassifier
 from octvideo.models.heads import HEAD_ACTIVATIONS
 from octvideo.models.image import images_of
 from octvideo.models.libraries import is_function, make_network
@@ -76,7 +76,7 @@ class ExternalSpec(NetworkSpec):
         return self.num_frames == 1
 
     @property
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         """Returns the options as arguments of the function."""
         pairs = (text.partition("=") for text in self.options)
         return {name: decode(value) for name, _, value in pairs}
@@ -89,7 +89,7 @@ class ExternalSpec(NetworkSpec):
         published = published_input(self.name)
         return 1 if published is None else published.frame_ratio
 
-    def octave_options(self) -> dict[str, Any]:
+    def octave_options(self) -> dict[str, object]:
         """Returns the octave as options of ``create_model``, without those that have no effect."""
         octave = self.octave
         if not octave.alpha:
@@ -102,7 +102,7 @@ class ExternalSpec(NetworkSpec):
         shape = (batch, self.input_channels, *frames, self.crop_size, self.crop_size)
         return self.inputs(torch.zeros(shape, device=device))
 
-    def inputs(self, x: Tensor | Sequence[Tensor]) -> Any:
+    def inputs(self, x: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
         """Returns images, clips, or a list of one for each pathway, as the network takes them.
 
         Raises:
@@ -155,7 +155,7 @@ def _take(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         taken.append(inputs[0])
 
 
-class ExternalNetwork(nn.Module):
+class ExternalNetwork(Network):
     """A network of another project with what our trainer asks of a network.
 
     Its state dict is the state dict of the network, name by name, so checkpoints go both ways.
@@ -164,6 +164,8 @@ class ExternalNetwork(nn.Module):
         network: as its project has built it.
         trial: what it does with an example.
     """
+
+    spec: ExternalSpec
 
     def __init__(self, spec: ExternalSpec, network: nn.Module, trial: Trial) -> None:
         super().__init__()
@@ -274,13 +276,13 @@ class ExternalNetwork(nn.Module):
         return self.network.load_state_dict(*args, **kwargs)
 
 
-def _maker_of(layer: nn.Module) -> "partial[Any]":
+def _maker_of(layer: nn.Module) -> "partial[nn.Linear] | partial[nn.Module]":
     """Returns what makes a layer like this one for a number of classes."""
     has_bias = layer.bias is not None
     if isinstance(layer, nn.Linear):
         return partial(nn.Linear, layer.in_features, bias=has_bias)
     conv: Any = layer
-    kinds: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+    kinds: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
     return partial(
         kinds[len(conv.kernel_size)],
         conv.in_channels,

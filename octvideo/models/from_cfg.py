@@ -4,10 +4,10 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from fvcore.common.config import CfgNode
-from torch import nn
 
 from octvideo.layers import synchronize_batch_norm
 from octvideo.models.build import IMAGE_MODELS, Spec, build
+from octvideo.models.classifier import Network
 from octvideo.models.external import ExternalSpec
 from octvideo.models.image import ImageSpec
 from octvideo.models.record import KEYS, OCTAVE_OPTIONS
@@ -26,7 +26,7 @@ _NOT_IN_ALL = {
 }
 
 
-def build_model(cfg: CfgNode) -> nn.Module:
+def build_model(cfg: CfgNode) -> Network:
     """Builds the model of a configuration, on the CPU, with random weights.
 
     Raises:

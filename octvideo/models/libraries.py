@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from typing import Any
 
 from torch import nn
 
@@ -36,7 +35,7 @@ def is_function(name: str) -> bool:
 
 
 def make_network(
-    name: str, options: dict[str, Any], clip: tuple[int, int], num_classes: int
+    name: str, options: dict[str, object], clip: tuple[int, int], num_classes: int
 ) -> nn.Module:
     """Builds a network with random weights, and runs its project's code for that.
 
@@ -80,7 +79,7 @@ def make_network(
     return network
 
 
-def _own_function(name: str) -> Callable[..., Any]:
+def _own_function(name: str) -> Callable[..., object]:
     match = _FUNCTION.fullmatch(name)
     if match is None:
         raise UserError(
@@ -102,13 +101,13 @@ def _own_function(name: str) -> Callable[..., Any]:
     return function
 
 
-def _of_torchvision(name: str) -> Callable[..., Any]:
+def _of_torchvision(name: str) -> Callable[..., object]:
     models = import_extra("torchvision.models", "torchvision", f"MODEL.MODEL_NAME {name}")
     bare = torchvision_name(name)
     return partial(models.get_model, bare, weights=None, **torchvision_defaults(bare))
 
 
-def torchvision_defaults(name: str) -> dict[str, Any]:
+def torchvision_defaults(name: str) -> dict[str, bool]:
     """Returns arguments that a network has beside its weights, by torchvision's name.
 
     GoogLeNet and Inception V3 give more than scores in training, for their auxiliary heads; with
@@ -119,12 +118,12 @@ def torchvision_defaults(name: str) -> dict[str, Any]:
     return {}
 
 
-def _of_timm(name: str) -> Callable[..., Any]:
+def _of_timm(name: str) -> Callable[..., object]:
     timm, bare = import_extra("timm", "timm", f"MODEL.MODEL_NAME {name}"), timm_name(name)
     return partial(timm.create_model, bare, pretrained=False)
 
 
-def _of_pytorchvideo(name: str) -> Callable[..., Any]:
+def _of_pytorchvideo(name: str) -> Callable[..., object]:
     bare = pytorchvideo_name(name)
     hub = import_extra("pytorchvideo.models.hub", "pytorchvideo", f"MODEL.MODEL_NAME {name}")
     return getattr(hub, bare)

@@ -35,7 +35,7 @@ class _Watch(TorchDispatchMode):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.names = {module: name for name, module in network.named_modules()}
-        self.layer: Any = None
+        self.layer: nn.Module | None = None
         self.inputs: Tensor | None = None
         self.after: set[str] = set()
 
@@ -50,7 +50,7 @@ class _Watch(TorchDispatchMode):
         self.layer, self.inputs, self.after = layer, inputs[0], set()
 
 
-def try_network(network: nn.Module, name: str, example: Any) -> Trial:
+def try_network(network: nn.Module, name: str, example: Tensor | list[Tensor]) -> Trial:
     """Runs a copy of a network, in evaluation mode, on an example on the meta device.
 
     It takes no arithmetic and no memory. ``name``: for messages.
@@ -99,15 +99,14 @@ def _trial(watch: _Watch, output: Tensor) -> Trial:
     count, layer = output.shape[1], watch.layer
     if layer is None or watch.inputs is None:
         return Trial(count, None, False)
-    is_linear = isinstance(layer, nn.Linear)
-    if (layer.out_features if is_linear else layer.out_channels) != count:
+    if getattr(layer, "out_features", getattr(layer, "out_channels", None)) != count:
         return Trial(count, None, False)
     return Trial(count, watch.names[layer], len(watch.inputs) == len(output))
 
 
 def _on_meta(network: nn.Module) -> nn.Module:
     """Returns a copy on the meta device; weights are not copied on the way."""
-    memo: dict[int, Any] = {}
+    memo: dict[int, Tensor] = {}
     for parameter in network.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
     for buffer in network.buffers():

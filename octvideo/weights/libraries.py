@@ -1,7 +1,5 @@
 """The weights that libraries of networks publish: "torchvision/resnet50", by their own download."""
 
-from typing import Any
-
 from torch import Tensor
 
 from octvideo.config.published import (
@@ -48,7 +46,7 @@ def library_state(name: str) -> tuple[dict[str, Tensor], list[str] | None]:
         if library_of(name) == "torchvision":
             return _of_torchvision(name)
         bare = timm_name(name)
-        timm: Any = import_extra("timm", "timm", f"the weights of {name}")
+        timm = import_extra("timm", "timm", f"the weights of {name}")
         return timm.create_model(bare, pretrained=True).state_dict(), None
     except UserError:
         raise
@@ -58,7 +56,7 @@ def library_state(name: str) -> tuple[dict[str, Tensor], list[str] | None]:
 
 def _of_torchvision(name: str) -> tuple[dict[str, Tensor], list[str] | None]:
     bare = torchvision_name(name)
-    models: Any = import_extra("torchvision.models", "torchvision", f"the weights of {name}")
+    models = import_extra("torchvision.models", "torchvision", f"the weights of {name}")
     weights = models.get_model_weights(bare).DEFAULT
     network = models.get_model(bare, weights=weights, **torchvision_defaults(bare))
     return network.state_dict(), list(weights.meta["categories"])
