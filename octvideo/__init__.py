@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from octvideo.data.protocol import Protocol
     from octvideo.data.protocol import Protocol as ViewSettings
     from octvideo.models import list_models, optimize_for_inference
-    from octvideo.surgery import octavize, summary
+    from octvideo.surgery import calibrate, distill, octavize, summary
     from octvideo.utils.errors import UserError
     from octvideo.weights.zoo import list_pretrained
 
@@ -25,7 +25,9 @@ _PUBLIC = {
     "Protocol": "octvideo.data.protocol",
     "UserError": "octvideo.utils.errors",
     "VideoError": "octvideo.data",
+    "calibrate": "octvideo.surgery",
     "create_model": "octvideo.api.create",
+    "distill": "octvideo.surgery",
     "extract_features": "octvideo.api.predict",
     "list_models": "octvideo.models",
     "list_pretrained": "octvideo.weights.zoo",
@@ -56,7 +58,9 @@ __all__ = [
     "VideoError",
     "ViewSettings",
     "__version__",
+    "calibrate",
     "create_model",
+    "distill",
     "extract_features",
     "list_models",
     "list_pretrained",

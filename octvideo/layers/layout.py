@@ -6,12 +6,13 @@ have groups, each group has low channels of its own. A value that knows its layo
 pick its weights, so no weight has to move.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+MANY = 16  # ranges from which on one index is quicker than pieces
 Runs = tuple[tuple[int, int], ...]
 
 
@@ -50,17 +51,31 @@ class Layout(NamedTuple):
         """Returns the layout where each channel is followed by copies of its own."""
         return Layout(times * self.total, tuple((times * a, times * b) for a, b in self.low))
 
-    def is_alike_in(self, groups: int) -> bool:
-        """Whether every group of channels has the same layout."""
+    def in_groups(self, groups: int) -> "list[Layout]":
+        """Returns the layouts of equal groups of channels."""
         size = self.total // groups
-        first = self.section(0, size)
-        return all(self.section(g * size, g * size + size) == first for g in range(1, groups))
+        return [self.section(g * size, g * size + size) for g in range(groups)]
+
+    def indices(self) -> list[int]:
+        """Returns all channels one by one, the low ones first."""
+        return [c for start, stop in self.by_frequency for c in range(start, stop)]
 
 
 def spread(total: int, low: int, groups: int = 1) -> Layout:
     """Returns the layout whose low channels are the first of each group of channels."""
     size, each = total // groups, low // groups
     return Layout(total, tuple((g * size, g * size + each) for g in range(groups) if each))
+
+
+def of_channels(total: int, low: Iterable[int]) -> Layout:
+    """Returns the layout with these low channels."""
+    runs: list[tuple[int, int]] = []
+    for channel in sorted(low):
+        if runs and runs[-1][1] == channel:
+            runs[-1] = (runs[-1][0], channel + 1)
+        else:
+            runs.append((channel, channel + 1))
+    return Layout(total, tuple(runs))
 
 
 def concatenated(layouts: Sequence[Layout]) -> Layout:
@@ -79,6 +94,9 @@ def concatenated(layouts: Sequence[Layout]) -> Layout:
 
 def take(t: Tensor, runs: Runs, dim: int = 0) -> Tensor:
     """Returns these ranges of ``t`` along ``dim``, one after another; one range is a view."""
+    if len(runs) > MANY:
+        index = [c for start, stop in runs for c in range(start, stop)]
+        return t.index_select(dim, torch.tensor(index, device=t.device))
     parts = [t.narrow(dim, start, stop - start) for start, stop in runs]
     if not parts:
         return t.narrow(dim, 0, 0)
@@ -89,6 +107,9 @@ def in_order(low: Tensor, high: Tensor, layout: Layout, dim: int = 1) -> Tensor:
     """Returns the channels of ``low`` and ``high`` in the order of the tensor."""
     if layout.is_first:
         return torch.cat([low, high], dim)
+    if len(layout.low) > MANY:
+        order = sorted(range(layout.total), key=layout.indices().__getitem__)
+        return torch.cat([low, high], dim).index_select(dim, torch.tensor(order, device=low.device))
     places = []
     for runs, part in ((layout.low, low), (layout.high, high)):
         offset = 0

@@ -13,8 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo.layers.channels import Channels, as_channels
 from octvideo.layers.checks import check_value
-from octvideo.layers.layout import Layout, Runs, in_order, put, spread, take
+from octvideo.layers.layout import Layout
 from octvideo.layers.oct_tensor import OctTensor
+
+Vectors = list[Tensor | None]  # running mean and variance, weight, bias: (C,) each
 
 
 class _BatchNormNd(_BatchNorm):
@@ -33,6 +35,9 @@ class _BatchNormNd(_BatchNorm):
     ndim: int
     synchronized = False
     channels: Channels | None = None  # of the input, where it is known
+    layout: Layout | None = None  # of the input, where it is not [L | H]
+    device = torch.device("cpu")  # where indices are made
+    order: Tensor
 
     def forward(self, x: Any) -> Any:
         """The shapes of the input."""
@@ -46,14 +51,43 @@ class _BatchNormNd(_BatchNorm):
         self, x_h: Tensor, x_l: Tensor | None, low: int, layout: Layout | None = None
     ) -> tuple[Tensor, Tensor | None]:
         momentum = self._count_batch()
-        layout = layout or spread(self.num_features, low)
+        vectors: Vectors = [self.running_mean, self.running_var, self.weight, self.bias]
+        order = None
+        if layout is not None and not layout.is_first:  # copies, ordered [L | H]
+            order = self._order_of(layout, x_h.device)
+            vectors = [None if t is None else t[order] for t in vectors]
         if self.synchronized and self.training and _num_processes() > 1:
-            return self._normalize_together(x_h, x_l, momentum, layout)
-        if x_l is None:
-            return self._normalize(x_h, ((0, self.num_features),), momentum), None
-        moved = not layout.is_first
-        y_l = self._normalize(x_l, layout.low, momentum, moved)
-        return self._normalize(x_h, layout.high, momentum, moved), y_l
+            ys = self._normalize_together(x_h, x_l, momentum, vectors)
+        elif x_l is None:
+            ys = self._normalize(x_h, vectors, momentum), None
+        else:
+            of_low, of_high = (
+                [None if t is None else t[part] for t in vectors]
+                for part in (slice(0, low), slice(low, None))
+            )
+            y_l = self._normalize(x_l, of_low, momentum)
+            ys = self._normalize(x_h, of_high, momentum), y_l
+        if order is not None and self.training:
+            for own, copy in zip((self.running_mean, self.running_var), vectors, strict=False):
+                if own is not None and copy is not None:
+                    own[order] = copy
+        return ys
+
+    def _order_of(self, layout: Layout, device: torch.device) -> Tensor:
+        """Returns the channels as [L | H]."""
+        if layout != self.layout:
+            return torch.tensor(layout.indices(), device=device)
+        return self.order
+
+    def learn_input(self, x: Any) -> None:
+        """Takes the channels of an octave value, in an octavized network."""
+        if not isinstance(x, OctTensor):
+            return
+        self.channels = x.channels
+        if x.layout is not None and not x.layout.is_first:
+            self.layout = x.layout
+            order = torch.tensor(x.layout.indices(), device=self.device)
+            self.register_buffer("order", order, persistent=False)
 
     def _count_batch(self) -> float:
         """Counts this batch in training and returns the weight of its statistics."""
@@ -64,13 +98,8 @@ class _BatchNormNd(_BatchNorm):
             return self.momentum
         return 1.0 / self.num_batches_tracked.item()
 
-    def _normalize(self, x: Tensor, runs: Runs, momentum: float, moved: bool = False) -> Tensor:
-        mean, var, weight, bias = (
-            None if t is None else take(t, runs)
-            for t in (self.running_mean, self.running_var, self.weight, self.bias)
-        )
-        if moved and mean is not None and var is not None:  # written back, not into views
-            mean, var = mean.clone(), var.clone()
+    def _normalize(self, x: Tensor, vectors: Vectors, momentum: float) -> Tensor:
+        mean, var, weight, bias = vectors
         training = self.training or mean is None
         if training and mean is not None and not isinstance(x, Proxy) and _is_one_value(x):
             warnings.warn(
@@ -80,27 +109,17 @@ class _BatchNormNd(_BatchNorm):
                 stacklevel=2,
             )
             training = False
-        y = F.batch_norm(x, mean, var, weight, bias, training, momentum, self.eps)
-        if training and moved:
-            put(self.running_mean, mean, runs)
-            put(self.running_var, var, runs)
-        return y
+        return F.batch_norm(x, mean, var, weight, bias, training, momentum, self.eps)
 
     def _normalize_together(
-        self, x_h: Tensor, x_l: Tensor | None, momentum: float, layout: Layout
+        self, x_h: Tensor, x_l: Tensor | None, momentum: float, vectors: Vectors
     ) -> tuple[Tensor, Tensor | None]:
         parts = (x_h,) if x_l is None else (x_l, x_h)
-        affine: list[Tensor | None] = [self.weight, self.bias]
-        is_moved = x_l is not None and not layout.is_first
-        if is_moved:
-            affine = [None if t is None else take(t, layout.by_frequency) for t in affine]
-        *ys, mean, var = _SyncBatchNorm.apply(*affine, self.eps, *parts)
-        if is_moved:
-            low = layout.num_low
-            mean, var = (in_order(t[:low], t[low:], layout, dim=0) for t in (mean, var))
-        if self.running_mean is not None and self.running_var is not None:
-            self.running_mean.lerp_(mean.to(self.running_mean), momentum)
-            self.running_var.lerp_(var.to(self.running_var), momentum)
+        running_mean, running_var, weight, bias = vectors
+        *ys, mean, var = _SyncBatchNorm.apply(weight, bias, self.eps, *parts)
+        if running_mean is not None and running_var is not None:
+            running_mean.lerp_(mean.to(running_mean), momentum)
+            running_var.lerp_(var.to(running_var), momentum)
         return (ys[0], None) if x_l is None else (ys[1], ys[0])
 
     def extra_repr(self) -> str:
@@ -181,6 +200,8 @@ def batch_norm_of(layer: _BatchNorm) -> _BatchNormNd | None:
     new = _PLAIN[type(layer)](
         layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
     )
+    if layer.running_mean is not None:
+        new.device = layer.running_mean.device
     new.synchronized = type(layer) is nn.SyncBatchNorm
     new.train(layer.training)
     for kind in ("_parameters", "_buffers"):

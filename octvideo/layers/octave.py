@@ -22,7 +22,7 @@ from octvideo.layers import conv3d_as_2d
 from octvideo.layers.channels import Channels, as_channels
 from octvideo.layers.checks import check_value
 from octvideo.layers.eager import is_eager
-from octvideo.layers.layout import Layout, spread, take
+from octvideo.layers.layout import Layout
 from octvideo.layers.oct_tensor import OctTensor
 from octvideo.layers.resample import add_upsampled, join_groups, pool
 
@@ -127,7 +127,9 @@ class _OctConvNd(nn.Module):
             self.padding = _repeat(padding, self.ndim, "padding")
         self.dilation = _repeat(dilation, self.ndim, "dilation")
         self.groups, self.padding_mode, self.pool_stride = groups, padding_mode, pool_stride
-        self.in_octavized, self.tracks_layout, self.spread = False, False, 1
+        self.in_octavized = False
+        self.layout: Layout | None = None  # of the output, where values know theirs
+        self._device = torch.device("cpu")  # where indices are made
         self.in_channels, self.out_channels = self.channels_in.total, self.channels_out.total
         self._check_arguments(self.channels_in)
         shape = (self.channels_out.total, self.channels_in.total // groups, *self.kernel_size)
@@ -140,28 +142,27 @@ class _OctConvNd(nn.Module):
     def of(
         cls: type[Layer],
         conv: Any,
-        low: int,
+        low: int | Layout,
         pool_stride: bool = False,
-        spread: int | None = None,
     ) -> Layer:
         """Makes the octave layer of a vanilla convolution, with its parameters.
 
         It learns the low channels of its input from what it is given; ``low`` are those of its
-        output, which of a depthwise convolution follow the input.
-
-        Args:
-            spread: the groups of output channels whose first ones are low, in a network whose
-                values know their layout (see ``layout``). None: they do not, and channels are
-                [L | H] everywhere.
+        output, which of a depthwise convolution follow the input: their number, or their layout
+        where values know theirs.
         """
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
         layer.channels_in = None
-        layer.channels_out = Channels(conv.out_channels - low, low)
+        layer.layout = None if isinstance(low, int) else low
+        count = low if isinstance(low, int) else low.num_low
+        layer.channels_out = Channels(conv.out_channels - count, count)
         for name in _COPIED:
             setattr(layer, name, getattr(conv, name))
         layer.pool_stride, layer.in_octavized = pool_stride, True
-        layer.tracks_layout, layer.spread = spread is not None, spread or 1
+        for index in ("rows", "columns"):
+            layer.register_buffer(index, None, persistent=False)
+        layer._device = conv.weight.device
         layer.weight, layer.bias = conv.weight, conv.bias
         layer.train(conv.training)
         return layer
@@ -283,7 +284,7 @@ class _OctConvNd(nn.Module):
         pooled = x.pooled if isinstance(x, OctTensor) else None
         y_h, y_l = self.convolve(x_h, x_l, pooled, layout)
         if isinstance(x, OctTensor) or (self.in_octavized and y_l is not None):
-            return OctTensor(y_h, y_l, self._layout_out(layout) if self.tracks_layout else None)
+            return OctTensor(y_h, y_l, self._layout_out(layout))
         return y_h if y_l is None else (y_h, y_l)
 
     def convolve(
@@ -344,10 +345,13 @@ class _OctConvNd(nn.Module):
         self.channels_in = channels
         self._check_arguments(channels)
         layout = x.layout if isinstance(x, OctTensor) else None
-        if layout and not self.is_depthwise and not layout.is_alike_in(self.groups):
-            raise ValueError(
-                f"{type(self).__name__}: its {self.groups} groups have different low channels"
-            )
+        groups = [] if layout is None or self.is_depthwise else layout.in_groups(self.groups)
+        if len({group.num_low for group in groups}) > 1:
+            name = type(self).__name__
+            raise ValueError(f"{name}: its {self.groups} groups differ in their low channels")
+        if self.layout is not None:
+            self._learned = layout
+            self.rows, self.columns = self._order_of(layout, self._device)
 
     def _join(self, x_l: Tensor | None, pooled: Tensor) -> Tensor:
         """u = [x_l | pool(x_h)]."""
@@ -386,24 +390,43 @@ class _OctConvNd(nn.Module):
         low = self.channels_out.low if low is None else low
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
-        if self.tracks_layout:
-            rows = self._layout_out(layout)
-            if not rows.is_first:
-                weight = take(weight, rows.by_frequency)
-                bias = bias if bias is None else take(bias, rows.by_frequency)
-            columns = layout and layout.section(0, weight.shape[1])
-            if columns and not columns.is_first and not self.is_depthwise:
-                weight = take(weight, columns.by_frequency, 1)
+        if self.layout is not None:
+            if layout != self._learned:
+                rows, columns = self._order_of(layout, self.weight.device)
+            else:
+                rows, columns = self.rows, self.columns
+            if columns is not None and columns.ndim == 2:  # each row has an order of its own
+                weight = weight[torch.arange(len(columns), device=weight.device)[:, None], columns]
+            elif columns is not None:
+                weight = weight[:, columns]
+            if rows is not None:
+                weight, bias = weight[rows], None if bias is None else bias[rows]
         sizes = [low, weight.shape[0] - low]
         w_l, w_h = weight.split(sizes)
         bias_l, bias_h = (None, None) if bias is None else bias.split(sizes)
         return w_l, w_h, bias_l, bias_h
 
-    def _layout_out(self, layout: Layout | None) -> Layout:
+    def _layout_out(self, layout: Layout | None) -> Layout | None:
         """Returns the layout of the output for one of the input."""
-        if self.is_depthwise and layout is not None:
+        if self.layout is not None and self.is_depthwise and layout is not None:
             return layout.repeated(self.out_channels // self.in_channels)
-        return spread(self.out_channels, self.channels_out.low, self.spread)
+        return self.layout
+
+    def _order_of(
+        self, layout: Layout | None, device: torch.device
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Returns the rows and columns of the weight as [L | H]; None where they are so already."""
+        out, rows, columns = self._layout_out(layout), None, None
+        if out is not None and not out.is_first:
+            rows = torch.tensor(out.indices(), device=device)
+        if layout is not None and not self.is_depthwise:
+            groups = layout.in_groups(self.groups)
+            order = torch.tensor([group.indices() for group in groups], device=device)
+            if not all(group.is_first for group in groups):
+                columns = order[0]
+                if self.groups > 1:
+                    columns = order.repeat_interleave(self.out_channels // self.groups, 0)
+        return rows, columns
 
     def _path(self, x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
         stride = (*self.stride[:-2], 1, 1)

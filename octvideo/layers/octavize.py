@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo.layers.channels import split_channels
 from octvideo.layers.conv3d_as_2d import Conv2d, Conv3d
+from octvideo.layers.layout import Layout
 from octvideo.layers.non_local import NonLocal3d
 from octvideo.layers.norm import BatchNorm2d, BatchNorm3d, batch_norm_of
 from octvideo.layers.oct_tensor import OctTensor
@@ -45,9 +46,8 @@ class Placement:
         pools: of a convolution's name: whether it pools for its spatial stride, as octave
             convolutions do, where input and output are plain.
         nonlocal_mode: what a non-local block makes of an octave value (see ``NonLocal3d``).
-        low: of a convolution's name and output channels: how many are low, in place of alpha.
-        spread: of a convolution's name: how many groups the low channels are spread over. With it,
-            values know their layout, so that vanilla weights keep their meaning everywhere;
+        layout: of a convolution's name and output channels, in place of alpha: which are low. With
+            it, values know their layout, so that vanilla weights keep their meaning everywhere;
             without it, channels are [L | H] also behind concatenations and in groups, as in the
             authors' networks.
         is_candidate: of a convolution's name: whether it may take octave values.
@@ -58,16 +58,15 @@ class Placement:
     divisor: int = 1
     pools: Callable[[str], bool] = lambda name: False
     nonlocal_mode: str = "cross"
-    low: Callable[[str, int], int] | None = None
-    spread: Callable[[str], int] | None = None
+    layout: Callable[[str, int], Layout] | None = None
     is_candidate: Callable[[str], bool] = lambda name: True
 
-    def low_channels(self, name: str, channels: int) -> int:
-        """Returns how many of a convolution's output channels are low."""
+    def low_channels(self, name: str, channels: int) -> int | Layout:
+        """Returns how many of a convolution's output channels are low, or which."""
+        if self.layout is not None:
+            return self.layout(name, channels)
         if not self.is_octave(name):
             return 0
-        if self.low is not None:
-            return self.low(name, channels)
         return split_channels(channels, self.alpha, self.divisor).low
 
 
@@ -93,16 +92,16 @@ def octavize(
     Raises:
         PlacementError: a layer cannot be octave where it is; the message names it.
     """
-    if placement.alpha == 0 and placement.low is None:
+    if placement.alpha == 0 and placement.layout is None:
         return model
     vanilla: dict[nn.Module, Any] = {}
     for name, module in _outside_non_local(model):
         kind = octave_kind(module)
         if kind is not None and placement.is_candidate(name):
-            depthwise = 1 < module.groups == module.in_channels
-            low = 0 if depthwise else placement.low_channels(name, module.out_channels)
-            spread = placement.spread and placement.spread(name)
-            new: Any = kind.of(module, low, placement.pools(name), spread)
+            low = placement.low_channels(name, module.out_channels)
+            if isinstance(low, int) and 1 < module.groups == module.in_channels:
+                low = 0
+            new: Any = kind.of(module, low, placement.pools(name))
         elif isinstance(module, _BatchNorm) and (norm := batch_norm_of(module)) is not None:
             new = norm
         else:
@@ -134,7 +133,7 @@ def octave_kind(module: nn.Module) -> type[OctConv2d] | type[OctConv3d] | None:
 def _is_vanilla(layer: Any, placement: Placement) -> bool:
     """Returns whether a new layer has seen no octave value and makes none."""
     if isinstance(layer, (BatchNorm2d, BatchNorm3d)):
-        return layer.channels is None and placement.spread is not None
+        return layer.channels is None and placement.layout is not None
     return layer.channels_in is None or (layer.is_plain and not layer.pools_plain)
 
 
@@ -185,10 +184,7 @@ class _Learner:
     def __call__(self, layer: Any, inputs: tuple[Any, ...]) -> None:
         x = inputs[0]
         try:
-            if isinstance(layer, (BatchNorm2d, BatchNorm3d)):
-                if isinstance(x, OctTensor):
-                    layer.channels = x.channels
-            elif not isinstance(layer, NonLocal3d):
+            if not isinstance(layer, NonLocal3d):
                 layer.learn_input(x)
             elif isinstance(x, OctTensor) and x.low is not None and not layer.channels.low:
                 layer.octave_mode = self.placement.nonlocal_mode

@@ -2,5 +2,6 @@
 
 from octvideo.surgery.octavizing import octavize
 from octvideo.surgery.report import Summary, summary
+from octvideo.surgery.tuning import calibrate, distill
 
-__all__ = ["Summary", "octavize", "summary"]
+__all__ = ["Summary", "calibrate", "distill", "octavize", "summary"]

@@ -21,6 +21,7 @@ from octvideo.layers.oct_tensor import merges_to
 from octvideo.surgery.flow import Flow
 from octvideo.surgery.planning import Alpha, Choice, Plan, plan
 from octvideo.surgery.report import RECORD, Merge, OctaveRecord
+from octvideo.surgery.smooth import choose_smooth
 from octvideo.surgery.tracing import Example, WhereAmI, run, tensors_in, trace
 
 logger = logging.getLogger("octvideo")
@@ -37,6 +38,8 @@ def octavize(
     exclude: Choice = (),
     divisor: int = 1,
     pool_stride: bool | None = None,
+    choose: str = "first",
+    batches: Iterable[Example] = (),
     strict: bool = False,
     inplace: bool = False,
 ) -> nn.Module:
@@ -64,6 +67,9 @@ def octavize(
         divisor: the low channels are rounded to a multiple of it.
         pool_stride: where the octave ends, a strided convolution behind it pools and has stride 1,
             as in the authors' code. None: in networks of images, but not in those of videos.
+        choose: which channels are low: "first", as in the paper, for a network that is trained
+            afterwards; "smooth" for a trained one: those that lose least.
+        batches: for "smooth": inputs like ``example`` to measure with; some ten images or clips do.
         strict: raise where a function of the network has to merge an octave value.
         inplace: change ``model`` itself, not a copy.
 
@@ -78,6 +84,11 @@ def octavize(
     """
     if not callable(alpha) and not 0 <= alpha < 1:
         raise ValueError(f"alpha must be in [0, 1), got {alpha}")
+    if choose not in ("first", "smooth"):
+        raise ValueError(f"choose must be 'first' or 'smooth', got {choose!r}")
+    batches = [*batches]
+    if choose == "smooth" and not batches:
+        raise ValueError("choose='smooth' measures: give batches=, inputs of the network")
     if any(isinstance(module, (OctConv2d, OctConv3d)) for module in model.modules()):
         raise ValueError(f"{type(model).__name__} has octave convolutions already")
     model = model if inplace else copy.deepcopy(model)
@@ -89,6 +100,8 @@ def octavize(
         return _finished(model, Plan(), strict, example)
     flow = Flow(trace(model, example))
     chosen = plan(flow, alpha, placement, divisor, pool_stride, exclude)
+    if choose == "smooth":
+        chosen.low = choose_smooth(model, flow, chosen.low, batches)
     while chosen.low:
         try:
             swap_layers(model, chosen.placement(), example, run)

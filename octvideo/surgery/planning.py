@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from octvideo.layers import Placement, split_channels
+from octvideo.layers.layout import Layout, spread
 from octvideo.surgery.flow import (
     MIN_CHANNELS,
     MIN_SIDE,
@@ -31,15 +32,13 @@ class Plan:
     """Which convolutions are octave.
 
     Attributes:
-        low: low channels of the output, of each convolution that makes some.
-        spread: over how many groups they are spread.
+        low: the layout of the output of each convolution that makes low channels.
         reasons: why each of the others makes none.
         pools: convolutions that pool for their stride.
         capable: convolutions that may take octave values.
     """
 
-    low: dict[str, int] = field(default_factory=dict)
-    spread: dict[str, int] = field(default_factory=dict)
+    low: dict[str, Layout] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     pools: set[str] = field(default_factory=set)
     capable: set[str] = field(default_factory=set)
@@ -49,9 +48,8 @@ class Plan:
         return Placement(
             is_octave=lambda name: name in self.low,
             alpha=0.0,
-            low=lambda name, channels: self.low.get(name, 0),
+            layout=lambda name, channels: self.low.get(name, Layout(channels, ())),
             pools=lambda name: name in self.pools,
-            spread=lambda name: self.spread.get(name, 1),
             is_candidate=lambda name: name in self.capable,
         )
 
@@ -93,7 +91,7 @@ def plan(
             multiple = math.lcm(divisor, tie.groups, tie.whole)
             low = split_channels(channels, share, multiple).low
             if low and channels % tie.groups == 0:
-                result.low[name], result.spread[name] = low, tie.groups
+                result.low[name] = spread(channels, low, tie.groups)
             else:
                 reason = f"{channels} channels have no low ones in multiples of {multiple}"
         if reason:
