@@ -1,13 +1,16 @@
-"""Wrong values in: a ValueError that says what a layer takes and what it got."""
+"""Wrong values and arguments: a ValueError that says what a layer takes and what it got."""
 
 from typing import Any
 
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from octvideo.layers import conv3d_as_2d
 from octvideo.layers.channels import Channels
 from octvideo.layers.oct_tensor import OctTensor
 from octvideo.layers.resample import half_size
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 def check_value(x: Any, channels: Channels, ndim: int, layer: nn.Module) -> None:
@@ -46,3 +49,61 @@ def _describe(x: object) -> str:
     if isinstance(x, (tuple, list)):
         return f"a {type(x).__name__} of {len(x)}"
     return f"a {type(x).__name__}"
+
+
+def check_arguments(layer: Any, c_in: Channels) -> None:
+    """Raises ValueError unless an octave convolution can take ``c_in`` channels as it is."""
+    c_out, name = layer.channels_out, type(layer).__name__
+    if min(c_in.high, c_out.high) < 1 or min(c_in.low, c_out.low) < 0:
+        raise ValueError(f"{name}: channels {c_in} -> {c_out} leave no high channels")
+    if layer.groups < 1:
+        raise ValueError(f"{name}: groups must be at least 1, got {layer.groups}")
+    if layer.is_depthwise and bool(c_in.low) != bool(c_out.low):
+        way, alpha = ("split", "alpha_out=0") if c_out.low else ("join", "alpha_out=alpha_in")
+        raise ValueError(
+            f"{name}: a depthwise convolution has no path between frequencies, so it cannot "
+            f"{way} them: set {alpha} here, and {way} in a convolution with groups=1"
+        )
+    groups_h, groups_l = layer.groups_of(c_in.high), layer.groups_of(c_in.low)
+    for counts, word in ((c_in, "in"), (c_out, "out")):
+        if counts.high % max(groups_h, 1) or counts.low % max(groups_l, 1):
+            advice = f"groups = {layer.groups}; a channel divisor that is a multiple of it helps"
+            if layer.is_depthwise:
+                advice = (
+                    f"the {tuple(c_in)} in channels, as a depthwise convolution needs: set "
+                    "alpha_out = alpha_in and out_channels a multiple of in_channels"
+                )
+            raise ValueError(
+                f"{name}: {word} channels {tuple(counts)} (high, low) are not divisible by {advice}"
+            )
+    _check_padding(layer)
+    if layer.is_plain:
+        return
+    if layer.stride[-2:] not in ((1, 1), (2, 2)):
+        raise ValueError(f"{name}: the spatial stride must be 1 or 2, got {layer.stride[-2:]}")
+
+
+def _check_padding(layer: Any) -> None:
+    name = type(layer).__name__
+    if layer.padding_mode not in PADDING_MODES:
+        known = ", ".join(PADDING_MODES)
+        raise ValueError(f"{name}: padding_mode {layer.padding_mode!r} is none of {known}")
+    if isinstance(layer.padding, str):
+        if layer.padding not in ("same", "valid"):
+            raise ValueError(
+                f"{name}: padding must be numbers, 'same' or 'valid', got {layer.padding!r}"
+            )
+        if layer.padding == "same" and set(layer.stride) != {1}:
+            raise ValueError(f"{name}: padding='same' needs stride 1, got {layer.stride}")
+    if layer.is_plain:
+        return
+    kernel, dilation = layer.kernel_size[-2:], layer.dilation[-2:]
+    sums = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+    if [before + after for before, after in conv3d_as_2d.padding_pairs(layer)[-2:]] != sums:
+        right = tuple(s // 2 for s in sums)
+        advice = f"must be {right}" if sums == [2 * p for p in right] else "must be 'same'"
+        padding = layer.padding if isinstance(layer.padding, str) else layer.padding[-2:]
+        raise ValueError(
+            f"{name}: an octave convolution must keep the spatial size: with kernel {kernel} "
+            f"and dilation {dilation} the padding {advice}, got {padding!r}"
+        )

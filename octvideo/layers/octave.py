@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from octvideo.layers import conv3d_as_2d
 from octvideo.layers.channels import Channels, as_channels
-from octvideo.layers.checks import check_value
+from octvideo.layers.checks import check_arguments, check_value
 from octvideo.layers.eager import is_eager
 from octvideo.layers.layout import Layout
 from octvideo.layers.oct_tensor import OctTensor
@@ -40,7 +40,6 @@ _COPIED = (
     "groups",
     "padding_mode",
 )
-PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 def recompute_joined(path: Callable[..., Tensor], *inputs: Any) -> Tensor:
@@ -131,7 +130,7 @@ class _OctConvNd(nn.Module):
         self.layout: Layout | None = None  # of the output, where values know theirs
         self._device = torch.device("cpu")  # where indices are made
         self.in_channels, self.out_channels = self.channels_in.total, self.channels_out.total
-        self._check_arguments(self.channels_in)
+        check_arguments(self, self.channels_in)
         shape = (self.channels_out.total, self.channels_in.total // groups, *self.kernel_size)
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(torch.empty(shape, **options))
@@ -181,63 +180,7 @@ class _OctConvNd(nn.Module):
         """Whether a plain convolution pools for its spatial stride, as octave ones do."""
         return self.pool_stride and self.is_plain and self.stride[-2:] == (2, 2)
 
-    def _check_arguments(self, c_in: Channels) -> None:
-        c_out, name = self.channels_out, type(self).__name__
-        if min(c_in.high, c_out.high) < 1 or min(c_in.low, c_out.low) < 0:
-            raise ValueError(f"{name}: channels {c_in} -> {c_out} leave no high channels")
-        if self.groups < 1:
-            raise ValueError(f"{name}: groups must be at least 1, got {self.groups}")
-        if self.is_depthwise and bool(c_in.low) != bool(c_out.low):
-            way, alpha = ("split", "alpha_out=0") if c_out.low else ("join", "alpha_out=alpha_in")
-            raise ValueError(
-                f"{name}: a depthwise convolution has no path between frequencies, so it cannot "
-                f"{way} them: set {alpha} here, and {way} in a convolution with groups=1"
-            )
-        groups_h, groups_l = self._groups(c_in.high), self._groups(c_in.low)
-        for counts, word in ((c_in, "in"), (c_out, "out")):
-            if counts.high % max(groups_h, 1) or counts.low % max(groups_l, 1):
-                advice = f"groups = {self.groups}; a channel divisor that is a multiple of it helps"
-                if self.is_depthwise:
-                    advice = (
-                        f"the {tuple(c_in)} in channels, as a depthwise convolution needs: set "
-                        "alpha_out = alpha_in and out_channels a multiple of in_channels"
-                    )
-                raise ValueError(
-                    f"{name}: {word} channels {tuple(counts)} (high, low) are not divisible by "
-                    f"{advice}"
-                )
-        self._check_padding()
-        if self.is_plain:
-            return
-        if self.stride[-2:] not in ((1, 1), (2, 2)):
-            raise ValueError(f"{name}: the spatial stride must be 1 or 2, got {self.stride[-2:]}")
-
-    def _check_padding(self) -> None:
-        name = type(self).__name__
-        if self.padding_mode not in PADDING_MODES:
-            known = ", ".join(PADDING_MODES)
-            raise ValueError(f"{name}: padding_mode {self.padding_mode!r} is none of {known}")
-        if isinstance(self.padding, str):
-            if self.padding not in ("same", "valid"):
-                raise ValueError(
-                    f"{name}: padding must be numbers, 'same' or 'valid', got {self.padding!r}"
-                )
-            if self.padding == "same" and set(self.stride) != {1}:
-                raise ValueError(f"{name}: padding='same' needs stride 1, got {self.stride}")
-        if self.is_plain:
-            return
-        kernel, dilation = self.kernel_size[-2:], self.dilation[-2:]
-        sums = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
-        if [before + after for before, after in conv3d_as_2d.padding_pairs(self)[-2:]] != sums:
-            right = tuple(s // 2 for s in sums)
-            advice = f"must be {right}" if sums == [2 * p for p in right] else "must be 'same'"
-            padding = self.padding if isinstance(self.padding, str) else self.padding[-2:]
-            raise ValueError(
-                f"{name}: an octave convolution must keep the spatial size: with kernel {kernel} "
-                f"and dilation {dilation} the padding {advice}, got {padding!r}"
-            )
-
-    def _groups(self, channels: int) -> int:
+    def groups_of(self, channels: int) -> int:
         """Returns the groups of a path that starts from this many channels."""
         return channels if self.is_depthwise else self.groups
 
@@ -343,7 +286,7 @@ class _OctConvNd(nn.Module):
             low = self.out_channels // self.in_channels * channels.low
             self.channels_out = Channels(self.out_channels - low, low)
         self.channels_in = channels
-        self._check_arguments(channels)
+        check_arguments(self, channels)
         layout = x.layout if isinstance(x, OctTensor) else None
         groups = [] if layout is None or self.is_depthwise else layout.in_groups(self.groups)
         if len({group.num_low for group in groups}) > 1:
@@ -430,7 +373,7 @@ class _OctConvNd(nn.Module):
 
     def _path(self, x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
         stride = (*self.stride[:-2], 1, 1)
-        return self._conv(x, kernel, bias, stride, self._groups(x.shape[1]))
+        return self._conv(x, kernel, bias, stride, self.groups_of(x.shape[1]))
 
     def _conv(
         self, x: Tensor, kernel: Tensor, bias: Tensor | None, stride: tuple[int, ...], groups: int
