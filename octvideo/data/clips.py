@@ -18,7 +18,7 @@ from octvideo.data.read.frames import Convert, Frames
 from octvideo.data.read.packet_index import VideoError
 from octvideo.data.sampling import crop_offsets
 from octvideo.data.sources import FileList, Source
-from octvideo.data.transforms import resize_crop, short_side_size
+from octvideo.data.transforms import Box, resize_crop, short_side_size
 from octvideo.utils.memory import is_shared_memory_full
 
 MAX_ASPECT = 16  # a longer strip, resized as a whole for its three crops, would exhaust memory
@@ -165,14 +165,12 @@ class AllViews(_Files):
             "size": protocol.crop_size,
         }
 
-    def _resized(
-        self, frames: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int]
-    ) -> Tensor:
+    def _resized(self, frames: np.ndarray, size: tuple[int, int], box: Box) -> Tensor:
         """Resizes uint8 (U, H, W, 3); returns (3, U, h, w), the box (top, left, h, w) of it."""
         if self.protocol.antialias:
-            return resize_crop_pillow(frames, size, *box, self.protocol.interpolation)
+            return resize_crop_pillow(frames, size, box, self.protocol.interpolation)
         if frames.shape[1:3] != size:
-            return resize_crop(frames, size, *box)
+            return resize_crop(frames, size, box)
         top, left, h, w = box
         part = frames[:, top : top + h, left : left + w].transpose(3, 0, 1, 2)
         return torch.from_numpy(np.ascontiguousarray(part))

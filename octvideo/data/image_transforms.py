@@ -14,7 +14,7 @@ from PIL import Image
 from octvideo.data import frame_ops
 from octvideo.data.augment import Augmentation
 from octvideo.data.read.frames import Convert
-from octvideo.data.transforms import random_region
+from octvideo.data.transforms import Box, random_region
 
 INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -106,22 +106,17 @@ _JITTER = (frame_ops.brightness, frame_ops.contrast, frame_ops.color)
 
 
 def resize_crop_pillow(
-    frames: np.ndarray,
-    size: tuple[int, int],
-    top: int,
-    left: int,
-    crop_h: int,
-    crop_w: int,
-    interpolation: str,
+    frames: np.ndarray, size: tuple[int, int], box: Box, interpolation: str
 ) -> torch.Tensor:
     """Does what `resize_crop` does with the antialiasing of Pillow.
 
     frames: uint8 (T, H, W, 3). Returns uint8 (3, T, crop_h, crop_w).
     """
+    top, left, crop_h, crop_w = box
     height, width = frames.shape[1:3]
     y, x = height / size[0], width / size[1]
     # Only the crop is computed; Pillow looks beyond the box where a pixel needs it.
-    box = (left * x, top * y, min((left + crop_w) * x, width), min((top + crop_h) * y, height))
+    part = (left * x, top * y, min((left + crop_w) * x, width), min((top + crop_h) * y, height))
     method = INTERPOLATIONS[interpolation]
-    crops = [np.asarray(Image.fromarray(f).resize((crop_w, crop_h), method, box)) for f in frames]
+    crops = [np.asarray(Image.fromarray(f).resize((crop_w, crop_h), method, part)) for f in frames]
     return torch.from_numpy(np.stack(crops)).permute(3, 0, 1, 2)

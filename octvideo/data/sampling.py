@@ -88,11 +88,6 @@ def clip_points(start: float, span: float, num_frames: int, length: float) -> to
     return torch.linspace(start, start + span - 1, num_frames).clamp(0, length - 1)
 
 
-def slow_indices(num_frames: int, frame_ratio: int) -> np.ndarray:
-    """Frames of SlowFast's slow pathway among the fast ones: int64 (num_frames // frame_ratio,)."""
-    return torch.linspace(0, num_frames - 1, num_frames // frame_ratio).long().numpy()
-
-
 def crop_offsets(height: int, width: int, crop: int, num_crops: int) -> list[tuple[int, int]]:
     """Returns (top, left) of the test crops: 3 along the long side, or 1 in the centre.
 

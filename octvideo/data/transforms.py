@@ -14,6 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+Box = tuple[int, int, int, int]  # top, left, height, width
+
 PIXELS = ("uint8", "float32")
 _CHUNK = 8  # frames resized at once: their float copy stays in the cache
 
@@ -62,20 +64,15 @@ def short_side_size(height: int, width: int, short: int) -> tuple[int, int]:
 
 
 def resize_crop(
-    frames: np.ndarray,
-    size: tuple[int, int],
-    top: int,
-    left: int,
-    crop_h: int,
-    crop_w: int,
-    flip: bool = False,
+    frames: np.ndarray, size: tuple[int, int], box: Box, flip: bool = False
 ) -> torch.Tensor:
-    """Resizes frames to `size` = (h, w), cuts a crop out there, and mirrors it.
+    """Resizes frames to `size` = (h, w), cuts the box out there, and mirrors it.
 
     frames: uint8 (T, H, W, 3). Returns float32 (3, T, crop_h, crop_w), values 0..255: those of
     `F.interpolate` on whole frames up to float rounding, and exact where there is no resize.
     """
     _, height, width, _ = frames.shape
+    top, left, crop_h, crop_w = box
     if size == (height, width):
         crop = frames[:, top : top + crop_h, left : left + crop_w]
         return _planes(crop[:, :, ::-1] if flip else crop)
@@ -94,13 +91,7 @@ def resize_crop(
 
 
 def resize_crop_uint8(
-    frames: np.ndarray,
-    size: tuple[int, int],
-    top: int,
-    left: int,
-    crop_h: int,
-    crop_w: int,
-    flip: bool = False,
+    frames: np.ndarray, size: tuple[int, int], box: Box, flip: bool = False
 ) -> torch.Tensor:
     """Does `resize_crop` in whole numbers: uint8 (3, T, crop_h, crop_w), at most 1 off.
 
@@ -108,6 +99,7 @@ def resize_crop_uint8(
     were: the batch that copies the video puts it in order.
     """
     _, height, width, _ = frames.shape
+    top, left, crop_h, crop_w = box
     if size == (height, width):
         part = frames[:, top : top + crop_h, left : left + crop_w]
         part = part[:, :, ::-1] if flip else part
@@ -171,7 +163,7 @@ def random_region(
     rng: np.random.Generator,
     scales: Sequence[float],
     aspects: Sequence[float],
-) -> tuple[int, int, int, int]:
+) -> Box:
     """Draws top, left, height, width of a part of the frame (Inception's crop, as PySlowFast).
 
     Its area is uniform in `scales` (of the frame's), its width / height log-uniform in `aspects`;
@@ -201,7 +193,7 @@ def training_view(
         size, top, left = random_crop_params(height, width, rng, spec)
     flip = spec.flip and rng.random() < 0.5
     crop = resize_crop_uint8 if spec.pixels == "uint8" else resize_crop
-    return crop(frames, size, top, left, s, s, flip=flip)
+    return crop(frames, size, (top, left, s, s), flip)
 
 
 def normalize(

@@ -21,7 +21,7 @@ from octvideo.models.slowfast import select_frames, slow_indices
 from octvideo.models.spec import OctavePlacement, check_counts
 from octvideo.models.trial import Trial, try_network
 from octvideo.models.video_resnet import check_clips
-from octvideo.utils.errors import UserError
+from octvideo.utils.errors import UserError, check_known
 
 logger = logging.getLogger("octvideo")
 
@@ -58,9 +58,7 @@ class ExternalSpec(NetworkSpec):
                 "torchvision/NAME, timm/NAME, pytorchvideo/NAME or package.module:function"
             )
         check_counts(self, "num_classes", "num_frames", "crop_size", "input_channels")
-        if self.head_activation not in HEAD_ACTIVATIONS:
-            known = ", ".join(HEAD_ACTIVATIONS)
-            raise ValueError(f"unknown head activation {self.head_activation!r}; known: {known}")
+        check_known("head activation", self.head_activation, HEAD_ACTIVATIONS)
         for place in fields(self.octave):
             value = getattr(self.octave, place.name)
             if place.name not in _OF_THE_OCTAVE and value != getattr(VANILLA, place.name):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from octvideo.layers import conv3d_as_2d
 from octvideo.layers.eager import is_recorded
 from octvideo.models.classifier import NoClassifier
+from octvideo.utils.errors import check_known
 
 HEAD_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": partial(torch.softmax, dim=-1),
@@ -34,9 +35,7 @@ class Head(nn.Module):
         activation: str,
     ) -> None:
         super().__init__()
-        if activation not in HEAD_ACTIVATIONS:
-            known = ", ".join(HEAD_ACTIVATIONS)
-            raise ValueError(f"unknown head activation {activation!r}; known: {known}")
+        check_known("head activation", activation, HEAD_ACTIVATIONS)
         self.windows = windows
         self.dropout = nn.Dropout(dropout_rate)
         self.projection: nn.Linear | NoClassifier = nn.Linear(channels, num_classes)
@@ -88,9 +87,7 @@ class ImageHead(nn.Module):
         self, channels: int, num_classes: int, dropout_rate: float, activation: str
     ) -> None:
         super().__init__()
-        if activation not in HEAD_ACTIVATIONS:
-            known = ", ".join(HEAD_ACTIVATIONS)
-            raise ValueError(f"unknown head activation {activation!r}; known: {known}")
+        check_known("head activation", activation, HEAD_ACTIVATIONS)
         self.dropout = nn.Dropout(dropout_rate)
         self.projection: nn.Linear | NoClassifier = nn.Linear(channels, num_classes)
         self.activation = HEAD_ACTIVATIONS[activation]

@@ -21,6 +21,7 @@ from typing import Any
 from octvideo.layers import Channels, split_channels
 from octvideo.layers.non_local import INSTANTIATIONS, OCTAVE_MODES
 from octvideo.models.record import NetworkSpec
+from octvideo.utils.errors import check_known
 
 #             conv1  res2  res3    res4    res5
 TEMPORAL_KERNELS = {
@@ -76,9 +77,7 @@ class OctavePlacement:
             raise ValueError(f"octave stages must be among 2, 3, 4, 5, got {self.stages}")
         if not set(self.pathways) <= {0, 1}:
             raise ValueError(f"octave pathways must be among 0, 1, got {self.pathways}")
-        if self.nonlocal_mode not in OCTAVE_MODES:
-            known = ", ".join(OCTAVE_MODES)
-            raise ValueError(f"unknown nonlocal_mode {self.nonlocal_mode!r}; known: {known}")
+        check_known("nonlocal_mode", self.nonlocal_mode, OCTAVE_MODES)
         split_channels(64, self.alpha, self.channel_divisor)  # says what is wrong with them
 
     def split(self, channels: int, stage: int) -> Channels:
@@ -101,9 +100,7 @@ class NonLocalPlacement:
     pools: tuple[tuple[int, int, int], ...] = ((1, 2, 2),) * 4
 
     def __post_init__(self) -> None:
-        if self.instantiation not in INSTANTIATIONS:
-            known = ", ".join(INSTANTIATIONS)
-            raise ValueError(f"unknown instantiation {self.instantiation!r}; known: {known}")
+        check_known("instantiation", self.instantiation, INSTANTIATIONS)
         if any(len(value) != 4 for value in (self.blocks, self.groups, self.pools)):
             raise ValueError(f"a non-local placement is for the four stages res2..res5, got {self}")
 
@@ -198,10 +195,8 @@ class ResNetSpec(VideoSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_arch()
-        depths = BLOCKS_PER_STAGE.get(self.transform)
-        if depths is None:
-            known = ", ".join(BLOCKS_PER_STAGE)
-            raise ValueError(f"unknown transform {self.transform!r}; known: {known}")
+        check_known("transform", self.transform, BLOCKS_PER_STAGE)
+        depths = BLOCKS_PER_STAGE[self.transform]
         if self.depth not in depths:
             known = ", ".join(map(str, depths))
             raise ValueError(f"{self.transform} has no depth {self.depth}; depths: {known}")
@@ -218,8 +213,7 @@ class ResNetSpec(VideoSpec):
                 )
 
     def _check_arch(self) -> None:
-        if self.arch not in TEMPORAL_KERNELS:
-            raise ValueError(f"unknown arch {self.arch!r}; known: {', '.join(TEMPORAL_KERNELS)}")
+        check_known("arch", self.arch, TEMPORAL_KERNELS)
 
     def pathways(self) -> tuple["ResNetSpec", ...]:
         """Returns the specification of each pathway."""

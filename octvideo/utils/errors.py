@@ -1,4 +1,6 @@
-"""The base class of errors that a user can fix."""
+"""The base class of errors that a user can fix, and a check that many share."""
+
+from collections.abc import Collection
 
 
 class UserError(ValueError):
@@ -10,3 +12,9 @@ class UserError(ValueError):
 
 class NonFiniteError(UserError):
     """A model's scores for a video are nan or inf: its weights are lost, or half overflows."""
+
+
+def check_known(what: str, value: object, known: Collection[object]) -> None:
+    """Raises ValueError unless a value is among those that are known."""
+    if value not in known:
+        raise ValueError(f"unknown {what} {value!r}; known: {', '.join(map(str, known))}")

@@ -13,6 +13,7 @@ from octvideo.config.published import library_of
 from octvideo.data.protocol import Protocol
 from octvideo.models.build import Spec, spec_from_dict
 from octvideo.models.external import ExternalSpec
+from octvideo.utils.errors import check_known
 from octvideo.utils.plain import from_plain
 from octvideo.weights.download import fetch, is_address
 from octvideo.weights.formats.files import CheckpointError, DamagedFile, file_format
@@ -113,8 +114,7 @@ def read_weights(
         CheckpointError: the file is damaged, hostile, or of another kind; the message names it.
         DownloadError: the file cannot be downloaded.
     """
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind of checkpoint {kind!r}; known: {', '.join(KINDS)}")
+    check_known("kind of checkpoint", kind, KINDS)
     if library_of(str(path)) and not Path(path).exists():
         return _of_library(str(path), clear_names, average)
     address, sha256 = (str(path), None) if is_address(path) else zoo_address(path)

@@ -60,7 +60,7 @@ def test_crop_equals_resize_then_crop(data):
     flip = data.draw(st.booleans())
     frames = noise(t, h, w, seed=data.draw(st.integers(0, 9)))
 
-    ours = resize_crop(frames, size, top, left, crop_h, crop_w, flip=flip)
+    ours = resize_crop(frames, size, (top, left, crop_h, crop_w), flip)
 
     reference = resized(frames, size)[:, :, top : top + crop_h, left : left + crop_w]
     if flip:
@@ -68,7 +68,7 @@ def test_crop_equals_resize_then_crop(data):
     assert ours.dtype == torch.float32
     assert ours.is_contiguous()
     torch.testing.assert_close(ours, reference, rtol=0, atol=TOLERANCE)
-    whole = resize_crop_uint8(frames, size, top, left, crop_h, crop_w, flip=flip)
+    whole = resize_crop_uint8(frames, size, (top, left, crop_h, crop_w), flip)
     assert whole.dtype == torch.uint8
     torch.testing.assert_close(whole.float(), reference, rtol=0, atol=ROUNDING)
 
@@ -79,9 +79,9 @@ def test_real_sizes(h, w, short):
     frames, size = noise(2, h, w), short_side_size(h, w, short)
     top, left = size[0] - 200, size[1] - 201
     reference = resized(frames, size)[:, :, top:, left:]
-    ours = resize_crop(frames, size, top, left, 200, 201)
+    ours = resize_crop(frames, size, (top, left, 200, 201))
     torch.testing.assert_close(ours, reference, rtol=0, atol=TOLERANCE)
-    whole = resize_crop_uint8(frames, size, top, left, 200, 201).float()
+    whole = resize_crop_uint8(frames, size, (top, left, 200, 201)).float()
     torch.testing.assert_close(whole, reference, rtol=0, atol=ROUNDING)
     assert abs((whole - reference).mean()) < 0.12  # halves are rounded up
     assert (whole - reference).abs().mean() < 0.35  # where rounding once is 0.25
@@ -91,18 +91,18 @@ def test_real_sizes(h, w, short):
 def test_without_a_resize_pixels_are_exact(resize):
     frames = noise(3, 20, 30)
     crop = torch.from_numpy(frames).permute(3, 0, 1, 2)[:, :, 2:12, 7:27]
-    ours = resize(frames, (20, 30), 2, 7, 10, 20)
+    ours = resize(frames, (20, 30), (2, 7, 10, 20))
     assert torch.equal(ours, crop.to(ours.dtype))
-    assert torch.equal(resize(frames, (20, 30), 2, 7, 10, 20, flip=True), ours.flip(-1))
+    assert torch.equal(resize(frames, (20, 30), (2, 7, 10, 20), flip=True), ours.flip(-1))
 
 
 @pytest.mark.parametrize("resize", [resize_crop, resize_crop_uint8])
 def test_reversed_channels_and_other_views_of_memory(resize):
     frames = noise(3, 20, 30)
-    video = resize(frames, (24, 36), 1, 2, 20, 30)
-    assert torch.equal(resize(frames[..., ::-1], (24, 36), 1, 2, 20, 30), video.flip(0))
+    video = resize(frames, (24, 36), (1, 2, 20, 30))
+    assert torch.equal(resize(frames[..., ::-1], (24, 36), (1, 2, 20, 30)), video.flip(0))
     part = frames[1:, 3:17, 5:]
-    ours, copy = (resize(f, (21, 40), 0, 0, 21, 40) for f in (part, part.copy()))
+    ours, copy = (resize(f, (21, 40), (0, 0, 21, 40)) for f in (part, part.copy()))
     assert torch.equal(ours, copy)
 
 

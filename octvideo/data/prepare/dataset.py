@@ -129,8 +129,7 @@ def plan_of_annotations(
         by_stem.setdefault(Path(path).stem, []).append(path)
     plan = Plan(root, names)
     for row in labelled:
-        start, end = int(float(row["time_start"])), int(float(row["time_end"]))
-        stem, split = f"{row['youtube_id']}_{start:06d}_{end:06d}", row["split"]
+        stem, split = row["stem"], row["split"]
         paths = by_stem.get(stem) or by_stem.get(row["youtube_id"])
         if paths:
             path = min(paths, key=lambda path: (not _is_under(path, root, split), path))
@@ -161,10 +160,11 @@ def _annotation_row(row: dict[str, str], where: str) -> dict[str, str]:
     if split is None:
         raise UserError(f"{where}: the split is {row['split']!r}, not train, validate or test")
     try:
-        int(float(row["time_start"])), int(float(row["time_end"]))
+        start, end = int(float(row["time_start"])), int(float(row["time_end"]))
     except (ValueError, OverflowError) as error:
         raise UserError(f"{where}: time_start and time_end must be seconds: {error}") from error
-    return {**row, "label": row["label"].strip('"'), "split": split}
+    stem = f"{row['youtube_id']}_{start:06d}_{end:06d}"
+    return {**row, "label": row["label"].strip('"'), "split": split, "stem": stem}
 
 
 def _annotation_names(found: set[str]) -> list[str]:

@@ -14,6 +14,7 @@ from octvideo.data.read.frames import Frames
 from octvideo.data.read.packet_index import VideoError, named_errors
 from octvideo.data.read.pyav_backend import PyAVBackend
 from octvideo.data.read.timing import Timing
+from octvideo.utils.errors import check_known
 
 __all__ = ["BACKENDS", "VideoError", "VideoReader"]
 
@@ -37,8 +38,7 @@ class Backend(Protocol):
 
 def check_backend(name: str) -> None:
     """Raises ValueError for an unknown backend, ImportError (what to install) for a missing one."""
-    if name not in BACKENDS:
-        raise ValueError(f"unknown video backend {name!r}; known: {', '.join(BACKENDS)}")
+    check_known("video backend", name, BACKENDS)
     if name != "pyav":
         from octvideo.data.read import backends
 

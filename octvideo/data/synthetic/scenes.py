@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from octvideo.utils.errors import check_known
+
 # Twins are neighbours: the reversal of action k is action k ^ 1.
 ACTIONS = (
     "left",
@@ -198,8 +200,7 @@ def render_clip(
     fractions of the shorter side, of a turn or of an octave a second, whatever the frame rate.
     ValueError for an unknown action or an empty clip.
     """
-    if action not in ACTIONS:
-        raise ValueError(f"unknown action {action!r}; known are {', '.join(ACTIONS)}")
+    check_known("action", action, ACTIONS)
     if min(num_frames, height, width) < 1 or fps <= 0:
         raise ValueError(
             f"a clip needs a positive length, size and rate, "
