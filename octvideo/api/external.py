@@ -48,15 +48,19 @@ def create_external(
     weights = read_weights(source, clear_names=clear_names, average=True)
     trained = trained_spec(weights, named)
     spec = _as_trained(named, trained, weights)
-    with torch.device("meta"):  # a file may say that it is of a network larger than all memory
-        classes = _num_classes(build_external(spec), weights)
+    as_built = {**given, "num_classes": None, "octave_alpha": 0.0}
+    # A file may say that it is of a network larger than all memory. Vanilla: the shapes are those.
+    with torch.device("meta"):
+        skeleton = build_external(with_options(spec, **as_built))
+    classes = _num_classes(skeleton, weights)
     wanted = given.get("num_classes")
     wanted = classes if wanted is None else wanted
     options = {**given, "num_classes": spec.num_classes if wanted is None else wanted}
     spec = with_options(spec, **options)
     is_new = spec.num_classes != classes
-    with torch.device("meta"):
-        check_fit(build_external(spec), weights, finetune=is_new)
+    if spec.num_classes != skeleton.spec.num_classes:
+        skeleton.reset_classifier(spec.num_classes)
+    check_fit(skeleton, weights, finetune=is_new)
     model = build_external(spec)
     logger.info("%s", load_into(model, weights, finetune=is_new, tell=in_options))
     model.protocol = _protocol(spec, weights)

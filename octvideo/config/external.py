@@ -11,12 +11,17 @@ from fvcore.common.config import CfgNode
 from octvideo.config.keys import get_cfg, value_of
 from octvideo.config.published import LIBRARIES, published_input
 from octvideo.config.values import show
+from octvideo.utils.errors import UserError
 
 _NAMES = ", ".join(f"{library}/NAME" for library in LIBRARIES)
 EXTERNAL_NAMES = f"{_NAMES} or package.module:function"
 # What an external network decides itself; ones that change its octave are refused, in its spec.
 _DECIDED = ("RESNET", "NONLOCAL", "SLOWFAST")
 _DECIDED_KEYS = ("MODEL.DROPOUT_RATE", "MODEL.ACT_CHECKPOINT", "BN.EPSILON", "BN.MOMENTUM")
+# What every library says of its networks.
+_ALL_FORMATS = tuple(
+    f"DATA.{name}" for name in ("NUM_FRAMES", "TRAIN_CROP_SIZE", "TEST_CROP_SIZE", "MEAN", "STD")
+)
 
 
 def takes_images(cfg: CfgNode) -> bool:
@@ -35,7 +40,15 @@ def follow_published(cfg: CfgNode, given: Collection[str]) -> Iterator[str]:
         UserError: the library is missing, or has no such network.
     """
     name = cfg.MODEL.MODEL_NAME
-    if cfg.MODEL.ARCH != "external" or (published := published_input(name)) is None:
+    if cfg.MODEL.ARCH != "external":
+        return
+    try:
+        published = published_input(name)
+    except UserError:
+        if set(_ALL_FORMATS) <= set(given):  # nothing is asked; who builds the network will say it
+            return
+        raise
+    if published is None:
         return
     for key, value in published.keys().items():
         section, word = key.split(".")

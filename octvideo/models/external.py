@@ -21,6 +21,7 @@ from octvideo.models.slowfast import select_frames, slow_indices
 from octvideo.models.spec import OctavePlacement, check_counts
 from octvideo.models.trial import Trial, try_network
 from octvideo.models.video_resnet import check_clips
+from octvideo.surgery import octavize
 from octvideo.utils.errors import UserError, check_known
 
 logger = logging.getLogger("octvideo")
@@ -94,7 +95,12 @@ class ExternalSpec(NetworkSpec):
             return {"octave_alpha": 0.0}
         return {"octave_alpha": octave.alpha, "channel_divisor": octave.channel_divisor}
 
-    def example(self, batch: int = 1, device: str | None = None) -> Any:
+    def _facts(self) -> dict[str, Any]:
+        # The size of the maps decides which layers are octave.
+        at = {"crop_size": self.crop_size} if self.octave.alpha else {}
+        return super()._facts() | at
+
+    def example(self, batch: int = 1, device: torch.device | str | None = None) -> Any:
         """Returns zeros that the network takes; of two pathways, [slow, fast]."""
         frames = () if self.is_image else (self.num_frames,)
         shape = (batch, self.input_channels, *frames, self.crop_size, self.crop_size)
@@ -307,7 +313,8 @@ def build_external(spec: ExternalSpec) -> ExternalNetwork:
     clip = (spec.num_frames, spec.crop_size)
     network = make_network(spec.name, spec.arguments, clip, spec.num_classes)
     trial = try_network(network, spec.name, spec.example(_TRIAL_BATCH, "meta"))
-    _octavize(network, spec)
+    if spec.octave.alpha:
+        _octavize(network, spec)
     model = ExternalNetwork(spec, network, trial)
     if not spec.num_classes:
         model.reset_classifier(0)
@@ -339,5 +346,14 @@ def is_on_meta(network: nn.Module) -> bool:
 
 
 def _octavize(network: nn.Module, spec: ExternalSpec) -> None:
-    if spec.octave.alpha:
-        raise UserError(f"OCTAVE.ALPHA is not for {spec.name} yet")
+    """Makes it octave, in place, as `octvideo.octavize` does by default."""
+    try:
+        octavize(
+            network,
+            spec.octave.alpha,
+            example=spec.example(device=next(network.parameters()).device),
+            divisor=spec.octave.channel_divisor,
+            inplace=True,
+        )
+    except ValueError as error:
+        raise UserError(f"MODEL.MODEL_NAME {spec.name} cannot be octave: {error}") from error

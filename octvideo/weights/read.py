@@ -141,8 +141,8 @@ def _of_library(name: str, clear_names: ClearNames, average: bool) -> Weights:
         weights.class_names = library_class_names(name)
         return weights
     state, names = library_state(name)
-    weights = _of_pytorch(Path(name), state, "pytorch", clear_names, average)
-    weights.class_names = names
+    weights = _under_our_names(Path(name), state)
+    weights.original, weights.class_names = state, names
     return weights
 
 
@@ -177,20 +177,12 @@ def _of_pytorch(
     checked = check_state(held, path)
     spec, protocol = read_records(path, extra)
     if isinstance(spec, ExternalSpec):  # its names are its project's
-        state = dict(checked)
+        weights = Weights(path, "octvideo", dict(checked))
     else:
-        state = without_prefix(checked, clear_names, path, key)
-    if isinstance(spec, ExternalSpec):
-        found, ours = "octvideo", {name: name for name in state}
-    elif any(map(is_pytorchvideo, state)):
-        found, ours = "pytorchvideo", pytorchvideo_names(state)
-    elif is_torchvision(state):
-        found, ours = "torchvision", torchvision_names(state)
-    else:
-        found = "octvideo" if _OWN_KEYS & extra.keys() else "pyslowfast"
-        ours = {name: name for name in state}
-    _check_kind(path, found, kind)
-    weights = Weights(path, found, {ours[name]: value for name, value in state.items()})
+        weights = _under_our_names(path, without_prefix(checked, clear_names, path, key))
+        if weights.kind == "pyslowfast" and _OWN_KEYS & extra.keys():
+            weights.kind = "octvideo"
+    _check_kind(path, weights.kind, kind)
     # What stands beside the parameters is taken where it is of the right type.
     weights.epoch = epoch if isinstance(epoch, int) else None
     weights.cfg = cfg
@@ -199,6 +191,16 @@ def _of_pytorch(
     weights.spec, weights.protocol = spec, protocol
     weights.original = {cleared(name, clear_names): value for name, value in checked.items()}
     return weights
+
+
+def _under_our_names(path: Path, state: Mapping[str, Tensor]) -> Weights:
+    if any(map(is_pytorchvideo, state)):
+        kind, ours = "pytorchvideo", pytorchvideo_names(state)
+    elif is_torchvision(state):
+        kind, ours = "torchvision", torchvision_names(state)
+    else:
+        kind, ours = "pyslowfast", {name: name for name in state}
+    return Weights(path, kind, {ours[name]: value for name, value in state.items()})
 
 
 def _prefix_before(names: Iterable[str], wanted: Collection[str]) -> str:

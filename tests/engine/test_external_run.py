@@ -14,6 +14,7 @@ from octvideo.data.synthetic.videos import make_synthetic
 from octvideo.engine import load_checkpoint, run_test, run_train
 from octvideo.engine.checkpoint import CheckpointError
 from octvideo.engine.start import check_run
+from octvideo.layers import OctConv2d
 from support import ROOT, own_networks
 
 COMMON = {
@@ -43,6 +44,8 @@ IMAGE = {
     "DATA.NUM_FRAMES": 1,
     "DATA.TEST_CROP_SIZE": 36,
     "DATA.MEAN": [0.4, 0.5, 0.6],
+    "OCTAVE.ENABLE": True,
+    "OCTAVE.ALPHA": 0.25,
 }
 
 
@@ -70,7 +73,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def test_a_checkpoint_is_the_state_of_the_network(videos: SimpleNamespace) -> None:
     content = load_checkpoint(videos.checkpoint)
     vanilla = own_networks.video(6)
-    vanilla[12] = torch.nn.Linear(6, videos.cfg.MODEL.NUM_CLASSES)
+    vanilla[15] = torch.nn.Linear(6, videos.cfg.MODEL.NUM_CLASSES)
     vanilla.load_state_dict(content["model_state"])
     record = content["spec"]
     assert (record["network"], record["name"]) == ("ExternalSpec", "support.own_networks:video")
@@ -89,7 +92,7 @@ def test_a_checkpoint_is_the_state_of_the_network(videos: SimpleNamespace) -> No
     expected = vanilla.eval()(x)
     torch.testing.assert_close(model.eval()(x), expected.softmax(1))
     features = model.eval().forward_head(model.forward_features(x), pre_logits=True)
-    torch.testing.assert_close(features, vanilla[:12](x))
+    torch.testing.assert_close(features, vanilla[:15](x))
 
 
 def test_a_run_resumes_and_is_tested(videos: SimpleNamespace) -> None:
@@ -121,15 +124,21 @@ def test_a_run_is_loaded_where_its_network_is_named(videos: SimpleNamespace) -> 
     assert features.shape == (6,)
 
 
-def test_a_run_on_images(tmp_path: Path) -> None:
+def test_an_octave_run_on_images(tmp_path: Path) -> None:
     make_synthetic_images(tmp_path / "data", num_train=8, num_val=4)
     paths = {"DATA.PATH_TO_DATA_DIR": str(tmp_path / "data"), "OUTPUT_DIR": str(tmp_path / "run")}
-    cfg = load_cfg(ROOT / "configs/Synthetic/base_images.yaml", options(IMAGE, paths))
+    cfg_path = ROOT / "configs/Synthetic/base_images.yaml"
+    cfg = load_cfg(cfg_path, options(IMAGE, paths))
     path = run_train(cfg)
+    vanilla = load_cfg(cfg_path, options({**IMAGE, "OCTAVE.ENABLE": False}, paths))
+    with pytest.raises(CheckpointError, match=r"OCTAVE\.ENABLE was True, is False"):
+        run_train(vanilla)
     result = run_test(cfg, path)
     assert (result["num_videos"], result["num_views"]) == (4, 1)
     model = octvideo.load(path, network="support.own_networks:image")
     assert model.spec.is_image
+    assert model.spec.octave.alpha == 0.25
+    assert any(isinstance(module, OctConv2d) for module in model.modules())
     assert model.protocol.mean == (0.4, 0.5, 0.6)
     picture = next((tmp_path / "data/val").rglob("*.jpg"))
     assert octvideo.predict(picture, model)

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ import octvideo
 from octvideo.config import ConfigError, get_cfg, load_cfg
 from octvideo.models import build, build_model, spec_from_dict
 from octvideo.models.external import ExternalSpec
+from octvideo.surgery import octavize
+from octvideo.utils.complexity import count
 from octvideo.utils.errors import UserError
 from support.peer import import_pytorchvideo
 
@@ -52,7 +55,7 @@ def test_records_of_no_network_are_refused(values: dict[str, Any]) -> None:
     [
         ("probabilities", {}, "softmax"),
         ("named_scores", {}, "dict"),
-        ("maps", {}, r"\(2, 8, 4, 4, 4\)"),
+        ("maps", {}, r"\(2, 8, 4, 8, 8\)"),
         ("no_network", {}, "Tensor"),
         ("two_heads", {}, "num_classes"),
         ("missing", {}, "no function missing"),
@@ -101,10 +104,27 @@ def test_the_network_has_the_mode_the_classes_and_the_names_of_its_own() -> None
     torch.testing.assert_close(model(x), model.forward_head(model.forward_features(x), True))
     model.reset_classifier(3)
     assert (model(x).shape, model.spec.num_classes) == ((2, 3), 3)
-    assert build(model.spec).state_dict()["12.weight"].shape == (3, 8)
+    assert build(model.spec).state_dict()["15.weight"].shape == (3, 8)
     for wrong in (x[0], x[:, :2], x.long(), [x, x]):
         with pytest.raises(ValueError, match="clip"):
             model(wrong)
+
+
+def test_the_octave_form_is_what_octavize_makes() -> None:
+    vanilla: Any = octvideo.create_model(f"{OWN}:video", 5, **SMALL)
+    model: Any = octvideo.create_model(f"{OWN}:video", 5, octave_alpha=0.25, **SMALL)
+    model.load_state_dict(vanilla.state_dict())
+    x = torch.randn(2, 3, 4, 32, 32)
+    expected = octavize(vanilla.network, 0.25, example=x)
+    torch.testing.assert_close(model.eval()(x), expected.eval()(x).softmax(1))
+    assert count(model, x.shape).macs < 0.9 * count(vanilla, x.shape).macs
+    with pytest.raises(ValueError, match=r"OCTAVE\.STAGES"):
+        octvideo.create_model(f"{OWN}:video", octave_alpha=0.25, octave_stages=(2, 3))
+    # Which layers are octave depends on the size of the maps.
+    same = replace(model.spec, num_frames=8)
+    assert not model.spec.differences(same)
+    assert model.spec.differences(replace(same, crop_size=64))
+    assert not vanilla.spec.differences(replace(vanilla.spec, crop_size=64))
 
 
 def test_an_image_network_takes_images_and_clips_of_one_frame() -> None:

@@ -7,12 +7,13 @@ from torch import Tensor, nn
 
 
 def _small(dims: int, classes: int, width: int) -> nn.Sequential:
-    """Three convolutions with batch norm and ReLU, and a linear layer, in two or three dims."""
+    """Four convolutions with batch norm and ReLU, and a linear layer, in two or three dims."""
     conv: Any = (nn.Conv2d, nn.Conv3d)[dims - 2]
     norm: Any = (nn.BatchNorm2d, nn.BatchNorm3d)[dims - 2]
     pool: Any = (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[dims - 2]
-    stride, layers = (1, 2, 2)[3 - dims :], []
-    for channels in (3, width, width):
+    layers: list[nn.Module] = []
+    for channels, step in ((3, 2), (width, 1), (width, 1), (width, 2)):
+        stride = (1, step, step)[3 - dims :]
         layers += [conv(channels, width, 3, stride, 1, bias=False), norm(width), nn.ReLU()]
     return nn.Sequential(*layers, pool(1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(width, classes))
 
@@ -55,7 +56,7 @@ class _TwoHeads(_Of):
 
 class _Maps(_Of):
     def forward(self, x: Tensor) -> Tensor:
-        return self.network[:9](x)
+        return self.network[:12](x)
 
 
 def probabilities() -> nn.Module:
