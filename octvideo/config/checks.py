@@ -231,8 +231,8 @@ def _pathways(cfg: CfgNode) -> Iterator[Problem]:
         yield Problem(
             "MODEL.MODEL_NAME",
             "MODEL.MODEL_NAME ResNet has one pathway, but MODEL.ARCH slowfast, its default as in "
-            "PySlowFast, has two: set MODEL.ARCH c2d, i3d, slow, slow_c2d or slow_i3d, or "
-            "MODEL.MODEL_NAME SlowFast",
+            "PySlowFast, has two: set MODEL.ARCH c2d, i3d, slow, slow_c2d, slow_i3d, r2plus1d or "
+            "csn, or MODEL.MODEL_NAME SlowFast",
         )
     if len(cfg.DATA.INPUT_CHANNEL_NUM) < number:
         yield Problem(

@@ -162,8 +162,8 @@ _DATA_LOADER = {
 }
 _MODEL = {
     "ARCH": Key("slowfast", "kind of network; 2d: an image network; external: another project's",
-        one_of("c2d", "i3d", "slow", "slowfast", "slow_c2d", "slow_i3d", "x3d", "2d", "external"),
-        REFUSED),
+        one_of("c2d", "i3d", "slow", "slowfast", "slow_c2d", "slow_i3d", "x3d", "r2plus1d", "csn",
+            "2d", "external"), REFUSED),
     "MODEL_NAME": Key("SlowFast",
         "SlowFast for two pathways, X3D for x3d, else ResNet; follows ARCH where it is not set; "
         "with ARCH 2d a name of octvideo.list_models(); with ARCH external torchvision/NAME, "

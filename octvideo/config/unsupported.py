@@ -67,12 +67,9 @@ INSTEAD: dict[str, str] = {
 _OTHER_DATA = ("ava", "charades", "ptvcharades", "ptvssv2", "ssv2")
 FOREIGN_VALUES: dict[str, tuple[str, ...]] = {
     "BN.NORM_TYPE": ("sub_batchnorm",),
-    "MODEL.ARCH": ("csn", "maskmvit", "mvit", "r2plus1d"),
+    "MODEL.ARCH": ("maskmvit", "mvit"),
     "MODEL.LOSS_FUNC": ("bce", "contrastive_loss", "mse", "multi_mse"),
-    "MODEL.MODEL_NAME": (
-        *("contrastivemodel", "maskmvit", "mvit"),
-        *("ptvcsn", "ptvmvit", "ptvr2plus1d"),
-    ),
+    "MODEL.MODEL_NAME": (*("contrastivemodel", "maskmvit", "mvit", "ptvmvit"),),
     "SOLVER.OPTIMIZING_METHOD": ("mt_adamw",),
     "TEST.DATASET": _OTHER_DATA,
     "TRAIN.DATASET": _OTHER_DATA,
@@ -88,7 +85,10 @@ _SAME_DATA = {
 REPLACED_VALUES: dict[str, dict[str, str]] = {
     "DATA.DECODING_BACKEND": {"torchvision": "pyav"},
     "MODEL.ARCH": {"slowonly": "slow", "c2d_nopool": "slow_c2d", "i3d_nopool": "slow_i3d"},
-    "MODEL.MODEL_NAME": {"PTVResNet": "ResNet", "PTVSlowFast": "SlowFast"},
+    "MODEL.MODEL_NAME": {
+        **dict.fromkeys(("PTVResNet", "PTVR2plus1D", "PTVCSN"), "ResNet"),
+        "PTVSlowFast": "SlowFast",
+    },
     "TEST.DATASET": _SAME_DATA,
     "TRAIN.DATASET": _SAME_DATA,
 }

@@ -124,5 +124,6 @@ def _has_short_clips(cfg: CfgNode) -> bool:
     """
     frames, arch = cfg.DATA.NUM_FRAMES, cfg.MODEL.ARCH
     stem = arch in ("i3d", "slow_i3d", "slowfast", "x3d") and frames < 6
+    stem = stem or (arch == "csn" and frames < 24)  # it strides by 8 before the last
     fewest = frames // cfg.SLOWFAST.ALPHA if arch == "slowfast" else frames
     return stem or (not cfg.MODEL.FOLD_CONV3D and arch not in ("c2d", "slow_c2d") and fewest < 3)

@@ -1,4 +1,4 @@
-"""Models: networks of videos (C2D, I3D, Slow, SlowFast, X3D) and of images, plain and octave."""
+"""Models: networks of videos (C2D, I3D, Slow, SlowFast, X3D, R(2+1)D, CSN) and of images."""
 
 from octvideo.models.build import build, list_models, named_spec, spec_from_dict
 from octvideo.models.from_cfg import build_model

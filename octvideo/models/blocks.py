@@ -66,8 +66,9 @@ class BlockSpec:
 
     ``stride`` and ``dilation`` are spatial. ``stride_on``: the convolution of a bottleneck with
     the stride, "a" (1x1), "b" (3x3) or "c" (the last 1x1); ``time_on``: the one with the kernel
-    and the stride in time, "a" or "b". ``squeeze``: squeeze-and-excitation. ``input_bn``: a batch
-    norm without scale and shift before the branch and the projection.
+    and the stride in time, "a", "b", or "b_t", a 1x1 convolution before b that is there for it.
+    ``squeeze``: squeeze-and-excitation. ``input_bn``: a batch norm without scale and shift before
+    the branch and the projection.
     """
 
     dim_in: int
@@ -117,7 +118,8 @@ class Transform(nn.Module):
 class Bottleneck(Transform):
     """a: t x1x1, BN, ReLU; b: 1x3x3, BN, ReLU; c: 1x1x1, BN.
 
-    Options: a batch norm without scale and shift before a, squeeze-and-excitation behind c.
+    Options: a batch norm without scale and shift before a, squeeze-and-excitation behind c, b
+    t x3x3 or with b_t: t x1x1, BN, ReLU before it (``time_on``).
     """
 
     def __init__(self, spec: BlockSpec, make: Layers) -> None:
@@ -125,6 +127,11 @@ class Bottleneck(Transform):
         self.input_bn = make.norm(spec.dim_in, affine=False) if spec.input_bn else nn.Identity()
         a, b, c = bottleneck_convs(spec, make)
         self.a, self.a_bn = a, make.norm(spec.dim_inner)
+        self.factorised = spec.time_on == "b_t"
+        if self.factorised:
+            t, stride = spec.time_of("b_t")
+            self.b_t = make.conv(spec.dim_inner, spec.dim_inner, 1, t, temporal_stride=stride)
+            self.b_t_bn = make.norm(spec.dim_inner)
         self.b, self.b_bn = b, make.norm(spec.dim_inner)
         self.c, self.c_bn = c, make.norm(spec.dim_out)
         self.se = SqueezeExcite(spec.dim_out) if spec.squeeze else nn.Identity()
@@ -137,6 +144,8 @@ class Bottleneck(Transform):
     def forward(self, x: Tensor) -> Tensor:
         """(N, dim_in, [T,] H, W) -> (N, dim_out, [T,] H/stride, W/stride)."""
         x = self.relu(self.a_bn(self.a(self.input_bn(x))))
+        if self.factorised:
+            x = self.relu(self.b_t_bn(self.b_t(x)))
         x = self.relu(self.b_bn(self.b(x)))
         return self.se(self.c_bn(self.c(x)))
 

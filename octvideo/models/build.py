@@ -67,6 +67,8 @@ _VIDEO_MODELS: dict[str, VideoSpec] = {
         non_local=NonLocalPlacement(NL5, "dot_product"),
         zero_init_final_bn=True,
     ),
+    "r2plus1d_r50": ResNetSpec(arch="r2plus1d", num_frames=16, sampling_rate=4),
+    "csn_r101": ResNetSpec(arch="csn", depth=101, num_frames=32, sampling_rate=2),
     **X3DS,
 }
 IMAGE_MODELS: dict[str, ImageSpec] = {**RESNETS_2D, **DENSENETS, **MOBILENETS}

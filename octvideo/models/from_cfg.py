@@ -13,7 +13,7 @@ from octvideo.models.image import ImageSpec
 from octvideo.models.record import KEYS, OCTAVE_OPTIONS
 from octvideo.models.resnet2d import ResNet2dSpec
 from octvideo.models.slowfast import SlowFastSpec
-from octvideo.models.spec import NonLocalPlacement, OctavePlacement, ResNetSpec, VideoSpec
+from octvideo.models.spec import TIME_ON, NonLocalPlacement, OctavePlacement, ResNetSpec, VideoSpec
 from octvideo.models.x3d import X3DSpec
 from octvideo.utils.errors import UserError
 
@@ -151,7 +151,9 @@ def _resnet_options(cfg: CfgNode) -> dict[str, Any]:
         "width_per_group": cfg.RESNET.WIDTH_PER_GROUP,
         "expansion": cfg.RESNET.EXPANSION,
         "spatial_strides": _of_pathway(cfg.RESNET.SPATIAL_STRIDES, 0),
-        "num_block_temp_kernel": _of_pathway(cfg.RESNET.NUM_BLOCK_TEMP_KERNEL, 0),
+        "num_block_temp_kernel": None
+        if cfg.MODEL.ARCH in TIME_ON  # where all blocks have one
+        else _of_pathway(cfg.RESNET.NUM_BLOCK_TEMP_KERNEL, 0),
     }
 
 

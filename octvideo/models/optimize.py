@@ -80,12 +80,15 @@ class _FusedStem(nn.Module):
     def __init__(self, stem: Stem | resnet2d.Stem2d) -> None:
         super().__init__()
         self.conv = FusedConv(stem.conv, stem.bn)
+        self.pools = getattr(stem, "pools", True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, [T,] H, W) -> (N, C, [T,] H/4, W/4)."""
         if x.ndim == 4:
             return F.max_pool2d(self.conv(dense(x)), 3, 2, 1).relu_()
         y = self.conv.on_video(x)
+        if not self.pools:
+            return y.relu_()
         return conv3d_as_2d.max_pool3d(y, (1, 3, 3), (1, 2, 2), (0, 1, 1)).relu_()
 
 
@@ -115,7 +118,9 @@ def _steps(branch: Transform) -> list[nn.Module]:
     if isinstance(branch, x3d.X3DTransform):
         behind = _OnVideos(branch.se, nn.SiLU(inplace=True))
         return [_step(branch.a, branch.a_bn, relu=True), _step(branch.b, branch.b_bn), behind]
-    names = ("a", "b") if isinstance(branch, Bottleneck) else ("a",)
+    names = ["a"]
+    if isinstance(branch, Bottleneck):
+        names += ["b_t", "b"] if branch.factorised else ["b"]
     return [_step(getattr(branch, n), getattr(branch, f"{n}_bn"), relu=True) for n in names]
 
 

@@ -10,12 +10,19 @@ from octvideo.models.recompute import run_and_recompute
 
 
 class Stem(nn.Module):
-    """conv t x7x7 / (1,2,2), BN, ReLU, max pool 1x3x3 / (1,2,2). Never octave."""
+    """conv t x7x7 / (1,2,2), BN, ReLU [, max pool 1x3x3 / (1,2,2)]. Never octave."""
 
     def __init__(
-        self, channels_in: int, channels_out: int, temporal_kernel: int, eps: float, momentum: float
+        self,
+        channels_in: int,
+        channels_out: int,
+        temporal_kernel: int,
+        eps: float,
+        momentum: float,
+        pools: bool = True,
     ) -> None:
         super().__init__()
+        self.pools = pools
         t = temporal_kernel
         self.conv = Conv3d(
             channels_in, channels_out, (t, 7, 7), (1, 2, 2), (t // 2, 3, 3), bias=False
@@ -23,8 +30,10 @@ class Stem(nn.Module):
         self.bn = BatchNorm3d(channels_out, eps=eps, momentum=momentum)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, T, H, W) -> (N, C, T, H/4, W/4)."""
-        x = conv3d_as_2d.max_pool3d(self.bn(self.conv(x)), (1, 3, 3), (1, 2, 2), (0, 1, 1))
+        """(N, 3, T, H, W) -> (N, C, T, H/4, W/4), without the pool (N, C, T, H/2, W/2)."""
+        x = self.bn(self.conv(x))
+        if self.pools:
+            x = conv3d_as_2d.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
         return F.relu(x, inplace=True)  # after the pool it does the same to a quarter of the values
 
 

@@ -8,13 +8,22 @@
     Slow C2D, Slow I3D: C2D and I3D without the pool after res2
     stride      1,2,2      1,2,2      1        2,1,1   2        2             2
 
+    R(2+1)D     1x7x7                 3                3        3             3
+    stride      1,2,2                 1,2,2            1,2,2    2,2,2         2,2,2
+    CSN         3x7x7      1x3x3      3                3        3             3
+    stride      1,2,2      1,2,2      1                2,2,2    2,2,2         2,2,2
+
 The numbers under a stage are the temporal kernels of its blocks' first convolution, repeated
 over the blocks (PySlowFast; Wang et al., "Non-local Neural Networks", table 1; Feichtenhofer et
-al., "SlowFast Networks for Video Recognition", table 1).
+al., "SlowFast Networks for Video Recognition", table 1). In R(2+1)D a 3x1x1 convolution before the
+1x3x3 one has them (Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action
+Recognition"); in CSN (ir-CSN) the 3x3x3 convolution, which is depthwise (Tran et al., "Video
+Classification with Channel-Separated Convolutional Networks"). Both are as in PyTorchVideo.
 """
 
 from dataclasses import dataclass
 from itertools import cycle, islice
+from math import prod
 from numbers import Integral
 from typing import Any
 
@@ -29,9 +38,14 @@ TEMPORAL_KERNELS = {
     "i3d": ((5,), (3,), (3, 1), (3, 1), (1, 3)),
     "slow": ((1,), (1,), (1,), (3,), (3,)),
     "fast": ((5,), (3,), (3,), (3,), (3,)),
+    "r2plus1d": ((1,), (3,), (3,), (3,), (3,)),
+    "csn": ((3,), (3,), (3,), (3,), (3,)),
 }
 TEMPORAL_KERNELS |= {f"slow_{arch}": TEMPORAL_KERNELS[arch] for arch in ("c2d", "i3d")}
 TEMPORAL_POOL = {"c2d": 2, "i3d": 2}  # after res2; the others do not pool
+# Of res2..res5, where blocks have strides in time.
+TEMPORAL_STRIDES = {"r2plus1d": (1, 1, 2, 2), "csn": (1, 2, 2, 2)}
+TIME_ON = {"r2plus1d": "b_t", "csn": "b"}  # the convolution with the kernel in time; others: a
 
 BLOCKS_PER_STAGE = {
     "bottleneck_transform": {
@@ -214,6 +228,17 @@ class ResNetSpec(VideoSpec):
 
     def _check_arch(self) -> None:
         check_known("arch", self.arch, TEMPORAL_KERNELS)
+        fixed = {
+            "transform": "bottleneck_transform",
+            "num_groups": 1,
+            "stride_1x1": False,
+            "spatial_dilations": (1, 1, 1, 1),
+        }
+        for name, value in fixed.items() if self.arch in TIME_ON else ():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"{name} of {self.arch} is {value} always, got {getattr(self, name)!r}"
+                )
 
     def pathways(self) -> tuple["ResNetSpec", ...]:
         """Returns the specification of each pathway."""
@@ -238,6 +263,18 @@ class ResNetSpec(VideoSpec):
         return (kernels + [1] * count)[:count]
 
     @property
+    def pools_stem(self) -> bool:
+        """Whether a max pool follows the stem's convolution; else res2 strides for it."""
+        return self.arch != "r2plus1d"
+
+    def strides(self, stage: int) -> tuple[int, int]:
+        """Returns the strides of a stage in time and in space."""
+        spatial = self.spatial_strides[stage - 2]
+        if stage == 2 and not self.pools_stem:
+            spatial *= 2
+        return TEMPORAL_STRIDES.get(self.arch, (1, 1, 1, 1))[stage - 2], spatial
+
+    @property
     def final(self) -> str:
         """The last convolution of a block's branch."""
         return "b" if self.transform == "basic_transform" else "c"
@@ -251,4 +288,5 @@ class ResNetSpec(VideoSpec):
     def head_window(self) -> tuple[int, int, int]:
         """The map (T, H, W) of a clip of ``num_frames`` at ``crop_size`` after res5."""
         side = max(self.crop_size // 32, 1)
-        return (max(self.num_frames // self.temporal_pool, 1), side, side)
+        shrinks = self.temporal_pool * prod(TEMPORAL_STRIDES.get(self.arch, (1,)))
+        return (max(self.num_frames // shrinks, 1), side, side)

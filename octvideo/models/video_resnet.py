@@ -1,4 +1,4 @@
-"""C2D, I3D and Slow: video ResNets with one pathway.
+"""C2D, I3D, Slow, R(2+1)D and CSN: video ResNets with one pathway.
 
 The architectures are the tables of ``octvideo.models.spec``.
 """
@@ -13,7 +13,7 @@ from octvideo.models.classifier import Classifier
 from octvideo.models.heads import Head
 from octvideo.models.init import init_weights
 from octvideo.models.pathways import Pathways, Stem
-from octvideo.models.spec import TEMPORAL_KERNELS, ResNetSpec, VideoSpec
+from octvideo.models.spec import TEMPORAL_KERNELS, TIME_ON, ResNetSpec, VideoSpec
 
 TRANSFORMS = {"bottleneck_transform": Bottleneck, "basic_transform": BasicTransform}
 
@@ -114,7 +114,8 @@ def check_clips(clips: Tensor, channels: int) -> None:
 
 def _stem(spec: ResNetSpec) -> Stem:
     kernel = TEMPORAL_KERNELS[spec.arch][0][0]
-    return Stem(spec.input_channels, spec.width_per_group, kernel, spec.bn_eps, spec.bn_momentum)
+    norm = (spec.bn_eps, spec.bn_momentum)
+    return Stem(spec.input_channels, spec.width_per_group, kernel, *norm, spec.pools_stem)
 
 
 def _stage(spec: ResNetSpec, stage: int, lateral: int) -> dict[str, nn.Module]:
@@ -124,6 +125,7 @@ def _stage(spec: ResNetSpec, stage: int, lateral: int) -> dict[str, nn.Module]:
     is_basic = spec.transform == "basic_transform"
     inner = width * (spec.expansion if is_basic else spec.num_groups)
     dim_in, dim_out = spec.width(stage - 1) + lateral, spec.width(stage)
+    temporal_stride, stride = spec.strides(stage)
     modules: dict[str, nn.Module] = {}
     for i, kernel in enumerate(spec.temporal_kernels(stage)):
         block = BlockSpec(
@@ -131,10 +133,12 @@ def _stage(spec: ResNetSpec, stage: int, lateral: int) -> dict[str, nn.Module]:
             inner,
             dim_out,
             temporal_kernel=kernel,
-            stride=spec.spatial_strides[stage - 2] if i == 0 else 1,
+            stride=stride if i == 0 else 1,
             dilation=spec.spatial_dilations[stage - 2],
-            groups=spec.num_groups,
+            groups=inner if spec.arch == "csn" else spec.num_groups,
+            temporal_stride=temporal_stride if i == 0 else 1,
             stride_on="a" if spec.stride_1x1 else "b",
+            time_on=TIME_ON.get(spec.arch, "a"),
         )
         modules[f"res{i}"] = ResBlock(block, make, TRANSFORMS[spec.transform])
         if i in spec.non_local.blocks[stage - 2]:

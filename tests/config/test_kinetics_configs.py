@@ -61,7 +61,12 @@ NETWORKS |= {
     f"X3D_{size}": ("x3d", frames, rate, NO_NL)
     for size, frames, rate in (("XS", 4, 12), ("S", 13, 6), ("M", 16, 5), ("L", 16, 5))
 }
-OF_KINETICS_400 = {"X3D_XS", "X3D_S", "X3D_M", "X3D_L"}  # with and without octave, alpha .25
+NETWORKS |= {
+    "R2PLUS1D_16x4": ("r2plus1d", 16, 4, NO_NL),
+    "CSN_32x2": ("csn", 32, 2, NO_NL),
+}
+# Of Kinetics-400 alone, with and without octave, alpha .25.
+OF_KINETICS_400 = ("X3D_XS", "X3D_S", "X3D_M", "X3D_L", "R2PLUS1D_16x4_R50", "CSN_32x2_R101")
 SLOWFAST_KEYS = {"SLOWFAST_4x16": (8, 5), "SLOWFAST_8x8": (4, 7)}  # ALPHA, kernel
 
 
@@ -79,14 +84,15 @@ def test_every_recipe_is_there(folder: str) -> None:
     names = {path.stem for path in RECIPES if path.parent.name == folder}
     assert wanted_names() <= names
     if folder == "Kinetics":
-        assert OF_KINETICS_400 | {f"OCT_{name}_A0.25" for name in OF_KINETICS_400} <= names
+        octaves = {f"OCT_{re.sub('_R[0-9]+', '', name)}_A0.25" for name in OF_KINETICS_400}
+        assert {*OF_KINETICS_400, *octaves} <= names
 
 
 @every_recipe
 def test_a_recipe_is_what_its_name_says(path: Path) -> None:
     cfg = load_cfg(path)
     name = path.stem
-    network = re.sub(r"^OCT_|_R50|_A0\.\d+|_IN1K|_300k", "", name)
+    network = re.sub(r"^OCT_|_R50|_R101|_A0\.\d+|_IN1K|_300k", "", name)
     arch, frames, rate, blocks = NETWORKS[network]
     assert (arch, frames, rate) == (cfg.MODEL.ARCH, cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE)
     assert [stage[0] for stage in cfg.NONLOCAL.LOCATION] == blocks
@@ -179,6 +185,7 @@ SCRATCH = {
     "BASE_LR": 0.1, "LR_POLICY": "cosine", "MAX_EPOCH": 196, "WARMUP_EPOCHS": 34,
     "WARMUP_START_LR": 0.01,
 }  # fmt: skip
+SCALED = {**SCRATCH, "BASE_LR_SCALE_NUM_SHARDS": True}
 IN1K = {
     "BASE_LR": 0.01, "LR_POLICY": "steps_with_relative_lrs", "STEPS": [0, 44, 88, 118],
     "LRS": [1, 0.1, 0.01, 0.001], "MAX_EPOCH": 118,
@@ -233,6 +240,11 @@ PYSLOWFAST = {
         )
     },
     "C2D_NOPOOL_8x8_R50": single("slow_c2d", 8, 8, False, SCRATCH),
+    "R2PLUS1D_16x4_R50": single("r2plus1d", 16, 4, False, SCALED),
+    "CSN_32x2_R101": {
+        **(_csn := single("csn", 32, 2, False, SCALED)),
+        "RESNET": {**_csn["RESNET"], "DEPTH": 101},
+    },
     "SLOW_4x16_R50": single("slow", 4, 16, False, SCRATCH),
     "SLOWFAST_4x16_R50": double(8, 5),
     "SLOWFAST_8x8_R50": double(4, 7),

@@ -31,6 +31,8 @@ NETWORKS = {
         *("x3d_xs", 0.25),
         {**narrowed("x3d_xs"), "head_activation": "none", "crop_size": 64, "num_frames": 4},
     ),
+    "oct_r2plus1d": ("r2plus1d_r50", 0.25, {**NARROW, "num_frames": 4}),
+    "oct_csn": ("csn_r101", 0.25, {**NARROW, "num_frames": 8}),
     "oct_resnet": ("resnet26_v2", 0.25, {"width": 8, "head_activation": "none"}),
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)

@@ -15,6 +15,7 @@ NARROW = {"width_per_group": 8, "depth": 14}
 NETWORKS = [
     ("i3d_r50", {**NARROW, "num_frames": 8}),
     ("slowfast_r50", {**NARROW, "num_frames": 16}),
+    ("csn_r101", {**NARROW, "num_frames": 8}),
     ("x3d_m", {**narrowed("x3d_m"), "num_frames": 4}),
 ]
 

@@ -19,7 +19,9 @@ _NARROW_X3D = {"width_factor": 1.0, "depth_factor": 1.0, "dim_c5": 64}
 
 def narrowed(name: str, width: int = 16) -> dict[str, Any]:
     """Returns options that make a small network of a name, or that of ``width`` channels."""
-    return _NARROW_X3D if "x3d" in name else {"width_per_group": width}
+    if "x3d" in name:
+        return _NARROW_X3D
+    return {"width_per_group": width, **({"depth": 14} if "csn" in name else {})}
 
 
 def liven(model: torch.nn.Module) -> torch.nn.Module:

@@ -1,4 +1,4 @@
-"""Maps names of PyTorchVideo's ResNet, I3D, SlowFast and X3D models, as in its zoo, to ours.
+"""Maps names of PyTorchVideo's networks, as in its zoo, to ours.
 
 Its blocks are numbered: the stem is block 0, then come the stages, with a pool between the first
 two where the network has one, so which stage a block is depends on the others.
@@ -20,6 +20,9 @@ _LAYERS = tuple(
         (r"res_blocks\.(\d+)\.branch1_conv", r"{stage}.{pathway}_res\1.branch1"),
         (r"res_blocks\.(\d+)\.branch1_norm", r"{stage}.{pathway}_res\1.branch1_bn"),
         (_BRANCH + r"conv_([abc])", _OURS + r"\2"),
+        (_BRANCH + r"conv_b\.conv_t", _OURS + "b_t"),  # R(2+1)D
+        (_BRANCH + r"conv_b\.norm", _OURS + "b_t_bn"),
+        (_BRANCH + r"conv_b\.conv_xy", _OURS + "b"),
         (_BRANCH + r"norm_([abc])(?:\.0)?", _OURS + r"\2_bn"),
         (_BRANCH + r"norm_b\.1\.block\.0", _OURS + r"se.fc1"),
         (_BRANCH + r"norm_b\.1\.block\.2", _OURS + r"se.fc2"),
