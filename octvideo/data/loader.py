@@ -104,9 +104,9 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Vide
         build_training_views(cfg),
         seed=cfg.RNG_SEED,
         jitter_fps=cfg.DATA.TRAIN_JITTER_FPS,
-        watch=_watch(cfg),
+        watch=build_watch(cfg),
     )
-    return _loader(cfg, clips, sampler, batch_size, collate_clips)
+    return build_loader(cfg, clips, sampler, batch_size, collate_clips)
 
 
 def build_val_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoLoader[Batch]:
@@ -126,12 +126,12 @@ def build_val_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> VideoL
             build_training_views(cfg, plain=True),
             seed=cfg.RNG_SEED,
             max_tries=1,
-            watch=_watch(cfg),
+            watch=build_watch(cfg),
         )
-        return _loader(cfg, clips, [(index,) for index in mine], batch_size, collate_clips)
-    protocol = _test_protocol(cfg, source).one_view()
-    views = AllViews(videos, source, protocol, _watch(cfg))
-    return _loader(cfg, views, mine, batch_size, collate_clips)
+        return build_loader(cfg, clips, [(index,) for index in mine], batch_size, collate_clips)
+    protocol = build_test_protocol(cfg, source).one_view()
+    views = AllViews(videos, source, protocol, build_watch(cfg))
+    return build_loader(cfg, views, mine, batch_size, collate_clips)
 
 
 def build_test_loader(
@@ -142,17 +142,18 @@ def build_test_loader(
     Where a file has one view, they come in batches, as in validation.
     """
     source, videos = source_of(cfg.TEST.DATASET), read_split(cfg, "test", report=True)
-    mine, protocol = range(rank, len(videos), world_size), _test_protocol(cfg, source)
-    views = AllViews(videos, source, protocol, _watch(cfg))
+    mine, protocol = range(rank, len(videos), world_size), build_test_protocol(cfg, source)
+    views = AllViews(videos, source, protocol, build_watch(cfg))
     if protocol.num_views == 1:
         size = batch_per_process(cfg, processes_of(cfg), "test")
-        return _loader(cfg, views, mine, size, collate_clips)
+        return build_loader(cfg, views, mine, size, collate_clips)
     # An item holds all views of a video: one in advance is enough.
-    one_by_one: VideoLoader[Item] = _loader(cfg, views, mine, None, prefetch_factor=1)
+    one_by_one: VideoLoader[Item] = build_loader(cfg, views, mine, None, prefetch_factor=1)
     return one_by_one
 
 
-def _test_protocol(cfg: CfgNode, source: Source) -> Protocol:
+def build_test_protocol(cfg: CfgNode, source: Source) -> Protocol:
+    """Returns how the files of a source are looked at in a test."""
     protocol = build_protocol(cfg)
     return protocol.of_images() if source.images else protocol
 
@@ -160,9 +161,9 @@ def _test_protocol(cfg: CfgNode, source: Source) -> Protocol:
 def build_training_views(cfg: CfgNode, plain: bool = False) -> TrainingViews:
     """Returns what makes the training views of a clip; plain: crop and flip alone."""
     data = cfg.DATA
-    augmentation = Augmentation() if plain else _augmentation(cfg)
+    augmentation = Augmentation() if plain else build_augmentation(cfg)
     if source_of(cfg.TRAIN.DATASET).images:
-        return _image_transform(cfg, augmentation)
+        return build_image_views(cfg, augmentation)
     crop = TrainTransform(
         jitter_scales=tuple(data.TRAIN_JITTER_SCALES),
         crop_size=data.TRAIN_CROP_SIZE,
@@ -176,7 +177,7 @@ def build_training_views(cfg: CfgNode, plain: bool = False) -> TrainingViews:
     return ClipTransform(crop, augmentation)
 
 
-def _image_transform(cfg: CfgNode, augmentation: Augmentation) -> ImageTransform:
+def build_image_views(cfg: CfgNode, augmentation: Augmentation) -> ImageTransform:
     """Returns the transform of images; colour jitter is for AUG.ENABLE alone."""
     data, noise = cfg.DATA, None
     if data.TRAIN_PCA_NOISE:
@@ -192,8 +193,8 @@ def _image_transform(cfg: CfgNode, augmentation: Augmentation) -> ImageTransform
     )
 
 
-def _augmentation(cfg: CfgNode) -> Augmentation:
-    """Reads the section AUG; AUG.NUM_SAMPLE counts even without AUG.ENABLE, as in PySlowFast."""
+def build_augmentation(cfg: CfgNode) -> Augmentation:
+    """Returns what AUG asks for; AUG.NUM_SAMPLE counts without AUG.ENABLE too, as in PySlowFast."""
     aug = cfg.AUG
     rand_augment = erasing = None
     if aug.ENABLE and aug.AA_TYPE:
@@ -212,7 +213,7 @@ def read_split(cfg: CfgNode, split: str, report: bool = False) -> FileList:
     Raises:
         UserError: there is no list, or there are no files in it; names the file and the line.
     """
-    files = _source(cfg, split).list_files(_place(cfg), split)
+    files = _source(cfg, split).list_files(build_place(cfg), split)
     if report and is_main():
         files.report()
     return files
@@ -223,25 +224,27 @@ def data_class_names(cfg: CfgNode, split: str = "train") -> list[str] | None:
 
     A training run writes them into its checkpoints, and a test into its results (split "test").
     """
-    return _source(cfg, split).class_names(_place(cfg))
+    return _source(cfg, split).class_names(build_place(cfg))
 
 
 def _source(cfg: CfgNode, split: str) -> Source:
     return source_of(cfg["TEST" if split == "test" else "TRAIN"].DATASET)
 
 
-def _place(cfg: CfgNode) -> Place:
+def build_place(cfg: CfgNode) -> Place:
+    """Returns where the data set is."""
     data = cfg.DATA
     return Place(
         data.PATH_TO_DATA_DIR, cfg.MODEL.NUM_CLASSES, data.PATH_LABEL_SEPARATOR, data.PATH_PREFIX
     )
 
 
-def _watch(cfg: CfgNode) -> Watch:
+def build_watch(cfg: CfgNode) -> Watch:
+    """Returns what watches the workers of a loader."""
     return Watch(_num_workers(cfg.DATA_LOADER.NUM_WORKERS), cfg.DATA.DECODE_TIMEOUT)
 
 
-def _loader(
+def build_loader(
     cfg: CfgNode,
     dataset: RandomClips | AllViews,
     keys: Keys,
@@ -249,6 +252,7 @@ def _loader(
     collate_fn: Callable[[list[Item]], Loaded] | None = None,
     prefetch_factor: int = 2,
 ) -> VideoLoader[Loaded]:
+    """Returns batches of items, or items where there is no ``batch_size``, in the order of keys."""
     try:
         check_backend(cfg.DATA.DECODING_BACKEND)
     except ImportError as error:

@@ -38,7 +38,7 @@ def build_job(cfg: CfgNode, build: Build = build_model) -> launcher.Job:
     """Returns the job of a configuration."""
     settings = {key: repr(value) for key, value in leaf_values(cfg).items() if key != "SHARD_ID"}
     return launcher.Job(
-        run=partial(run, cfg, build),
+        run=partial(run_job, cfg, build),
         check=partial(check_run, cfg, build),
         settings=settings,
         num_gpus=cfg.NUM_GPUS,
@@ -49,7 +49,7 @@ def build_job(cfg: CfgNode, build: Build = build_model) -> launcher.Job:
     )
 
 
-def run(cfg: CfgNode, build: Build = build_model) -> None:
+def run_job(cfg: CfgNode, build: Build = build_model) -> None:
     """Does in this process what TRAIN.ENABLE and TEST.ENABLE ask for."""
     trained = None
     if cfg.TRAIN.ENABLE:

@@ -126,13 +126,14 @@ def load_tested(model: nn.Module, cfg: CfgNode, trained: Path | None) -> tuple[P
     best = best_path(Path(cfg.OUTPUT_DIR) / "checkpoints")
     if not cfg.TEST.CHECKPOINT_FILE_PATH and best.exists() and weights.path != best:
         logger.info("It is the last one; TEST.CHECKPOINT best tests %s", best)
-    return weights.path, _class_names(cfg, weights)
+    of_data = data_class_names(cfg, "test")
+    return weights.path, _class_names(weights, of_data, cfg.MODEL.NUM_CLASSES)
 
 
-def _class_names(cfg: CfgNode, weights: Weights) -> list[str]:
-    names, of_file = data_class_names(cfg, "test"), weights.class_names
-    if not of_file or len(of_file) != cfg.MODEL.NUM_CLASSES:
-        return names or [str(label) for label in range(cfg.MODEL.NUM_CLASSES)]
+def _class_names(weights: Weights, names: list[str] | None, num_classes: int) -> list[str]:
+    of_file = weights.class_names
+    if not of_file or len(of_file) != num_classes:
+        return names or [str(label) for label in range(num_classes)]
     if names and names != of_file:
         label = next(i for i, name in enumerate(names) if name != of_file[i])
         logger.warning(
