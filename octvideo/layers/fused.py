@@ -38,13 +38,15 @@ class FusedConv(nn.Module):
         if not is_fusible(conv):
             raise ValueError(f"{type(conv).__name__} of these channels cannot be fused")
         weight, bias = folded(conv, norm)
+        if isinstance(conv, (OctConv2d, OctConv3d)):
+            weight, bias = conv.by_frequency(weight, bias)
         options = (conv.padding, conv.dilation, conv.groups)
         self.groups = conv.groups
         is_octave = isinstance(conv, (OctConv2d, OctConv3d)) and (
             not conv.is_plain or conv.pools_plain
         )
         self.low = self.l2h = None
-        self.low_channels = 0
+        self.low_channels, self.layout = 0, None
         self.pools_first = is_octave and conv.stride[-1] == 2
         if not is_octave:
             self.high = _Step(weight, bias, conv.stride, *options, relu)
@@ -58,6 +60,7 @@ class FusedConv(nn.Module):
         self.high = _Step(w_h, bias_h, stride, *options, relu)
         if split[0]:
             self.low, self.low_channels = _Step(w_l, bias_l, stride, *options, relu), split[0]
+            self.layout = conv.layout
 
     def forward(self, x: Value, num_frames: int = 1, shortcut: Value | None = None) -> Value:
         """Images (N, C, H, W), or the frames of videos (N * T, C, H, W) with T ``num_frames``.
@@ -79,14 +82,14 @@ class FusedConv(nn.Module):
             y_h = _add_upsampled(y_h, self.l2h(x_l, num_frames), x_h.shape[-2:])
         y_h = self.high(x_h, num_frames, y_h)
         if self.low is not None:
-            return OctTensor(y_h, self.low(u, num_frames, y_l))
+            return OctTensor(y_h, self.low(u, num_frames, y_l), self.layout)
         return y_h if x_l is None or shortcut is not None else OctTensor(y_h, None)
 
     def _sums(self, shortcut: Value | None) -> tuple[Tensor | None, Tensor | None]:
         """The maps that the outputs are added to."""
         if shortcut is None:
             return None, None
-        y: Any = dense(convert(shortcut, self.low_channels))  # type: ignore[arg-type]
+        y: Any = dense(convert(shortcut, self.low_channels, self.layout))  # type: ignore[arg-type]
         return tuple(y) if isinstance(y, OctTensor) else (y, None)
 
     def on_video(self, x: Any) -> Any:

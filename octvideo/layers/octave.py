@@ -128,6 +128,9 @@ class _OctConvNd(nn.Module):
         self.groups, self.padding_mode, self.pool_stride = groups, padding_mode, pool_stride
         self.in_octavized = False
         self.layout: Layout | None = None  # of the output, where values know theirs
+        self.layout_in: Layout | None = None  # of the input that it has learned from
+        self.rows: Tensor | None = None  # the order [L | H] of the weight, where it is another
+        self.columns: Tensor | None = None
         self._device = torch.device("cpu")  # where indices are made
         self.in_channels, self.out_channels = self.channels_in.total, self.channels_out.total
         check_arguments(self, self.channels_in)
@@ -153,7 +156,7 @@ class _OctConvNd(nn.Module):
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
         layer.channels_in = None
-        layer.layout = None if isinstance(low, int) else low
+        layer.layout, layer.layout_in = None if isinstance(low, int) else low, None
         count = low if isinstance(low, int) else low.num_low
         layer.channels_out = Channels(conv.out_channels - count, count)
         for name in _COPIED:
@@ -293,7 +296,7 @@ class _OctConvNd(nn.Module):
             name = type(self).__name__
             raise ValueError(f"{name}: its {self.groups} groups differ in their low channels")
         if self.layout is not None:
-            self._learned = layout
+            self.layout_in = layout
             self.rows, self.columns = self._order_of(layout, self._device)
 
     def _join(self, x_l: Tensor | None, pooled: Tensor) -> Tensor:
@@ -331,23 +334,20 @@ class _OctConvNd(nn.Module):
         The columns of both are [L | H], in each group.
         """
         low = self.channels_out.low if low is None else low
-        weight: Tensor = self.weight
-        bias: Tensor | None = self.bias
-        if self.layout is not None:
-            if layout != self._learned:
-                rows, columns = self._order_of(layout, self.weight.device)
-            else:
-                rows, columns = self.rows, self.columns
-            if columns is not None and columns.ndim == 2:  # each row has an order of its own
-                weight = weight[torch.arange(len(columns), device=weight.device)[:, None], columns]
-            elif columns is not None:
-                weight = weight[:, columns]
-            if rows is not None:
-                weight, bias = weight[rows], None if bias is None else bias[rows]
+        rows, columns = self.rows, self.columns
+        if self.layout is not None and layout != self.layout_in:
+            rows, columns = self._order_of(layout, self.weight.device)
+        weight, bias = _ordered(self.weight, self.bias, rows, columns)
         sizes = [low, weight.shape[0] - low]
         w_l, w_h = weight.split(sizes)
         bias_l, bias_h = (None, None) if bias is None else bias.split(sizes)
         return w_l, w_h, bias_l, bias_h
+
+    def by_frequency(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns a weight like this layer's, with rows and columns ordered [L | H]."""
+        weight, bias_ = _ordered(weight, bias, self.rows, self.columns)
+        assert bias_ is not None
+        return weight, bias_
 
     def _layout_out(self, layout: Layout | None) -> Layout | None:
         """Returns the layout of the output for one of the input."""
@@ -390,6 +390,18 @@ class _OctConvNd(nn.Module):
         if self.padding_mode != "zeros":
             text += f", padding_mode={self.padding_mode!r}"
         return text + f", bias={self.bias is not None}"
+
+
+def _ordered(
+    weight: Tensor, bias: Tensor | None, rows: Tensor | None, columns: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    if columns is not None and columns.ndim == 2:  # each row has an order of its own
+        weight = weight[torch.arange(len(columns), device=weight.device)[:, None], columns]
+    elif columns is not None:
+        weight = weight[:, columns]
+    if rows is not None:
+        weight, bias = weight[rows], None if bias is None else bias[rows]
+    return weight, bias
 
 
 class OctConv2d(_OctConvNd):

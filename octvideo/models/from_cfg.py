@@ -57,6 +57,8 @@ def _octave(cfg: CfgNode) -> OctavePlacement:
         return OctavePlacement()
     values: dict[str, Any] = {}
     for option, field in OCTAVE_OPTIONS.items():
+        if option not in KEYS:
+            continue
         value = cfg.OCTAVE[KEYS[option].removeprefix("OCTAVE.")]
         values[field] = tuple(value) if isinstance(value, list) else value
     return OctavePlacement(**values)

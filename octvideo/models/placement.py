@@ -11,6 +11,7 @@ from octvideo.models.densenet import DenseNetSpec
 from octvideo.models.mobilenet import OUTPUTS, MobileNetSpec
 from octvideo.models.resnet2d import DEPTHS, ResNet2dSpec
 from octvideo.models.spec import VideoSpec
+from octvideo.surgery import octavize as octavize_any
 
 if TYPE_CHECKING:
     from octvideo.models.build import Spec
@@ -29,13 +30,22 @@ def octavized(network: "Classifier") -> nn.Module:
     """Makes one of our networks octave, in place, as its ``spec.octave`` says."""
     spec = network.spec
     octave = spec.octave
+    size = (32, 32) if isinstance(spec, VideoSpec) else (64, 64)
+    frames = (spec.num_frames,) if isinstance(spec, VideoSpec) else ()
+    example = torch.zeros(1, spec.input_channels, *frames, *size)
+    if octave.channels:
+        pool_stride = octave.pool_stride or spec.is_image
+        return octavize_any(
+            network,
+            example=example,
+            placement=dict(octave.channels),
+            pool_stride=pool_stride,
+            inplace=True,
+        )
     rules = rules_of(spec)
     placement = Placement(
         rules.is_octave, octave.alpha, octave.channel_divisor, rules.pools, octave.nonlocal_mode
     )
-    size = (32, 32) if isinstance(spec, VideoSpec) else (64, 64)
-    frames = (spec.num_frames,) if isinstance(spec, VideoSpec) else ()
-    example = torch.zeros(1, spec.input_channels, *frames, *size)
     return octavize(network, placement, example)
 
 

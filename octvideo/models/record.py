@@ -28,6 +28,7 @@ OCTAVE_OPTIONS = {
     "octave_pathways": "pathways",
     "nonlocal_mode": "nonlocal_mode",
     "pool_stride": "pool_stride",
+    "octave_channels": "channels",
 }
 # The configuration's key of each option or field. MODEL.MODEL_NAME fixes those without one and,
 # of an image network, all but _OF_IMAGES.

@@ -28,6 +28,7 @@ from numbers import Integral
 from typing import Any
 
 from octvideo.layers import Channels, split_channels
+from octvideo.layers.layout import Runs
 from octvideo.layers.non_local import INSTANTIATIONS, OCTAVE_MODES
 from octvideo.models.record import NetworkSpec
 from octvideo.utils.errors import check_known
@@ -77,6 +78,8 @@ class OctavePlacement:
     only one. ``nonlocal_mode``: see ``NonLocal3d``. ``pool_stride``: in a block that leaves the
     octave, plain strided convolutions pool, too, instead. The authors' 2D networks do (and ours
     always), so a video network that is inflated from one has to, to compute the same.
+    ``channels``: ranges of low channels by the name of a convolution, of a network that was made
+    octave after its training (see ``octvideo.surgery``); they count in place of the stages.
     """
 
     alpha: float = 0.0
@@ -85,6 +88,7 @@ class OctavePlacement:
     pathways: tuple[int, ...] = (0,)
     nonlocal_mode: str = "cross"
     pool_stride: bool = False
+    channels: tuple[tuple[str, Runs], ...] = ()
 
     def __post_init__(self) -> None:
         if not set(self.stages) <= {2, 3, 4, 5}:

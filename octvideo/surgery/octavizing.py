@@ -17,6 +17,7 @@ from octvideo.layers import (
     PlacementError,
 )
 from octvideo.layers import octavize as swap_layers
+from octvideo.layers.layout import Runs, spread
 from octvideo.layers.oct_tensor import merges_to
 from octvideo.surgery.flow import Flow
 from octvideo.surgery.planning import Alpha, Choice, Plan, plan
@@ -62,7 +63,8 @@ def octavize(
         placement: "default": all but the first convolution and the last resolution, as in the
             authors' networks; "end": all but the first convolution and those behind which none
             follows; names or patterns (as for ``fnmatch``) of convolutions, or a function of a
-            name, for those that make low channels.
+            name, for those that make low channels; or what ``low_channels`` returns for another
+            network of the same architecture.
         exclude: names, patterns or a function, for convolutions that make no low channels.
         divisor: the low channels are rounded to a multiple of it.
         pool_stride: where the octave ends, a strided convolution behind it pools and has stride 1,
@@ -178,3 +180,17 @@ def merge_outputs(module: nn.Module, inputs: Any, output: Any) -> Any:
     if isinstance(output, (list, tuple)):
         return type(output)(merge_outputs(module, inputs, value) for value in output)
     return output
+
+
+def low_channels(model: nn.Module) -> dict[str, Runs]:
+    """Returns the low channels of an octave network, as ranges [start, stop), by convolution.
+
+    As ``placement`` of ``octavize`` they make the same octave network of a vanilla one.
+    """
+    return {
+        name: (module.layout or spread(module.out_channels, module.channels_out.low)).low
+        for name, module in model.named_modules()
+        if isinstance(module, (OctConv2d, OctConv3d))
+        and module.channels_out.low
+        and not module.is_depthwise
+    }

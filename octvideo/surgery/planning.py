@@ -6,13 +6,13 @@ it leaves the octave.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 from octvideo.layers import Placement, split_channels
-from octvideo.layers.layout import Layout, spread
+from octvideo.layers.layout import Layout, Runs, spread
 from octvideo.surgery.flow import (
     MIN_CHANNELS,
     MIN_SIDE,
@@ -23,7 +23,8 @@ from octvideo.surgery.flow import (
 )
 from octvideo.surgery.tracing import Call
 
-Choice = str | Sequence[str] | Callable[[str], bool]
+Channels = Mapping[str, Runs]  # ranges of low channels, by the name of a convolution
+Choice = str | Sequence[str] | Callable[[str], bool] | Channels
 Alpha = float | Callable[[str], float]
 
 
@@ -68,7 +69,7 @@ def plan(
         flow: of the network's trace.
         alpha: share of low channels, in [0, 1), or a function of a convolution's name.
         where: "default" leaves the last resolution plain, "end" only the last convolutions;
-            patterns of names as for ``fnmatch``, or a function of a name.
+            patterns of names as for ``fnmatch``, a function of a name, or the channels themselves.
         exclude: patterns or a function, for convolutions that make no low channels in any case.
         pool_stride: see ``octavize``.
     """
@@ -77,15 +78,19 @@ def plan(
     excluded = _chooser(exclude, flow)
     result = Plan()
     calls: dict[str, list[Call]] = {}
-    for call in flow.convs:
-        calls.setdefault(call.name, []).append(call)
+    for call in flow.calls:
+        if call.conv is not None:
+            calls.setdefault(call.name, []).append(call)
     for name, all_calls in calls.items():
         call = max(all_calls, key=multiply_adds)
         reason = why_not_octave(call.conv)  # type: ignore[arg-type]
         if not reason:
             result.capable.add(name)
             reason = "excluded" if excluded(name) else _why_plain_here(flow, call, where, chosen)
-        if not reason and not is_depthwise(call.conv):
+        if isinstance(where, Mapping):
+            if name in where and not reason:
+                result.low[name] = Layout(call.shape[1], tuple((a, b) for a, b in where[name]))
+        elif not reason and not is_depthwise(call.conv):
             tie, channels = flow.tie(call), call.shape[1]
             share = alpha(name) if callable(alpha) else alpha
             multiple = math.lcm(divisor, tie.groups, tie.whole)
