@@ -5,7 +5,7 @@ MODEL_ZOO.md is written from this table (``python tools/model_zoo.py``).
 
 import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _FB = "https://dl.fbaipublicfiles.com"
 _PYSLOWFAST = f"{_FB}/pyslowfast/model_zoo/kinetics400"
 _PYTORCHVIDEO = f"{_FB}/pytorchvideo/pysf_model_zoo/kinetics"
+_HUB = f"{_FB}/pytorchvideo/model_zoo/kinetics"  # what PyTorchVideo's hub downloads
 
 STATUSES = {
     "trained": "trained with octvideo",
@@ -84,6 +85,7 @@ class _Clip(TypedDict, total=False):
 
     num_frames: int
     sampling_rate: int
+    crop_size: int
 
 
 class _Pixels(TypedDict, total=False):
@@ -103,23 +105,45 @@ def _published(
     model: str,
     source: str,
     top1: float,
-    top5: float,
+    top5: float | None,
     file: str = "",
     **more: "Unpack[_Clip]",
 ) -> ZooEntry:
-    """Weights of PySlowFast's or PyTorchVideo's zoo; file: their name of them, if another."""
+    """Weights of PySlowFast's or PyTorchVideo's zoo; file: their name of them, or the address, if
+    another.
+    """
     folder, ending = {"pysf": (_PYSLOWFAST, "pkl"), "ptv": (_PYTORCHVIDEO, "pyth")}[source]
     return ZooEntry(
         name=f"{stem.lower()}_k400_{source}",
         config=f"Kinetics/{stem}",
         model=model,
         status="converted",
-        address=f"{folder}/{file or stem}.{ending}",
+        address=file if file.startswith(_FB) else f"{folder}/{file or stem}.{ending}",
         top1=top1,
         top5=top5,
         origin="upstream",
         **more,
     )
+
+
+# Size -> frames, rate, test crop; top-1 of PySlowFast's weights; top-1, top-5 of PyTorchVideo's.
+_X3D = {
+    "XS": (4, 12, 182, 69.5, 69.12, 88.63),
+    "S": (13, 6, 182, 73.5, 73.33, 91.27),
+    "M": (16, 5, 256, 76.2, 75.94, 92.72),
+    "L": (16, 5, 356, 77.5, 77.44, 93.31),
+}
+
+
+def _x3ds() -> Iterator[ZooEntry]:
+    """Yields PySlowFast's and PyTorchVideo's weights of X3D, which differ in a batch norm."""
+    for size, (frames, rate, crop, theirs, top1, top5) in _X3D.items():
+        clip: _Clip = {"num_frames": frames, "sampling_rate": rate, "crop_size": crop}
+        stem = f"X3D_{size}"
+        file = f"{_FB}/pyslowfast/x3d_models/{stem.lower()}.pyth"
+        yield _published(stem, stem.lower(), "pysf", theirs, None, file, **clip)
+        entry = _published(stem, stem.lower(), "ptv", top1, top5, f"{_HUB}/{stem}.pyth", **clip)
+        yield replace(entry, config=f"Kinetics/{stem}_PTV", options={"pytorchvideo": True})
 
 
 def _of_the_paper(config: str, model: str, top1: float, alpha: float = 0.0) -> ZooEntry:
@@ -268,6 +292,18 @@ _ENTRIES = (
     _published("SLOWFAST_4x16_R50", "slowfast_4x16_r50", "ptv", 75.34, 91.89, **_SLOWFAST),
     _published("SLOWFAST_8x8_R50", "slowfast_r50", "pysf", 77.0, 92.6, **_SLOWFAST),
     _published("SLOWFAST_8x8_R50", "slowfast_r50", "ptv", 76.94, 92.69, **_SLOWFAST),
+    *_x3ds(),
+    _published(
+        *("R2PLUS1D_16x4_R50", "r2plus1d_r50", "ptv", 76.01, 92.23),
+        f"{_HUB}/R2PLUS1D_16x4_R50.pyth",
+        num_frames=16,
+        sampling_rate=4,
+    ),
+    _published(
+        *("CSN_32x2_R101", "csn_r101", "ptv", 77.00, 92.90),
+        f"{_HUB}/CSN_32x2_R101.pyth",
+        **_SLOWFAST,
+    ),
     ZooEntry(
         name="r50_in1k_pysf",
         config="Kinetics/I3D_8x8_R50_IN1K",

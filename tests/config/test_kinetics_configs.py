@@ -92,7 +92,7 @@ def test_every_recipe_is_there(folder: str) -> None:
 def test_a_recipe_is_what_its_name_says(path: Path) -> None:
     cfg = load_cfg(path)
     name = path.stem
-    network = re.sub(r"^OCT_|_R50|_R101|_A0\.\d+|_IN1K|_300k", "", name)
+    network = re.sub(r"^OCT_|_R50|_R101|_PTV|_A0\.\d+|_IN1K|_300k", "", name)
     arch, frames, rate, blocks = NETWORKS[network]
     assert (arch, frames, rate) == (cfg.MODEL.ARCH, cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE)
     assert [stage[0] for stage in cfg.NONLOCAL.LOCATION] == blocks
@@ -103,6 +103,7 @@ def test_a_recipe_is_what_its_name_says(path: Path) -> None:
         assert SLOWFAST_KEYS[network] == (cfg.SLOWFAST.ALPHA, cfg.SLOWFAST.FUSION_KERNEL_SZ)
         assert cfg.MODEL.MODEL_NAME == "SlowFast"
 
+    assert name.endswith("_PTV") is cfg.X3D.PYTORCHVIDEO
     assert cfg.OCTAVE.ENABLE is name.startswith("OCT_")
     if cfg.OCTAVE.ENABLE:
         alpha = re.search(r"_A(0\.\d+)", name)

@@ -180,6 +180,20 @@ def test_pytorchvideo_gives_the_same(
     assert (got - want).abs().max() <= 1e-10 * want.abs().max()
 
 
+def test_files_of_pytorchvideo(tmp_path: Path) -> None:
+    """It has no batch norm on res2's shortcut, nor has the network that is built for it."""
+    torch.manual_seed(0)
+    peer = import_pytorchvideo("models.x3d").create_x3d(input_clip_length=4, input_crop_size=160)
+    torch.save({"model_state": peer.state_dict()}, tmp_path / "X3D_XS.pyth")
+    model = create_model("x3d_xs", pretrained=tmp_path / "X3D_XS.pyth")
+    assert model.spec.pytorchvideo
+    x = torch.randn(1, 3, 4, 160, 160)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(x), peer.eval()(x))
+    octave = create_model("x3d_xs", 7, 0.25, pretrained=tmp_path / "X3D_XS.pyth")
+    assert octave.spec.pytorchvideo
+
+
 def test_octave_stages_keep_two_resolutions() -> None:
     """Depthwise convolutions follow their input, and gates and Swish act on both frequencies."""
     torch.manual_seed(0)
