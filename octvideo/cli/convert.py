@@ -96,27 +96,25 @@ def convert(args: argparse.Namespace) -> int:
         say(f"model   {args.cfg}  {report}")
         if args.inflate:  # what the file says is of the 2D network
             spec, protocol, cfg_text = None, None, ""
-            state = inflate_kernels(
-                state, {key: value.shape for key, value in model.state_dict().items()}
-            )
+            shapes = {key: value.shape for key, value in model.state_dict().items()}
+            state = inflate_kernels(state, shapes)
         if not cfg_text:  # the last layer is the file's
             classes = [] if bias is None else ["MODEL.NUM_CLASSES", len(bias)]
             cfg_text = dump(load_cfg(args.cfg, [*args.opts, *classes]))
     spec = spec or spec_of_text(cfg_text)
+    beside = {
+        "spec": spec and with_options(spec, None if bias is None else len(bias)).to_dict(),
+        "protocol": protocol and to_plain(protocol),
+        "class_names": weights.class_names,
+        "low_channels": weights.low_channels,
+    }
     content: dict[str, object] = {
         "model_state": {key: value.clone() for key, value in state.items()},
         "epoch": -1 if weights.epoch is None else weights.epoch,
         "cfg": cfg_text,
         "source": {"name": args.source.name, "sha256": digest, "kind": weights.kind},
+        **{key: value for key, value in beside.items() if value is not None},
     }
-    if spec:
-        content["spec"] = with_options(spec, None if bias is None else len(bias)).to_dict()
-    if protocol:
-        content["protocol"] = to_plain(protocol)
-    if weights.class_names:
-        content["class_names"] = weights.class_names
-    if weights.low_channels is not None:
-        content["low_channels"] = weights.low_channels
     save_checkpoint(args.result, content)
     say(f"result  {args.result}\n        {sha256_of(args.result)}")
     return 0

@@ -13,7 +13,7 @@ from zoo_files import TINY, tiny, write_caffe2, write_pytorchvideo
 import octvideo
 from octvideo.config import load_cfg
 from octvideo.models import spec_from_dict
-from octvideo.models.build import spec_of
+from octvideo.models.from_cfg import spec_of
 from octvideo.weights import load_into, read_weights
 from support import ROOT, load_tool
 

@@ -267,13 +267,7 @@ def prepare(
     targets: dict[str, str] = {}
     if reencode_dir is not None:
         encoding = encoding or Encoding()
-        if reencode_dir.resolve().is_relative_to(plan.root.resolve()):
-            raise UserError(
-                f"re-encoded files cannot go to {reencode_dir}: it lies in their source, "
-                f"{plan.root}"
-            )
-        claim(reencode_dir / _SETTINGS, {**asdict(encoding), "version": _VERSION})
-        targets = _targets(paths, plan.root, reencode_dir)
+        targets = _targets(paths, plan.root, reencode_dir, encoding)
     job = partial(_process, encoding=encoding, every_frame=work.every_frame)
     items = [(path, targets.get(path)) for path in paths]
     results = run_guarded(job, items, work.num_workers, work.timeout, preload=[__name__])
@@ -319,8 +313,14 @@ def _unlistable(path: str) -> str | None:
     return "has a line break in its name" if {"\n", "\r"} & set(path) else None
 
 
-def _targets(paths: Sequence[str], root: Path, folder: Path) -> dict[str, str]:
-    """Returns where the re-encoded file of each goes: its place below root, as mp4."""
+def _targets(paths: Sequence[str], root: Path, folder: Path, encoding: Encoding) -> dict[str, str]:
+    """Returns where the re-encoded file of each goes: its place below root, as mp4.
+
+    The folder takes files of one encoding only, and is not read as their source.
+    """
+    if folder.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"re-encoded files cannot go to {folder}: it lies in their source, {root}")
+    claim(folder / _SETTINGS, {**asdict(encoding), "version": _VERSION})
     inside = {path: Path(path).relative_to(root) for path in paths}
     count = Counter(path.with_suffix("") for path in inside.values())
     targets = {}
