@@ -71,9 +71,10 @@ def convert(args: argparse.Namespace) -> int:
     from octvideo.engine import save_checkpoint
     from octvideo.models import build_model
     from octvideo.models.build import with_options
+    from octvideo.models.external import ExternalNetwork
     from octvideo.utils.plain import to_plain
     from octvideo.weights import inflate_kernels, load_into, read_weights, sha256_of, verify_sha256
-    from octvideo.weights.load import HEAD
+    from octvideo.weights.load import HEAD, head_of
     from octvideo.weights.trained import spec_of_layers, spec_of_text
 
     if args.result.exists() and args.source.exists() and args.result.samefile(args.source):
@@ -92,6 +93,10 @@ def convert(args: argparse.Namespace) -> int:
         protocol = show_network(spec, args.result) or protocol
     if cfg is not None:
         model = build_model(cfg)
+        if isinstance(model, ExternalNetwork):  # its names are its project's
+            shapes = {key: value.shape for key, value in model.state_dict().items()}
+            state = weights.for_network(shapes, is_external=True)
+            bias = state.get(f"{head_of(model)}bias")
         report = load_into(model, weights, finetune=True, inflate=args.inflate)
         say(f"model   {args.cfg}  {report}")
         if args.inflate:  # what the file says is of the 2D network

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import octvideo
+from octvideo.api.loading import load_trained
 from octvideo.config import load_cfg
 from octvideo.data.synthetic.images import make_synthetic_images
 from octvideo.data.synthetic.videos import make_synthetic
@@ -115,6 +116,8 @@ def test_a_run_is_loaded_where_its_network_is_named(videos: SimpleNamespace) -> 
         octvideo.load(run)
     with pytest.raises(octvideo.UserError, match="network="):
         octvideo.load(run, network="support.own_networks:image")
+    named = ["MODEL.MODEL_NAME", "support.own_networks:video"]
+    load_trained(None, videos.checkpoint, named)  # as of --opts
     model = octvideo.load(run, network="support.own_networks:video")
     assert model.class_names is not None
     assert model.protocol.num_frames == 4

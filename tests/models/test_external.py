@@ -4,6 +4,7 @@ import copy
 import pickle
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 import octvideo
-from octvideo.config import ConfigError, get_cfg, load_cfg
+from octvideo.config import ConfigError, dump, get_cfg, load_cfg
 from octvideo.models import build, build_model, spec_from_dict
 from octvideo.models.external import ExternalSpec
 from octvideo.surgery import octavize
@@ -75,6 +76,30 @@ def test_what_cannot_be_trained_is_refused(function: str, more: Any, words: str)
 def test_a_module_that_is_not_there() -> None:
     with pytest.raises(UserError, match="PYTHONPATH"):
         octvideo.create_model("no_such_package.module:function")
+
+
+def test_a_file_cannot_have_code_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by its record nor by its configuration, unless the user names the same."""
+    (tmp_path / "hostile_module.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    vanilla: Any = octvideo.create_model(f"{OWN}:video", 5, **SMALL)
+    spec = {**vanilla.spec.to_dict(), "name": "hostile_module:make"}
+    opts = ["MODEL.ARCH", "external", "MODEL.MODEL_NAME", "hostile_module:make"]
+    for cfg in ({}, {"cfg": dump(load_cfg(None, opts))}):
+        path = tmp_path / "file.pyth"
+        torch.save({"model_state": vanilla.state_dict(), "epoch": 0, "spec": spec, **cfg}, path)
+        for name in (None, f"{OWN}:video"):
+            with pytest.raises(UserError, match="code to import"):
+                octvideo.load(path, network=name)
+        octvideo.create_model(f"{OWN}:video", pretrained=path, **SMALL)
+        with pytest.raises(UserError, match="does not fit"):
+            octvideo.create_model("i3d_r18", pretrained=path)
+        with pytest.raises(SystemExit, match="it ran"):
+            octvideo.load(path, network="hostile_module:make")
+    # Libraries look for nothing on a hub, and load no file, for a record.
+    for option in ("pretrained=True", "checkpoint_path='x'", "weights='DEFAULT'"):
+        with pytest.raises(UserError, match=r"MODEL\.OPTIONS"):
+            build(ExternalSpec("pytorchvideo/x3d_s", options=(option,)))
 
 
 @pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet18", "pytorchvideo/x3d_s"])
