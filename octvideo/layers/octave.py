@@ -317,6 +317,7 @@ class _OctConvNd(nn.Module):
         else:
             with torch.no_grad():  # for its values alone
                 pooled = pool(x_h)
+            pooled.requires_grad_(x_h.requires_grad)  # a padding is kept as in the first pass
         return self._path(self._join(x_l, pooled), kernel, bias)
 
     def _depthwise(self, x_h: Tensor, x_l: Tensor, layout: Layout | None) -> tuple[Tensor, Tensor]:

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from octvideo.layers import OctTensor
+from octvideo.layers import OctTensor, PlacementError
 
 Example = Tensor | list[Any] | tuple[Any, ...] | dict[str, Any]
-NOT_ON_META = (RuntimeError, NotImplementedError, TypeError, ValueError)
+# What a network raises on the meta device, or on an input that it cannot take.
+_FOREIGN = (RuntimeError, TypeError, ValueError, AssertionError, LookupError, AttributeError)
 
 
 @dataclass
@@ -82,13 +83,18 @@ def _run(model: nn.Module, example: Example) -> Any:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     meta = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
     args, kwargs = arguments(_map(example, lambda t: torch.empty_like(t, device="meta")))
-    with contextlib.suppress(*NOT_ON_META):
+    try:
         return torch.func.functional_call(model, meta, args, kwargs)
-    args, kwargs = arguments(example)
+    except PlacementError:  # what our layers say is no matter of the device
+        raise
+    except _FOREIGN:
+        args, kwargs = arguments(example)
     try:
         with torch.random.fork_rng(devices=[]):
             return model(*args, **kwargs)
-    except NOT_ON_META as error:
+    except PlacementError:
+        raise
+    except _FOREIGN as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(example))
         raise ValueError(
             f"{type(model).__name__} cannot take an example of shape {shapes}: {error}. "

@@ -1,0 +1,333 @@
+"""Everybody's networks, octavized: what works, what it saves, and where values are merged.
+
+    python -m studies.octavize_bench --lines bench.jsonl              one JSON line a network
+    python -m studies.octavize_bench --lines bench.jsonl --table      a Markdown table of the lines
+
+The checks of one network, octavized at alpha 0.25 for 224 x 224 pixels:
+
+    loads       the vanilla state, strictly
+    forward     finite, of the vanilla shapes
+    gradients   of every parameter that has one in the vanilla network
+    copies      pickle and deepcopy give the same network
+    alpha 0     is bit-equal to the vanilla network
+    channels    on constant images without borders, where an octave loses nothing, it gives what the
+                vanilla network gives: each weight meets the channels that it was made for
+    compile     torch.compile(fullgraph=True) gives the same
+    export      torch.export gives the same
+"""
+
+import argparse
+import contextlib
+import copy
+import io
+import json
+import logging
+import pickle
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves
+
+from octvideo import octavize, summary
+from octvideo.layers import OctConv2d, OctConv3d
+from octvideo.models.libraries import FOREIGN_ERRORS
+from octvideo.surgery.tracing import arguments
+from studies.octavize_networks import SMALL, Network, networks
+
+ALPHA = 0.25
+PARAMETERS = 150_000_000  # of larger networks only the ratio is counted
+CHEAP = ("loads", "forward", "gradients", "copies", "alpha 0", "channels")
+RECORDED = ("compile", "export")
+ERRORS = (*FOREIGN_ERRORS, pickle.PicklingError, OSError)
+Line = dict[str, Any]
+
+
+def examine(network: Network, recorded: bool = True) -> Line:
+    """Returns the line of a network: its checks ("ok", or what went wrong) and its numbers.
+
+    Args:
+        recorded: compile and export it, too.
+    """
+    torch.manual_seed(0)
+    line: Line = {"network": network.name}
+    vanilla = network.build(network.full)
+    example = network.inputs(1, network.full)
+    started = time.perf_counter()
+    octave = octavize(vanilla, ALPHA, example=example)
+    line["seconds"] = round(time.perf_counter() - started, 2)
+    report = summary(octave, example)
+    layers = [m for m in octave.modules() if isinstance(m, (OctConv2d, OctConv3d))]
+    line |= {"ratio": round(report.ratio, 3), "octave": len(layers), "layers": len(report.rows)}
+    line["merges"] = dict(Counter(merge.function for merge in report.merges))
+    if sum(p.numel() for p in vanilla.parameters()) > PARAMETERS:
+        return line
+    side = _smallest(network)
+    if side != network.full:
+        del octave
+        vanilla = network.build(side)
+        octave = octavize(vanilla, ALPHA, example=_small_example(network, vanilla, side))
+    line["side"] = side
+    checks = _Checks(vanilla, octave, network, side)
+    for check in CHEAP + (RECORDED if recorded else ()):
+        line[check] = checks.result(check)
+    return line
+
+
+def _smallest(network: Network) -> int:
+    model = network.build(SMALL).eval()
+    try:
+        with torch.no_grad():
+            call(model, network.inputs(1, SMALL))
+    except (RuntimeError, ValueError, AssertionError):
+        return network.full
+    return SMALL
+
+
+def _small_example(network: Network, vanilla: nn.Module, side: int) -> Any:
+    """The full size decides what is octave, where the network takes it."""
+    try:
+        with torch.no_grad():
+            call(copy.deepcopy(vanilla).to("meta").eval(), _meta(network.inputs(1, network.full)))
+    except (RuntimeError, ValueError, AssertionError, NotImplementedError):
+        return network.inputs(1, side)
+    return network.inputs(1, network.full)
+
+
+def _meta(x: Any) -> Any:
+    return [t.to("meta") for t in x] if isinstance(x, list) else x.to("meta")
+
+
+def call(model: nn.Module, x: Any) -> list[Tensor]:
+    """Returns the tensors that a network gives."""
+    args, kwargs = arguments(x)
+    return [t for t in tree_leaves(model(*args, **kwargs)) if isinstance(t, Tensor)]
+
+
+class _Checks:
+    def __init__(self, vanilla: nn.Module, octave: nn.Module, network: Network, side: int) -> None:
+        self.vanilla, self.octave = vanilla.eval(), octave.eval()
+        _randomise(self.vanilla)
+        self.octave.load_state_dict(self.vanilla.state_dict())
+        self.x = network.inputs(2, side)
+
+    def result(self, name: str) -> str:
+        """Returns "ok", or what went wrong: a bench must survive every network."""
+        check: Callable[[], str | None] = getattr(self, name.replace(" ", "_"))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return check() or "ok"
+        except ERRORS as error:  # what code of others raises is the result
+            return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+
+    @torch.no_grad()
+    def run(self, model: nn.Module) -> list[Tensor]:
+        torch.manual_seed(1)
+        return call(model, self.x)
+
+    def loads(self) -> str | None:
+        keys = list(self.vanilla.state_dict()) == list(self.octave.state_dict())
+        self.octave.load_state_dict(self.vanilla.state_dict(), strict=True)
+        return None if keys else "other keys"
+
+    def forward(self) -> str | None:
+        got, want = self.run(self.octave), self.run(self.vanilla)
+        if [t.shape for t in got] != [t.shape for t in want]:
+            return f"shapes {[tuple(t.shape) for t in got]}"
+        return None if all(t.isfinite().all() for t in got) else "not finite"
+
+    def gradients(self) -> str | None:
+        missing = self._trained(self.octave) ^ self._trained(self.vanilla)
+        return f"differ: {sorted(missing)[:3]}" if missing else None
+
+    def _trained(self, model: nn.Module) -> set[str]:
+        """The parameters with a gradient in training."""
+        model = copy.deepcopy(model).train()
+        torch.manual_seed(1)
+        for module in model.modules():  # what drops whole layers has its luck
+            for name in ("drop_prob", "p"):
+                if isinstance(getattr(module, name, None), float):
+                    setattr(module, name, 0.0)
+        sum(t.square().mean() for t in call(model, self.x) if t.is_floating_point()).backward()  # type: ignore[union-attr]
+        return {name for name, p in model.named_parameters() if p.grad is not None}
+
+    def copies(self) -> str | None:
+        want = self.run(self.octave)
+        if not _equal(self.run(copy.deepcopy(self.octave)), want):
+            return "deepcopy differs"
+        stored = io.BytesIO()
+        pickle.dump(self.octave, stored)
+        stored.seek(0)
+        return None if _equal(self.run(pickle.load(stored)), want) else "pickle differs"
+
+    def alpha_0(self) -> str | None:
+        same = _equal(self.run(octavize(self.vanilla, 0.0)), self.run(self.vanilla))
+        return None if same else "differs"
+
+    @torch.no_grad()
+    def channels(self) -> str | None:
+        level = torch.randn(2, 3, *[1] * (self._first.ndim - 2))
+        x = [level.expand_as(t) for t in self.x] if isinstance(self.x, list) else (
+            level.expand_as(self.x)
+        )  # fmt: skip
+        results, is_constant = [], True
+        for model in (copy.deepcopy(self.vanilla), copy.deepcopy(self.octave)):
+            with _without_borders(model) as constant:
+                results.append(call(model, x))
+            is_constant &= constant[0]
+        if not is_constant:
+            return "-"
+        for want, got in zip(*results, strict=True):
+            error = (got - want).abs().max() / want.abs().max().clamp(min=1e-9)
+            if not error < 1e-3:
+                return f"differ by {error:.2g}"
+        return None
+
+    @property
+    def _first(self) -> Tensor:
+        return self.x[0] if isinstance(self.x, list) else self.x
+
+    def compile(self) -> str | None:
+        return self._recorded(lambda model: torch.compile(model, fullgraph=True, backend="eager"))
+
+    def export(self) -> str | None:
+        def export(model: nn.Module) -> Any:
+            args, kwargs = arguments(self.x)
+            return torch.export.export(model, args, kwargs).module()
+
+        return self._recorded(export)
+
+    def _recorded(self, record: Callable[[nn.Module], Any]) -> str | None:
+        torch._dynamo.reset()
+        try:
+            got = self.run(record(self.octave))
+        except ERRORS:  # the vanilla network, too?
+            torch._dynamo.reset()
+            with contextlib.suppress(*ERRORS):
+                self.run(record(self.vanilla))
+                raise
+            return "vanilla neither"
+        want = self.run(self.octave)
+        return None if all(_close(a, b) for a, b in zip(got, want, strict=True)) else "differs"
+
+
+def _close(got: Tensor, want: Tensor) -> bool:
+    return bool((got - want).abs().max() <= 1e-4 * want.abs().max())
+
+
+def _equal(got: list[Tensor], want: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+@torch.no_grad()
+def _randomise(model: nn.Module) -> None:
+    """Batch norms that differ from channel to channel, so that no channel may be mistaken."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.running_var is not None:
+            assert module.running_mean is not None
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            if module.affine:
+                module.weight.mul_(torch.empty_like(module.weight).uniform_(0.7, 1.3))
+                module.bias.add_(torch.empty_like(module.bias).normal_(0, 0.1))
+
+
+@contextlib.contextmanager
+def _without_borders(model: nn.Module) -> Iterator[list[bool]]:
+    """Convolutions repeat the border, averages leave it out; yields whether maps stay constant."""
+    is_constant = [True]
+    kinds = (nn.Conv2d, nn.Conv3d, OctConv2d, OctConv3d)
+
+    def look(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        x = inputs[0]
+        for part in x if not isinstance(x, Tensor) else (x,):
+            if part is not None:
+                flat = part.flatten(2)
+                spread = (flat.amax(-1) - flat.amin(-1)).max()
+                is_constant[0] &= bool(spread <= 1e-3 * flat.abs().max())
+
+    with contextlib.ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, kinds):
+                if any(module.padding) if not isinstance(module.padding, str) else True:
+                    module.padding_mode = "replicate"
+                stack.callback(module.register_forward_pre_hook(look).remove)
+            if isinstance(module, (nn.AvgPool2d, nn.AvgPool3d)):
+                module.count_include_pad = False
+        stack.enter_context(_AveragesInside())
+        yield is_constant
+
+
+class _AveragesInside(torch.overrides.TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (F.avg_pool2d, F.avg_pool3d):
+            args, kwargs = args[:5], {**kwargs, "count_include_pad": False}
+        return func(*args, **kwargs)
+
+
+def is_good(result: object) -> bool:
+    """Whether a check passed, or cannot be made."""
+    return result in ("ok", "-", "vanilla neither")
+
+
+def table(lines: list[Line]) -> str:
+    """Returns the Markdown table."""
+    checks = (*CHEAP, *RECORDED)
+    head = ["network", "ratio", "octave", "merges", "s", *checks]
+    rows = [head, ["---"] * len(head)]
+    for line in lines:
+        merges = ", ".join(f"{k} {n}" for k, n in line["merges"].items())
+        octave = f"{line['octave']} of {line['layers']}" if line["octave"] else "unchanged"
+        rows.append(
+            [line["network"], f"{line['ratio']:.3f}", octave, merges, f"{line['seconds']:.2f}"]
+            + [_cell(line.get(check)) for check in checks]
+        )
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _cell(result: str | None) -> str:
+    if result is None:
+        return ""
+    return result if is_good(result) else "**no**"
+
+
+def main() -> None:
+    """Runs the bench, or prints the table of its lines."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--lines", type=Path, required=True, help="file of JSON lines")
+    parser.add_argument("--table", action="store_true", help="print the table of the file")
+    parser.add_argument("--cheap", action="store_true", help="without compile and export")
+    parser.add_argument("--only", default="", help="part of the names of the networks")
+    args = parser.parse_args()
+    lines = [json.loads(line) for line in args.lines.read_text().splitlines()] if (
+        args.lines.exists()
+    ) else []  # fmt: skip
+    if args.table:
+        print(table(lines))
+        return
+    logging.getLogger("octvideo").setLevel(logging.ERROR)
+    done = {line["network"] for line in lines}
+    for network in networks():
+        if args.only in network.name and network.name not in done:
+            try:
+                line = examine(network, recorded=not args.cheap)
+            except ERRORS as error:
+                print(network.name, "FAILS:", type(error).__name__, str(error)[:300], flush=True)
+                continue
+            with args.lines.open("a") as stream:
+                stream.write(json.dumps(line) + "\n")
+            bad = {k: line[k] for k in (*CHEAP, *RECORDED) if not is_good(line.get(k, "ok"))}
+            print(network.name, line["ratio"], line["merges"] or "", bad or "", flush=True)
+
+
+if __name__ == "__main__":
+    main()
