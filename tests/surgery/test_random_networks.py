@@ -198,14 +198,32 @@ def value_and_gradients(model, run, x):
     return y.detach(), {name: p.grad for name, p in model.named_parameters()}
 
 
-@settings(
-    max_examples=25, deadline=None, derandomize=True, phases=[Phase.generate],
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)  # fmt: skip
+def examples(number: int):
+    return settings(
+        max_examples=number,
+        deadline=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@examples(12)
 @given(cases())
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_random_network(case) -> None:
-    model, x, alpha, placement, training = case
+    check(*case)
+
+
+@pytest.mark.slow
+@examples(300)
+@given(cases())
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+def test_many_random_networks(case) -> None:
+    check(*case)
+
+
+def check(model, x, alpha, placement, training) -> None:
     randomise(model)
     model.train(training)
     state = copy.deepcopy(model.state_dict())
@@ -231,7 +249,7 @@ def test_random_network(case) -> None:
             torch.testing.assert_close(value, model.state_dict()[name], atol=1e-9, rtol=1e-9)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@examples(5)
 @given(cases())
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_alpha_zero_is_the_vanilla_network(case) -> None:
