@@ -184,9 +184,8 @@ def randomise(model: nn.Module) -> None:
 
 
 def low_channels(layer) -> list[int]:
-    """Those that the placement chose: the first of each group of channels."""
-    size, each = layer.out_channels // layer.spread, layer.channels_out.low // layer.spread
-    return [g * size + c for g in range(layer.spread) for c in range(each)]
+    """Those that the placement chose."""
+    return [c for start, stop in layer.layout.low for c in range(start, stop)]
 
 
 def value_and_gradients(model, run, x):
