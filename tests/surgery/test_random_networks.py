@@ -254,4 +254,9 @@ def check(model, x, alpha, placement, training) -> None:
 def test_alpha_zero_is_the_vanilla_network(case) -> None:
     model, x, _, placement, _ = case
     model.eval()
-    assert torch.equal(octavize(model, 0.0, placement=placement)(x), model(x))
+    octave = octavize(model, 0.0, placement=placement)
+    results = []
+    for network in (octave, model):
+        torch.manual_seed(7)  # some parts draw
+        results.append(network(x))
+    assert torch.equal(*results)
