@@ -68,7 +68,7 @@ def distill(
     batches: Iterable[Example],
     steps: int,
     *,
-    lr: float = 1e-3,
+    lr: float = 0.02,
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     loss: Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -78,8 +78,8 @@ def distill(
     """Trains an octave network to answer as the vanilla one does, in place, without labels.
 
     SGD on the Kullback-Leibler divergence of the student's answers from the teacher's (Hinton et
-    al., arXiv 1503.02531), with batch norms at their running statistics. The learning rate falls
-    by a cosine to 0.
+    al., arXiv 1503.02531). The student's batch norms use and update the statistics of each batch,
+    so `calibrate` it afterwards. Dropout is off. The learning rate falls by a cosine to 0.
 
     Args:
         student: the octave network; its mode stays.
@@ -102,7 +102,8 @@ def distill(
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     inputs = _again(batches)
-    with _mode(student, ()), _mode(teacher, ()):
+    norms = [module for module in student.modules() if isinstance(module, _BatchNorm)]
+    with _mode(student, norms), _mode(teacher, ()):
         for step in range(steps):
             args, kwargs = arguments(next(inputs))
             with torch.no_grad():
