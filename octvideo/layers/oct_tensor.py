@@ -12,6 +12,7 @@ runs on octave values unchanged, because every torch function that meets one loo
     a + b, a * b of two octave values              act on each frequency
     octave + plain                                 the plain one is split and pooled first
     octave + one that has left the octave          the octave one is merged first
+    plain.add_(octave), also other methods         the octave one is merged first
     octave * a gate per channel                    the gate is split
     mean over space, pooling to one pixel          [mean(L) | mean(H)]
     concatenation of channels                      L to L, H to H; a plain map goes to H
@@ -227,7 +228,7 @@ def _call(func: Func, args: Args, kwargs: Kwargs) -> Arg:
     """Looks the function up by its name, as torch has it in up to three places."""
     if not args:
         args = tuple(kwargs.pop(name) for name in ("input", "tensors") if name in kwargs)
-    rule = TABLE.get(func.__name__)
+    rule = None if _writes_into_tensor(func, args) else TABLE.get(func.__name__)
     called = func
     if is_recorded():  # exporters may lose what is written into one of two maps
         called, kwargs = out_of_place(func), {k: v for k, v in kwargs.items() if k != "inplace"}
@@ -239,6 +240,15 @@ def _call(func: Func, args: Args, kwargs: Kwargs) -> Arg:
         # The value itself changes, for those who do not take the result.
         args[0].high, args[0].low, args[0].layout = result.high, result.low, result.layout
     return result
+
+
+def _writes_into_tensor(func: Func, args: Args) -> bool:
+    """Whether a method works in place on a plain tensor, whose owner need not take the result.
+
+    An operator, as in ``x += y``, is another matter: its result takes the place of x.
+    """
+    is_method = func.__name__.endswith("_") and not func.__name__.endswith("__")
+    return is_method and bool(args) and isinstance(args[0], Tensor)
 
 
 def out_of_place(func: Func) -> Func:

@@ -1,6 +1,7 @@
 """What torch's functions do with octave values, against what they do with the merged tensor."""
 
 import copy
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -83,9 +84,17 @@ def test_a_plain_map_is_split_for_a_sum() -> None:
     kept = plain.clone()
     want_h, want_l = x.high + plain[:, LOW:], x.low + pool(plain[:, :LOW])
     with strict():
-        for y in (x + plain, plain + x, torch.add(plain, x), plain.add_(x)):
+        for y in (x + plain, plain + x, torch.add(plain, x), operator.iadd(plain, x)):
             torch.testing.assert_close(tuple(y), (want_h, want_l))
         assert torch.equal(plain, kept), "a part of it was overwritten"
+
+
+def test_a_method_in_place_changes_the_plain_tensor() -> None:
+    """Whoever calls it need not take the result."""
+    x, plain = value(), torch.randn(2, 8, 8, 12, dtype=torch.double)
+    want = plain + x.merged()
+    plain.add_(x)
+    assert torch.equal(plain, want)
 
 
 def test_who_has_left_the_octave_decides_a_sum() -> None:

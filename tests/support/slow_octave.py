@@ -261,7 +261,7 @@ class SlowOctave:
                 self._unlike(part, v, y)
             )  # fmt: skip
         octave, other = (v, y) if v.low else (y, v)
-        if other.left:
+        if other.left or (other is y and part.spelling == "method in place"):
             return Slow(v.x + y.x, [])
         return octave.each(
             lambda t, at: t + (other.x[:, at] if at == octave.high else (

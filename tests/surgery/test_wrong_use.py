@@ -1,0 +1,135 @@
+"""What ``octavize`` cannot do is an error or a line of the report, never another result."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from octvideo import octavize, summary
+from octvideo.layers import OctConv2d
+
+X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def conv(width_in: int = 16, width_out: int = 16) -> nn.Conv2d:
+    return nn.Conv2d(width_in, width_out, 3, padding=1)
+
+
+class Statement(nn.Module):
+    """Adds an octave value to a plain one, or the reverse, and does not take the result."""
+
+    def __init__(self, into_plain: bool) -> None:
+        super().__init__()
+        self.first, self.octave, self.last = conv(3), conv(), conv()
+        self.into_plain = into_plain
+
+    def forward(self, x):
+        plain = self.first(x)
+        octave = self.octave(plain)
+        total, other = (plain, octave) if self.into_plain else (octave, plain)
+        total.add_(other)
+        return self.last(total)
+
+
+@pytest.mark.parametrize("into_plain", [True, False])
+def test_statement_in_place(into_plain: bool) -> None:
+    model = Statement(into_plain)
+    octave = octavize(model, 0.25, example=X[:1], placement="octave")
+    with torch.no_grad():
+        plain = octave.first(X)
+        other = octave.octave(plain)
+        total = plain + other.merged() if into_plain else other + plain
+        torch.testing.assert_close(octave(X), getattr(y := octave.last(total), "high", y))
+    merges = [merge.function for merge in summary(octave, X[:1]).merges]
+    assert merges == (["add_"] if into_plain else [])
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.0, 1.5])
+def test_alpha_out_of_range(alpha: float) -> None:
+    with pytest.raises(ValueError, match=str(alpha)):
+        octavize(nn.Sequential(conv(3), conv(), conv()), alpha, example=X)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 16, 16), (3, 16), (1, 3, 1)])
+def test_example_of_the_wrong_shape(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="example"):
+        octavize(nn.Sequential(conv(3), conv(), conv()), example=torch.zeros(shape))
+
+
+def test_octave_already() -> None:
+    octave = octavize(nn.Sequential(conv(3), conv(), conv()), example=X)
+    with pytest.raises(ValueError, match="already"):
+        octavize(octave, example=X)
+
+
+@pytest.mark.parametrize("change", ["weight_norm", "spectral_norm", "hook"])
+def test_changed_convolutions_stay(change: str) -> None:
+    model = nn.Sequential(conv(3), conv(), conv(), conv())
+    if change == "hook":
+        model[1].register_forward_hook(lambda module, inputs, output: output * 2)
+    else:
+        getattr(nn.utils.parametrizations, change)(model[1])
+    model.eval()
+    octave = octavize(model, example=X[:1], placement="*")
+    assert not isinstance(octave[1], OctConv2d)
+    assert isinstance(octave[2], OctConv2d)
+    rows = {row.name: row.reason for row in summary(octave, X[:1]).rows}
+    assert rows["1"]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            octave[1](octave[0](X).merged()), model[1](octave[0](X).merged())
+        )
+
+
+class FunctionalNorm(nn.Module):
+    """A batch norm by function, with parameters and statistics of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = conv(3), conv()
+        self.norm = nn.BatchNorm2d(16)
+
+    def forward(self, x):
+        norm = self.norm
+        statistics = norm.running_mean, norm.running_var, norm.weight, norm.bias
+        return self.b(F.batch_norm(self.a(x), *statistics, self.training, 0.1, 1e-5))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_functional_batch_norm(training: bool) -> None:
+    model = FunctionalNorm()
+    octave = octavize(model, 0.25, example=X[:1], placement="a").train(training)
+    value = octave.a(X)
+    means = torch.cat([part.mean((0, 2, 3)) for part in (value.low, value.high)])
+    octave(X)
+    want = 0.1 * means if training else torch.zeros(16)
+    torch.testing.assert_close(octave.norm.running_mean, want)
+
+
+class Path(nn.Module):
+    """Its path depends on its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = conv(3), conv(), conv()
+
+    def forward(self, x):
+        y = self.b(self.a(x))
+        return self.c(y) if x.mean() > 0 else self.c(F.pixel_unshuffle(F.pixel_shuffle(y, 2), 2))
+
+
+def test_path_that_the_example_does_not_take() -> None:
+    octave = octavize(Path(), 0.25, example=X[:1].abs(), placement=["a", "b"])
+    with torch.no_grad():
+        got = octave(-X.abs()), octave.c(octave.b(octave.a(-X.abs())).merged())
+    torch.testing.assert_close(*got)
+
+
+def test_weights_shared_with_a_vanilla_place() -> None:
+    """One weight in two layers stays one."""
+    model = nn.Sequential(conv(3), conv(), conv(), conv())
+    model[2].weight = model[1].weight
+    octave = octavize(model, 0.25, example=X[:1], placement="1")
+    assert octave[1].weight is octave[2].weight
+    octave(X).sum().backward()
+    assert octave[1].weight.grad is not None
