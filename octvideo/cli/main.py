@@ -21,6 +21,7 @@ COMMANDS = {
     "prepare": "make the lists of a data set and check its videos",
     "synthetic": "make the synthetic action videos or images",
     "convert": "convert a checkpoint of another project",
+    "octavize": "make a trained network octave, and report what it cost",
     "benchmark": "measure speed, memory and multiply-adds",
     "zoo": "list the pretrained networks",
     "config": "print a configuration or all keys",

@@ -63,17 +63,7 @@ def new_model_parser(description: str | None, prog: str | None) -> argparse.Argu
         metavar="FILE",
         help="weights, instead of --model; the folder of a training run: its best checkpoint",
     )
-    parser.add_argument("--fast", action="store_true", help="one view of each video instead of all")
-    parser.add_argument(
-        "--allow-partial",
-        action="store_true",
-        help="use those frames of a damaged video that decode",
-    )
-    parser.add_argument("--device", help="cpu, cuda, ...; default: cuda if there is one")
-    parser.add_argument("--batch-size", type=at_least(1), default=8, help="views in a forward pass")
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs, as in the file"
-    )
+    add_run_options(parser)
     parser.add_argument("videos", nargs="*", metavar="VIDEO", help="a video or image file")
     parser.add_argument(
         "--list",
@@ -89,6 +79,21 @@ def new_model_parser(description: str | None, prog: str | None) -> argparse.Argu
         "--prefix", default="", metavar="FOLDER", help="put before the paths in a --list"
     )
     return parser
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of how a model runs, and --opts."""
+    parser.add_argument("--fast", action="store_true", help="one view of each video instead of all")
+    parser.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help="use those frames of a damaged video that decode",
+    )
+    parser.add_argument("--device", help="cpu, cuda, ...; default: cuda if there is one")
+    parser.add_argument("--batch-size", type=at_least(1), default=8, help="views in a forward pass")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs, as in the file"
+    )
 
 
 def videos_of(args: argparse.Namespace) -> list[str]:

@@ -50,19 +50,15 @@ def follow_published(cfg: CfgNode, given: Collection[str]) -> Iterator[str]:
         raise
     if published is None:
         return
-    taken, other = [], []
     for key, value in published.keys().items():
         section, word = key.split(".")
         old = cfg[section][word]
         if key not in given:
             cfg[section][word] = value
-            taken.append(f"{key} {show(value)}")
+        if old != value and key not in given:
+            yield f"{key} is {show(value)}, as published for {name}"
         elif old != value:
-            other.append(f"{key} {show(old)}, not {show(value)}")
-    if taken:
-        yield f"as published for {name}: {'; '.join(taken)}"
-    if other:
-        yield f"unlike what is published for {name}: {'; '.join(other)}"
+            yield f"{key} is {show(old)}, but {name} was published with {show(value)}"
 
 
 def ignored_keys(cfg: CfgNode) -> Iterator[str]:

@@ -111,7 +111,7 @@ def load_cfg(
         text = "configuration: %s %s is read as %s, which octvideo has in its place"
         logger.warning(text, key, value, instead)
     for note in notes:
-        logger.warning("configuration: %s", note)
+        logger.info("configuration: %s", note)
     for remark in remarks(cfg, launched):
         logger.warning("configuration: %s", remark)
     cfg.freeze()

@@ -87,7 +87,6 @@ class NetworkOptions(TypedDict, total=False):
     octave_pathways: tuple[int, ...]
     nonlocal_mode: str
     pool_stride: bool
-    octave_channels: tuple[tuple[str, tuple[tuple[int, int], ...]], ...]
     # Clips, head and training.
     num_frames: int
     sampling_rate: int

@@ -174,15 +174,13 @@ def test_keys_of_a_configuration() -> None:
     assert get_cfg().MODEL.OPTIONS == []
 
 
-def test_a_library_says_how_its_weights_see_a_video(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_library_says_how_its_weights_see_a_video() -> None:
     cfg = load_cfg(
         None,
         ["MODEL.ARCH", "external", "MODEL.MODEL_NAME", "pytorchvideo/x3d_s", "DATA.NUM_FRAMES", 8],
     )
     assert (cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE) == (8, 6)
     assert (cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.TEST_CROP_SIZE) == (160, 182)
-    assert "DATA.TRAIN_CROP_SIZE 160" in caplog.text
-    assert "DATA.NUM_FRAMES 8, not 13" in caplog.text
     with pytest.raises(ConfigError, match=r"did you mean pytorchvideo/x3d|Did you mean"):
         load_cfg(None, ["MODEL.ARCH", "external", "MODEL.MODEL_NAME", "pytorchvideo/x3d_xx"])
 

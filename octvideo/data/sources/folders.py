@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from octvideo.utils.errors import UserError
@@ -122,7 +122,7 @@ def _holds_classes(folder: Path) -> bool:
     )
 
 
-def video_files(root: Path) -> list[str]:
+def video_files(root: Path, endings: Collection[str] = VIDEO_ENDINGS) -> list[str]:
     """Returns the files below ``root`` that end like videos, sorted; hidden ones are left out."""
     if not root.is_dir():
         raise UserError(f"there is no folder {root}")
@@ -134,7 +134,7 @@ def video_files(root: Path) -> list[str]:
             suffix = os.path.splitext(name)[1].lower()
             if name.startswith("."):
                 continue
-            if suffix in VIDEO_ENDINGS:
+            if suffix in endings:
                 found.append(os.path.join(folder, name))
             else:
                 others[suffix or "no ending"] += 1

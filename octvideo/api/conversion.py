@@ -1,0 +1,315 @@
+"""A trained network becomes octave: converted, calibrated, distilled, and measured on files."""
+
+import copy
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import octvideo
+from octvideo.api.conversion_report import ConversionReport, merges_of, stages_of
+from octvideo.api.conversion_views import Judge, Views
+from octvideo.api.inference import for_inference
+from octvideo.api.loading import checkpoints_of, load
+from octvideo.api.predict import Video
+from octvideo.api.protocols import protocol_of
+from octvideo.engine.precision import Evaluation
+from octvideo.layers import NonLocal3d, OctConv2d, OctConv3d
+from octvideo.models.build import build
+from octvideo.models.classifier import Network
+from octvideo.models.external import ExternalNetwork
+from octvideo.models.spec import OctavePlacement
+from octvideo.surgery import calibrate as measure_statistics
+from octvideo.surgery import distill, low_channels, octavize, summary
+from octvideo.surgery.tuning import divergence
+from octvideo.utils.errors import UserError
+from octvideo.utils.plain import to_plain
+from octvideo.weights import sha256_of
+
+logger = logging.getLogger("octvideo")
+
+_FEW = 16  # views that suffice to choose channels
+_ROUNDS, _WARM_UP = 7, 2  # of the measured time
+LEARNING_RATE = 1e-3
+
+
+class Conversion(NamedTuple):
+    """An octave network, in evaluation mode, and the report of what it cost."""
+
+    model: Network
+    report: ConversionReport
+
+
+def convert_to_octave(
+    source: str | os.PathLike[str] | nn.Module,
+    files: Sequence[Video],
+    alpha: float = 0.25,
+    *,
+    choose: str = "smooth",
+    calibrate: bool = True,
+    steps: int = 200,
+    lr: float = LEARNING_RATE,
+    fast: bool = False,
+    batch_size: int = 8,
+    allow_partial: bool = False,
+    device: torch.device | str | None = None,
+    name: str | None = None,
+    command: str = "octvideo.api.conversion.convert_to_octave",
+) -> Conversion:
+    """Makes a trained vanilla network octave, with the help of a few files without labels.
+
+    Three steps: ``octvideo.octavize`` keeps the low channels at half the resolution,
+    ``octvideo.calibrate`` measures the statistics of batch norms, ``octvideo.distill`` trains the
+    octave network to answer as the vanilla one. Every fifth file, of several at least one, takes
+    part in none of them: agreement is measured on these after each step.
+
+    Args:
+        source: what ``octvideo.load`` takes, or a model of it, which does not change.
+        files: videos, for image networks also images; the network sees those views of them that
+            ``predict`` shows it. Files that cannot be read are left out, with a warning.
+        alpha: the share of low channels, in (0, 1).
+        choose: which channels become low: "smooth", those that lose least on the files, or
+            "first", as in the paper.
+        calibrate: whether batch norms are measured.
+        steps: of distillation, each on ``batch_size`` views; 0 for none.
+        lr: the first learning rate of distillation.
+        fast: one view of each file, not all, for all steps.
+        device: where to compute, and where the result is; None: where the model is.
+        name: what the report calls the source; None: the source, or the class of a model.
+        command: what the report says it was made with.
+
+    Raises:
+        UserError: the source is octave already, has non-local blocks or no layer to gain from;
+            alpha or another argument is out of range; no file can be read; learning diverges.
+    """
+    check_arguments(alpha, choose, steps, lr)
+    model = source if isinstance(source, nn.Module) else load(source)
+    check_vanilla(model)
+    settings = protocol_of(model)
+    settings = replace(settings, allow_partial=allow_partial or settings.allow_partial)
+    teacher = _copy(model, device)
+    views = Views(files, settings, fast, batch_size, next(teacher.parameters()).device)
+    judge = Judge(teacher, views)
+    example = next(iter(views))[:1]
+    student = _octave(teacher, alpha, choose, example, views)
+    agreement, is_calibrated = [judge("octavize", student)], False
+    if calibrate:
+        is_calibrated = _calibrate(student, teacher, views)
+        agreement.append(judge("calibrate", student))
+    if steps:
+        _distill(student, teacher, views, steps, lr)
+        agreement.append(judge("distill", student))
+    costs = summary(student, example)
+    vanilla_ms, octave_ms = _milliseconds((teacher, student), example, settings.precision)
+    report = ConversionReport(
+        source=name or _name_of(source),
+        alpha=alpha,
+        choose=choose,
+        vanilla_macs=costs.vanilla_macs,
+        macs=costs.macs,
+        stages=stages_of(costs),
+        merges=merges_of(costs),
+        vanilla_ms=vanilla_ms,
+        octave_ms=octave_ms,
+        device=_device_name(example.device),
+        learned=tuple(views.learned),
+        measured=tuple(views.measured),
+        is_held_out=views.is_held_out,
+        skipped=tuple(views.skipped),
+        views=judge.num_views,
+        agreement=tuple(agreement),
+        is_calibrated=is_calibrated,
+        steps=steps,
+        learning_rate=lr,
+        command=command,
+        versions={
+            "octvideo": octvideo.__version__,
+            "Python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+    )
+    return Conversion(student, report)
+
+
+def _name_of(source: str | os.PathLike[str] | nn.Module) -> str:
+    return type(source).__name__ if isinstance(source, nn.Module) else os.fspath(source)
+
+
+def check_arguments(alpha: float, choose: str, steps: int, lr: float) -> None:
+    """Raises UserError for a value that is out of range."""
+    if not 0 < alpha < 1:
+        raise UserError(f"alpha must be in (0, 1), got {alpha:g}: it is the share of low channels")
+    if choose not in ("smooth", "first"):
+        raise UserError(f"choose must be smooth or first, got {choose!r}")
+    if steps < 0:
+        raise UserError(f"steps must be at least 0, got {steps}")
+    if not 0 < lr < float("inf"):
+        raise UserError(f"lr must be above 0, got {lr:g}")
+
+
+def check_vanilla(model: nn.Module) -> None:
+    """Raises UserError for a network that is octave already, or cannot become it."""
+    for name, module in model.named_modules():
+        if isinstance(module, (OctConv2d, OctConv3d)):
+            raise UserError(f"the network is octave already ({name}): give the vanilla one")
+        if isinstance(module, NonLocal3d):
+            raise UserError(
+                f"the network has non-local blocks ({name}), whose octave form has other "
+                "parameters, so it cannot be converted: train it with OCTAVE.ENABLE instead"
+            )
+
+
+def content_of(conversion: Conversion, source: str | os.PathLike[str]) -> dict[str, object]:
+    """Returns what an octave checkpoint holds: ``save_checkpoint`` of octvideo.engine writes it."""
+    model, paths = conversion.model, checkpoints_of(source)
+    origin = {"name": Path(source).name, "kind": "octavized"}
+    if paths:
+        origin |= {"name": paths[0].name, "sha256": sha256_of(paths[0])}
+    content: dict[str, object] = {
+        "model_state": {name: value.cpu() for name, value in model.state_dict().items()},
+        "epoch": -1,
+        "source": origin,
+        "spec": model.spec.to_dict(),
+        "protocol": to_plain(model.protocol),
+    }
+    if names := getattr(model, "class_names", None):
+        content["class_names"] = names
+    return content
+
+
+def _copy(model: nn.Module, device: torch.device | str | None) -> Network:
+    """Returns a copy in evaluation mode, in float32, on a device."""
+    teacher: Network = copy.deepcopy(model).eval().float()  # type: ignore[assignment]
+    try:
+        return teacher if device is None else teacher.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device}: {str(error).splitlines()[0]}") from error
+
+
+def _octave(
+    teacher: Network, alpha: float, choose: str, example: Tensor, views: Iterable[Tensor]
+) -> Network:
+    """Returns the octave network with the teacher's weights, as its record builds it."""
+    few = _few(views) if choose == "smooth" else []
+    placed = octavize(teacher, alpha, example=example, choose=choose, batches=few)
+    channels = {name.removeprefix("network."): runs for name, runs in low_channels(placed).items()}
+    if not channels:
+        raise UserError("no layer of the network gains from an octave, so it stays as it is")
+    octave = replace(OctavePlacement(alpha=alpha), channels=tuple(channels.items()))
+    student = build(replace(teacher.spec, octave=octave))
+    student.load_state_dict(teacher.state_dict())
+    student.protocol = teacher.protocol
+    if names := getattr(teacher, "class_names", None):
+        student.class_names = names
+    return student.to(example.device).eval()
+
+
+def _few(views: Iterable[Tensor]) -> list[Tensor]:
+    """Returns the first batches, of about _FEW views."""
+    few: list[Tensor] = []
+    for batch in views:
+        few.append(batch)
+        if sum(map(len, few)) >= _FEW:
+            break
+    return few
+
+
+def _calibrate(student: Network, teacher: Network, views: Iterable[Tensor]) -> bool:
+    """Measures batch norms, and returns whether that was of use: if not, nothing is changed.
+
+    Few views of small maps have accidental statistics, which can be worse than old ones.
+    """
+    few = _few(views)
+    before, state = _distance(student, teacher, few), copy.deepcopy(student.state_dict())
+    measure_statistics(student, views)
+    after = _distance(student, teacher, few)
+    if after < before:
+        return True
+    student.load_state_dict(state)
+    logger.warning(
+        "calibration was undone: on the files that it was measured on, the divergence from the "
+        "vanilla network grew from %.4f to %.4f; with more files it may help",
+        *(before, after),
+    )
+    return False
+
+
+@torch.no_grad()
+def _distance(student: Network, teacher: Network, batches: Sequence[Tensor]) -> float:
+    with _giving_logits(student, teacher):
+        pairs = [(student(x), teacher(x)) for x in batches]
+    return float(np.mean([_loss_of(teacher)(s, t).item() for s, t in pairs]))
+
+
+def _loss_of(teacher: Network) -> Callable[[Tensor, Tensor], Tensor]:
+    """Returns the divergence of logits; with "sigmoid", each class is, or is not."""
+    if teacher.spec.head_activation != "sigmoid":
+        return divergence
+    return lambda s, t: divergence(_or_not(s), _or_not(t))
+
+
+def _or_not(x: Tensor) -> Tensor:
+    return torch.stack([x, torch.zeros_like(x)], dim=-1)
+
+
+@contextmanager
+def _giving_logits(*networks: Network) -> Iterator[None]:
+    """Lets networks in evaluation give logits, whose gradient does not vanish, as in training."""
+    changed = [n for n in networks if n.spec.head_activation != "none"]
+    owners: list[Any] = [n if isinstance(n, ExternalNetwork) else n.head for n in changed]
+    kept = [owner.activation for owner in owners]
+    try:
+        for owner in owners:
+            owner.activation = lambda x: x
+        yield
+    finally:
+        for owner, activation in zip(owners, kept, strict=True):
+            owner.activation = activation
+
+
+def _distill(
+    student: Network, teacher: Network, views: Iterable[Tensor], steps: int, lr: float
+) -> None:
+    with tqdm(total=steps, unit="step", disable=None) as bar:
+
+        def progress(step: int, value: float) -> None:
+            bar.set_postfix(loss=f"{value:.4f}", refresh=False)
+            bar.update()
+
+        try:
+            loss = _loss_of(teacher)
+            with _giving_logits(student, teacher):
+                distill(student, teacher, views, steps, lr=lr, loss=loss, progress=progress)
+        except ValueError as error:
+            raise UserError(f"distillation with lr {lr:g} failed: {error}") from error
+
+
+def _milliseconds(networks: Sequence[nn.Module], clip: Tensor, precision: str) -> tuple[float, ...]:
+    """Returns the median time of one view for each network; they run in turn."""
+    runs = [Evaluation(for_inference(n, precision), clip.device, precision) for n in networks]
+    times = np.zeros((_WARM_UP + _ROUNDS, len(runs)))
+    with torch.inference_mode():
+        for row in times:
+            for number, run in enumerate(runs):
+                start = time.perf_counter()
+                run(clip)
+                if clip.device.type == "cuda":
+                    torch.cuda.synchronize(clip.device)
+                row[number] = 1000 * (time.perf_counter() - start)
+    return tuple(np.median(times[_WARM_UP:], axis=0).tolist())
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, threads: {torch.get_num_threads()}"
