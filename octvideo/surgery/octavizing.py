@@ -19,6 +19,7 @@ from octvideo.layers import (
 from octvideo.layers import octavize as swap_layers
 from octvideo.layers.layout import Runs, spread
 from octvideo.layers.oct_tensor import merges_to
+from octvideo.surgery.budget import keep_to_budget
 from octvideo.surgery.flow import Flow
 from octvideo.surgery.planning import Alpha, Choice, Plan, plan
 from octvideo.surgery.report import RECORD, Merge, OctaveRecord
@@ -41,6 +42,7 @@ def octavize(
     pool_stride: bool | None = None,
     choose: str = "first",
     batches: Iterable[Example] = (),
+    budget: float | None = None,
     strict: bool = False,
     inplace: bool = False,
 ) -> nn.Module:
@@ -71,7 +73,10 @@ def octavize(
             as in the authors' code. None: in networks of images, but not in those of videos.
         choose: which channels are low: "first", as in the paper, for a network that is trained
             afterwards; "smooth" for a trained one: those that lose least.
-        batches: for "smooth": inputs like ``example`` to measure with; some ten images or clips do.
+        batches: for "smooth" and ``budget``: inputs like ``example`` to measure with; some ten
+            images or clips do.
+        budget: the share of multiply-adds that may be left, such as 0.7: of a trained network that
+            returns logits, the layers that lose most for what they save stay vanilla.
         strict: raise where a function of the network has to merge an octave value.
         inplace: change ``model`` itself, not a copy.
 
@@ -89,8 +94,8 @@ def octavize(
     if choose not in ("first", "smooth"):
         raise ValueError(f"choose must be 'first' or 'smooth', got {choose!r}")
     batches = [*batches]
-    if choose == "smooth" and not batches:
-        raise ValueError("choose='smooth' measures: give batches=, inputs of the network")
+    if not batches and (choose == "smooth" or budget is not None):
+        raise ValueError("choose='smooth' and budget measure: give batches=, inputs of the network")
     if any(isinstance(module, (OctConv2d, OctConv3d)) for module in model.modules()):
         raise ValueError(f"{type(model).__name__} has octave convolutions already")
     model = model if inplace else copy.deepcopy(model)
@@ -104,6 +109,10 @@ def octavize(
     chosen = plan(flow, alpha, placement, divisor, pool_stride, exclude)
     if choose == "smooth":
         chosen.low = choose_smooth(model, flow, chosen.low, batches)
+    if budget is not None:
+        chosen = keep_to_budget(
+            model, flow, chosen, budget, example, batches, lambda p: _swapped(model, p, example)
+        )
     while chosen.low:
         try:
             swap_layers(model, chosen.placement(), example, run)
@@ -111,6 +120,10 @@ def octavize(
         except PlacementError as error:  # what only its input shows
             _leave_vanilla(chosen, error)
     return _finished(model, chosen, strict, example)
+
+
+def _swapped(model: nn.Module, chosen: Plan, example: Example) -> nn.Module:
+    return swap_layers(copy.deepcopy(model), chosen.placement(), example, run)
 
 
 def example_for(model: nn.Module) -> torch.Tensor:

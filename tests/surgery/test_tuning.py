@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octvideo import calibrate, distill, octavize
+from octvideo import calibrate, distill, octavize, summary
 from octvideo.layers import OctConv2d, pool, upsample
+from octvideo.surgery import low_channels
+from octvideo.surgery.tuning import divergence
 
 SMOOTH = [1, 2, 5]
 
@@ -129,3 +131,30 @@ def test_distil_leaves_the_student_as_it_was_where_it_fails(net: Net) -> None:
     assert all(torch.equal(value, before[key]) for key, value in student.state_dict().items())
     with pytest.raises(ValueError, match="not an iterator"):
         distill(student, net, iter(batches(2)), 5)
+
+
+def test_a_budget_spares_the_layers_that_lose_most(net: Net) -> None:
+    """``a`` feeds the 3x3 convolution alone; the exact choice of two is checked by hand."""
+    data = batches(2)
+    options = {"example": data[0], "placement": ["a", "b"], "batches": data}
+    ratios, losses = {}, {}
+    for names in (["a", "b"], ["a"], ["b"]):
+        octave = octavize(net, 0.5, example=data[0], placement=names)
+        ratios[tuple(names)] = summary(octave, data[0]).ratio
+        with torch.no_grad():
+            loss = sum(divergence(octave(x), net(x), 1.0) for x in data)
+        losses[tuple(names)] = float(loss)
+    price = {name: losses[name,] / (1 - ratios[name,]) for name in ("a", "b")}
+    dear, cheap = sorted(price, key=price.__getitem__, reverse=True)
+    budget = ratios[cheap,] + 1e-6
+    spared = octavize(net, 0.5, budget=budget, **options)
+    assert isinstance(spared.get_submodule(cheap), OctConv2d)
+    assert list(low_channels(spared)) == [cheap]
+    assert summary(spared, data[0]).ratio <= budget
+    assert {row.name: row.reason for row in summary(spared, data[0]).rows}[dear].startswith(
+        "spared"
+    )
+    both = octavize(net, 0.5, budget=ratios["a", "b"] + 1e-6, **options)
+    assert list(low_channels(both)) == ["a", "b"]
+    with pytest.raises(ValueError, match="cannot be met"):
+        octavize(net, 0.5, budget=0.1, **options)
