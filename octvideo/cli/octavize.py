@@ -8,8 +8,9 @@ for an image network) without labels suffice: they choose the low channels, meas
 of the batch norms, and the vanilla network teaches the octave one on them. Every fifth file is held
 out, and agreement with the vanilla network is measured on it after each step.
 
-The checkpoint works with octvideo predict, features and octvideo.load. Files that cannot be read
-are reported and left out.
+The checkpoint works with octvideo predict and features, with octvideo.load and create_model, and as
+TEST.CHECKPOINT_FILE_PATH of octvideo run, with the configuration of the vanilla network. Files that
+cannot be read are reported and left out.
 """
 
 import argparse

@@ -6,6 +6,7 @@ num_crops + crop. The scores of a video's views are summed, or their maximum is 
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,7 +33,9 @@ from octvideo.engine.precision import DTYPES, compile_model
 from octvideo.engine.results import Report, ScoreTable
 from octvideo.engine.scorer import Scorer
 from octvideo.engine.start import Build, start_run, write_config
+from octvideo.models import build as build_network
 from octvideo.models import build_model, optimize_for_inference
+from octvideo.models.classifier import Network
 from octvideo.utils.errors import NonFiniteError
 from octvideo.weights import Weights, load_into, read_weights
 
@@ -65,8 +68,8 @@ def run_test(
     if (counts := clip_counts_of_test(cfg)) != [cfg.TEST.NUM_ENSEMBLE_VIEWS]:
         return [run_test(_with_clips(cfg, count), trained, build) for count in counts][-1]
     device = start_run(cfg)
-    model = build(cfg)
-    tested, names = on_all(lambda: load_tested(model, cfg, trained))
+    network = build(cfg)
+    model, tested, names = on_all(lambda: load_tested(network, cfg, trained))
     if not cfg.TRAIN.ENABLE:  # else the training run has written it, or another one has its own
         write_config(cfg, "config_test.yaml")
     scorer = build_scorer(model.to(device).eval(), cfg, tested)
@@ -115,19 +118,32 @@ def build_scorer(model: nn.Module, cfg: CfgNode, tested: Path) -> Scorer:
     return Scorer(model, build_protocol(cfg), batch_size, cfg.TEST.COMPILE)
 
 
-def load_tested(model: nn.Module, cfg: CfgNode, trained: Path | None) -> tuple[Path, list[str]]:
-    """Loads into ``model`` what ``run_test`` tests: its file, and the names of the classes.
+def load_tested(
+    model: nn.Module, cfg: CfgNode, trained: Path | None
+) -> tuple[nn.Module, Path, list[str]]:
+    """Returns the model with the weights that ``run_test`` tests, their file, and class names.
 
-    The names beside the test's lists say what its labels mean. Without them, the names in the
-    checkpoint are used; without these, classes are numbers.
+    It is ``model``, or its octave form if the file was made octave after its training. The names
+    beside the test's lists say what its labels mean. Without them, the names in the checkpoint are
+    used; without these, classes are numbers.
     """
     weights = find_checkpoint(cfg, trained)
+    model = _as_converted(model, weights)
     logger.info("Testing %s", load_into(model, weights))
     best = best_path(Path(cfg.OUTPUT_DIR) / "checkpoints")
     if not cfg.TEST.CHECKPOINT_FILE_PATH and best.exists() and weights.path != best:
         logger.info("It is the last one; TEST.CHECKPOINT best tests %s", best)
     of_data = data_class_names(cfg, "test")
-    return weights.path, _class_names(weights, of_data, cfg.MODEL.NUM_CLASSES)
+    return model, weights.path, _class_names(weights, of_data, cfg.MODEL.NUM_CLASSES)
+
+
+def _as_converted(model: nn.Module, weights: Weights) -> nn.Module:
+    """No configuration has room for the low channels of a converted network: its record has."""
+    octave = weights.spec.octave if weights.spec is not None else None
+    if octave is None or not octave.channels or not isinstance(model, Network):
+        return model
+    logger.info("%s was made octave after its training: so is the network", weights.path)
+    return build_network(replace(model.spec, octave=octave))
 
 
 def _class_names(weights: Weights, names: list[str] | None, num_classes: int) -> list[str]:

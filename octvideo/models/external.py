@@ -27,7 +27,8 @@ from octvideo.utils.errors import UserError, check_known
 logger = logging.getLogger("octvideo")
 
 VANILLA = OctavePlacement()
-_OF_THE_OCTAVE = ("alpha", "channel_divisor")  # what an external network has of OctavePlacement
+# What an external network has of OctavePlacement.
+_OF_THE_OCTAVE = ("alpha", "channel_divisor", "channels")
 _TRIAL_BATCH = 2
 
 
@@ -37,7 +38,8 @@ class ExternalSpec(NetworkSpec):
 
     ``name``: "torchvision/NAME", "timm/NAME", "pytorchvideo/NAME" or "package.module:function".
     ``options``: arguments of the function that makes it, as "name=value"; a dict is taken, too.
-    ``octave``: its alpha and its divisor; which layers are octave follows from the network.
+    ``octave``: its alpha and its divisor; which layers are octave follows from the network, or
+    from the channels of one that was converted.
     A network of ``num_frames`` 1 takes images (N, C, H, W), any other one clips (N, C, T, H, W).
     """
 
@@ -93,7 +95,11 @@ class ExternalSpec(NetworkSpec):
         octave = self.octave
         if not octave.alpha:
             return {"octave_alpha": 0.0}
-        return {"octave_alpha": octave.alpha, "channel_divisor": octave.channel_divisor}
+        return {
+            "octave_alpha": octave.alpha,
+            "channel_divisor": octave.channel_divisor,
+            "octave_channels": octave.channels,
+        }
 
     def _facts(self) -> dict[str, Any]:
         # The size of the maps decides which layers are octave.
@@ -346,12 +352,13 @@ def is_on_meta(network: nn.Module) -> bool:
 
 
 def _octavize(network: nn.Module, spec: ExternalSpec) -> None:
-    """Makes it octave, in place, as `octvideo.octavize` does by default."""
+    """Makes it octave, in place, as `octvideo.octavize` does by default or as it was converted."""
     try:
         octavize(
             network,
             spec.octave.alpha,
             example=spec.example(device=next(network.parameters()).device),
+            placement=dict(spec.octave.channels) or "default",
             divisor=spec.octave.channel_divisor,
             inplace=True,
         )

@@ -17,8 +17,11 @@ from octvideo.api.conversion_views import Views, files_of, logits
 from octvideo.api.predict import view_scores
 from octvideo.api.protocols import protocol_of
 from octvideo.cli import octavize
+from octvideo.config import load_cfg
+from octvideo.data.protocol import build_protocol
 from octvideo.data.sources.folders import video_files
 from octvideo.data.synthetic.videos import make_synthetic
+from octvideo.engine import run_test, save_checkpoint
 from octvideo.layers import OctConv3d
 from octvideo.utils.complexity import count
 from octvideo.utils.errors import UserError
@@ -196,6 +199,37 @@ def test_an_image_network(tmp_path: Path) -> None:
     report = convert_to_octave(model, files, steps=2).report
     assert report.measured == (files[4],)
     assert report.views == 1
+
+
+def test_a_network_of_another_project(clips, tmp_path: Path) -> None:
+    """The record builds it again; its code is named by who loads it."""
+    name = "support.own_networks:video"
+    options = {"num_frames": 4, "crop_size": 32, "options": {"width": 32}}
+    model = octvideo.create_model(name, 5, **options).eval()
+    made = convert_to_octave(model, clips[:2], steps=1, fast=True)
+    assert made.model.spec.octave.channels
+    save_checkpoint(tmp_path / "own.pyth", conversion.content_of(made, "own"))
+    again = octvideo.load(tmp_path / "own.pyth", network=name)
+    x = torch.randn(2, 3, 4, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(again(x), made.model(x))
+
+
+def test_a_test_takes_the_checkpoint(small, tmp_path: Path) -> None:
+    """With the configuration of the vanilla network, its scores are those of predict."""
+    opts = [*small.opts, "OCTAVE.ENABLE", False, "TEST.CHECKPOINT_FILE_PATH", ""]
+    model = octvideo.api.loading.load_trained(small.cfg, small.checkpoint, opts[:-2])
+    made = convert_to_octave(model, small.videos, steps=0, calibrate=False, fast=True)
+    out = tmp_path / "octave.pyth"
+    save_checkpoint(out, conversion.content_of(made, "small"))
+    opts[-1] = str(out)
+    opts += ["OUTPUT_DIR", str(tmp_path), "TEST.SAVE_RESULTS_PATH", "scores.npz"]
+    cfg = load_cfg(small.cfg, opts)
+    run_test(cfg)
+    with np.load(tmp_path / "scores.npz") as saved:
+        for video, scores in zip(saved["paths"].tolist(), saved["scores"], strict=True):
+            wanted = view_scores(video, octvideo.load(out), build_protocol(cfg))
+            np.testing.assert_allclose(wanted, scores, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", "none"])
