@@ -45,6 +45,7 @@ ONLY_PARSED = {
     "octvideo run --cfg Kinetics/OCT_I3D_8x8": GPU,
     "octvideo run --cfg ImageNet/": GPU,
     "octvideo convert": DOWNLOAD,
+    "octvideo octavize": DOWNLOAD,
     "octvideo features --model": DOWNLOAD,
     "octvideo benchmark model": TIME,
     "octvideo benchmark train": TIME,
