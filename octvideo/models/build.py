@@ -26,6 +26,8 @@ from octvideo.utils.plain import from_plain
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from octvideo.layers.layout import Runs
+
 Spec = VideoSpec | ImageSpec | ExternalSpec
 _S = TypeVar("_S", bound=Spec)
 
@@ -87,6 +89,7 @@ class NetworkOptions(TypedDict, total=False):
     octave_pathways: tuple[int, ...]
     nonlocal_mode: str
     pool_stride: bool
+    octave_channels: "tuple[tuple[str, Runs], ...]"
     # Clips, head and training.
     num_frames: int
     sampling_rate: int

@@ -89,6 +89,9 @@ _OF_IMAGES = {
 }
 
 
+_SHOWN = 200  # characters of a value
+
+
 @dataclass(frozen=True)
 class Difference:
     """One thing in which two networks differ: an option of ``create_model``, and both values."""
@@ -100,7 +103,7 @@ class Difference:
 
     def __str__(self) -> str:
         """Returns it in options: "octave_alpha was 0.25, is 0.5"."""
-        return f"{self.option} was {self.mine}, is {self.other}"
+        return f"{self.option} was {_short(self.mine)}, is {_short(self.other)}"
 
     @property
     def in_keys(self) -> str:
@@ -109,7 +112,13 @@ class Difference:
         key = self.key
         if self.option == "octave_alpha" and not all(values):
             key, values = "OCTAVE.ENABLE", (bool(self.mine), bool(self.other))
-        return f"{key} was {values[0]}, is {values[1]}"
+        return f"{key} was {_short(values[0])}, is {_short(values[1])}"
+
+
+def _short(value: object) -> str:
+    """The low channels of a whole network would fill the screen."""
+    text = str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 class NetworkSpec:
