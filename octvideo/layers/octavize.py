@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,12 @@ from octvideo.layers.conv3d_as_2d import Conv2d, Conv3d
 from octvideo.layers.layout import Layout
 from octvideo.layers.non_local import NonLocal3d
 from octvideo.layers.norm import BatchNorm2d, BatchNorm3d, batch_norm_of
-from octvideo.layers.oct_tensor import OctTensor
+from octvideo.layers.oct_tensor import OctTensor, Value
 from octvideo.layers.octave import OctConv2d, OctConv3d
 
 OctConv = OctConv2d | OctConv3d
+Learning = OctConv2d | OctConv3d | BatchNorm2d | BatchNorm3d | NonLocal3d
+Input = TypeVar("Input")
 _OCTAVE: dict[type, type[OctConv2d] | type[OctConv3d]] = {
     nn.Conv2d: OctConv2d,
     Conv2d: OctConv2d,
@@ -73,8 +75,8 @@ class Placement:
 def octavize(
     model: nn.Module,
     placement: Placement,
-    example: Any,
-    run: Callable[[nn.Module, Any], Any] | None = None,
+    example: Input,
+    run: Callable[[nn.Module, Input], object] | None = None,
 ) -> nn.Module:
     """Makes a network octave, in place, and returns it.
 
@@ -94,19 +96,19 @@ def octavize(
     """
     if placement.alpha == 0 and placement.layout is None:
         return model
-    vanilla: dict[nn.Module, Any] = {}
+    vanilla: dict[nn.Module, nn.Module] = {}
     for name, module in _outside_non_local(model):
+        new: nn.Module | None = None
         kind = octave_kind(module)
         if kind is not None and placement.is_candidate(name):
+            assert isinstance(module, (nn.Conv2d, nn.Conv3d))
             low = placement.low_channels(name, module.out_channels)
             if isinstance(low, int) and 1 < module.groups == module.in_channels:
                 low = 0
-            new: Any = kind.of(module, low, placement.pools(name))
-        elif isinstance(module, _BatchNorm) and (norm := batch_norm_of(module)) is not None:
-            new = norm
-        else:
-            continue
-        if new is not module:
+            new = kind.of(module, low, placement.pools(name))
+        elif isinstance(module, _BatchNorm):
+            new = batch_norm_of(module)
+        if new is not None and new is not module:
             vanilla[new] = module
     _replace(model, {old: new for new, old in vanilla.items()})
     try:
@@ -120,31 +122,32 @@ def octavize(
 
 def octave_kind(module: nn.Module) -> type[OctConv2d] | type[OctConv3d] | None:
     """Returns the octave form of a convolution; None for one with a forward pass of its own."""
-    kind: Any = type(module)
     for vanilla, octave in _OCTAVE.items():
-        base: Any = vanilla
-        if isinstance(module, vanilla) and (
-            (kind.forward, kind._conv_forward) == (base.forward, base._conv_forward)
-        ):
+        if isinstance(module, vanilla) and _forward_of(type(module)) == _forward_of(vanilla):
             return octave
     return None
 
 
-def _is_vanilla(layer: Any, placement: Placement) -> bool:
+def _forward_of(kind: type[nn.Module]) -> tuple[object, object]:
+    return kind.forward, getattr(kind, "_conv_forward", None)
+
+
+def _is_vanilla(layer: nn.Module, placement: Placement) -> bool:
     """Returns whether a new layer has seen no octave value and makes none."""
     if isinstance(layer, (BatchNorm2d, BatchNorm3d)):
         return layer.channels is None and placement.layout is not None
+    assert isinstance(layer, (OctConv2d, OctConv3d))
     return layer.channels_in is None or (layer.is_plain and not layer.pools_plain)
 
 
-def _outside_non_local(model: nn.Module) -> list[tuple[str, Any]]:
+def _outside_non_local(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """All modules but those inside of non-local blocks, which see to them themselves."""
     modules = dict(model.named_modules())
     inside = tuple(f"{name}." for name, m in modules.items() if isinstance(m, NonLocal3d))
     return [(name, module) for name, module in modules.items() if not name.startswith(inside)]
 
 
-def _replace(model: nn.Module, new: dict[nn.Module, Any]) -> None:
+def _replace(model: nn.Module, new: dict[nn.Module, nn.Module]) -> None:
     """Puts the new modules in all places of the old ones: a network may use one twice."""
     for parent in [*model.modules()]:
         for name, child in parent._modules.items():
@@ -153,7 +156,10 @@ def _replace(model: nn.Module, new: dict[nn.Module, Any]) -> None:
 
 
 def _learn_inputs(
-    model: nn.Module, placement: Placement, example: Any, run: Callable[[nn.Module, Any], Any]
+    model: nn.Module,
+    placement: Placement,
+    example: Input,
+    run: Callable[[nn.Module, Input], object],
 ) -> None:
     """Runs the network once; each octave layer takes the channels of its input from it."""
     with ExitStack() as stack:
@@ -165,7 +171,7 @@ def _learn_inputs(
 
 
 @torch.no_grad()
-def _run(model: nn.Module, example: Any) -> None:
+def _run(model: nn.Module, example: object) -> None:
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()(example)
@@ -181,7 +187,7 @@ class _Learner:
     name: str
     placement: Placement
 
-    def __call__(self, layer: Any, inputs: tuple[Any, ...]) -> None:
+    def __call__(self, layer: Learning, inputs: tuple[Value, ...]) -> None:
         x = inputs[0]
         try:
             if not isinstance(layer, NonLocal3d):
@@ -193,6 +199,8 @@ class _Learner:
             raise PlacementError(self.name, str(error)) from error
 
 
-def kernels_of(conv: Any) -> list[Tensor]:
+def kernels_of(conv: nn.Module) -> list[Tensor]:
     """Returns the kernels of a convolution, views of its weight; an octave one has up to four."""
-    return [*conv.kernels().values()] if isinstance(conv, (OctConv2d, OctConv3d)) else [conv.weight]
+    if isinstance(conv, (OctConv2d, OctConv3d)):
+        return [*conv.kernels().values()]
+    return [cast("Tensor", conv.weight)]

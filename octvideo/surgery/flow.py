@@ -2,13 +2,10 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import nn
 
 from octvideo.layers import octave_kind
 from octvideo.layers.oct_functions import CHANNELWISE
-from octvideo.surgery.tracing import Call
+from octvideo.surgery.tracing import Call, Conv
 
 MIN_SIDE = 4  # pixels: half of less is hardly a map
 MIN_CHANNELS = 8
@@ -17,29 +14,29 @@ TAIL = 0.5  # share of the multiply-adds from which on the last resolution is th
 
 def multiply_adds(call: Call) -> int:
     """Returns those of a vanilla convolution: a multiply-add is 1, a bias 0."""
-    conv: Any = call.conv
+    conv = call.conv
+    assert conv is not None
     kernel = math.prod(conv.kernel_size) * conv.in_channels // conv.groups
     return call.shape.numel() * kernel
 
 
-def is_depthwise(conv: Any) -> bool:
-    return 1 < conv.groups == conv.in_channels
+def is_depthwise(conv: Conv | None) -> bool:
+    return conv is not None and 1 < conv.groups == conv.in_channels
 
 
-def why_not_octave(conv: nn.Module) -> str:
+def why_not_octave(conv: Conv) -> str:
     """Returns why a convolution cannot be octave by itself, whatever its place; or ""."""
-    layer: Any = conv
     if octave_kind(conv) is None:
         return f"{type(conv).__name__} has a forward pass of its own"
-    if layer._forward_pre_hooks or layer._forward_hooks or "weight" not in layer._parameters:
+    if conv._forward_pre_hooks or conv._forward_hooks or "weight" not in conv._parameters:
         return "hooks or parametrisations change it"
-    if layer.stride[-2:] not in ((1, 1), (2, 2)):
-        return f"stride {layer.stride[-2:]}"
-    if isinstance(layer.padding, str):
-        return "" if layer.padding == "same" or layer.kernel_size[-2:] == (1, 1) else "no padding"
-    sums = [d * (k - 1) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)][-2:]
-    if [2 * p for p in layer.padding[-2:]] != sums:
-        return f"padding {layer.padding[-2:]} does not keep the size of {layer.kernel_size[-2:]}"
+    if conv.stride[-2:] not in ((1, 1), (2, 2)):
+        return f"stride {conv.stride[-2:]}"
+    if isinstance(conv.padding, str):
+        return "" if conv.padding == "same" or conv.kernel_size[-2:] == (1, 1) else "no padding"
+    sums = [d * (k - 1) for k, d in zip(conv.kernel_size, conv.dilation, strict=True)][-2:]
+    if [2 * p for p in conv.padding[-2:]] != sums:
+        return f"padding {conv.padding[-2:]} does not keep the size of {conv.kernel_size[-2:]}"
     return ""
 
 
@@ -118,7 +115,7 @@ class Flow:
 
     def _collect_groups(self) -> None:
         for call in self.calls:
-            conv: Any = call.conv
+            conv = call.conv
             sources = [source for source in call.inputs if source is not None]
             if conv is not None and conv.groups > 1 and not is_depthwise(conv):
                 for tie in map(self.tie, [call, *sources]):

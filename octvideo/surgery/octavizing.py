@@ -181,17 +181,17 @@ def _commonest(reasons: Iterable[str]) -> str:
     return "" if not counts else f" ({'; '.join(f'{n} x {reason}' for reason, n in counts)})"
 
 
-def merge_outputs(module: nn.Module, inputs: Any, output: Any) -> Any:
+def merge_outputs(module: nn.Module, inputs: object, output: object) -> object:
     """A hook: a network returns tensors, also where its last value is an octave one."""
     if isinstance(output, OctTensor):
         return output.merged()
     if isinstance(output, dict):
         merged = {key: merge_outputs(module, inputs, value) for key, value in output.items()}
         return type(output)(merged)
-    if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*(merge_outputs(module, inputs, value) for value in output))
     if isinstance(output, (list, tuple)):
-        return type(output)(merge_outputs(module, inputs, value) for value in output)
+        items: list[Any] = [merge_outputs(module, inputs, value) for value in output]
+        is_named = hasattr(output, "_fields")  # a named tuple takes its fields one by one
+        return type(output)(*items) if is_named else type(output)(items)
     return output
 
 

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
 
 from octvideo.layers import Placement, split_channels
 from octvideo.layers.layout import Layout, Runs, spread
@@ -83,7 +82,8 @@ def plan(
             calls.setdefault(call.name, []).append(call)
     for name, all_calls in calls.items():
         call = max(all_calls, key=multiply_adds)
-        reason = why_not_octave(call.conv)  # type: ignore[arg-type]
+        assert call.conv is not None
+        reason = why_not_octave(call.conv)
         if not reason:
             result.capable.add(name)
             reason = "excluded" if excluded(name) else _why_plain_here(flow, call, where, chosen)
@@ -163,14 +163,13 @@ def _pooling(flow: Flow, plan: Plan) -> set[str]:
             elif len(sources) == 1 and sources[0] in left:
                 left.add(call)
             continue
-        conv: Any = call.conv
-        if call.name in plan.low or (is_depthwise(conv) and takes_octave):
+        if call.name in plan.low or (is_depthwise(call.conv) and takes_octave):
             octave.add(call)
         elif takes_octave:
             left.add(call)
         elif (
             any(source in left for source in sources)
-            and conv.stride[-2:] == (2, 2)
+            and call.conv.stride[-2:] == (2, 2)
             and call.name in plan.capable
         ):
             pools.add(call.name)

@@ -3,18 +3,17 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from octvideo.layers import OctConv2d, OctConv3d, OctTensor
+from octvideo.layers import OctConv2d, OctConv3d, OctTensor, Value
 from octvideo.layers.oct_tensor import merges_to
 from octvideo.layers.resample import half_size
-from octvideo.surgery.tracing import Example, WhereAmI, run
+from octvideo.surgery.tracing import Example, Func, WhereAmI, run
 
 RECORD = "_octave_record"  # the attribute of an octavized network
 _LAYERS = (
@@ -28,6 +27,7 @@ _LAYERS = (
     OctConv2d,
     OctConv3d,
 )
+Layer = nn.Conv2d | nn.Conv3d | nn.Linear | OctConv2d | OctConv3d  # or of one axis, or transposed
 _COSTS = ("GMACs before", "after", "ratio", "M act. before", "after")
 _FUNCTIONAL = ("conv1d", "conv2d", "conv3d", "linear")
 
@@ -127,7 +127,7 @@ class Summary:
             lines.append(f"  {merge.function} in {merge.module or 'the network itself'} ({times}x)")
         return lines
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Returns everything as plain values."""
         return {
             "vanilla_macs": self.vanilla_macs,
@@ -179,11 +179,20 @@ class _Counter(TorchFunctionMode):
         self.rows: list[Row] = []
         self.layers: set[str] = set()
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Func,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         output = func(*args, **(kwargs or {}))
         module = self.where.name
         if func.__name__ in _FUNCTIONAL and module not in self.layers:
             x, weight = (*args, *(kwargs or {}).values())[:2]
+            assert isinstance(x, Tensor)
+            assert isinstance(weight, Tensor)
+            assert isinstance(output, Tensor)
             macs = output.numel() * weight[0].numel()
             counts = (x.shape[1], 0), (output.shape[1], 0)
             size, reason = output.numel(), f"F.{func.__name__}, a function"
@@ -193,43 +202,42 @@ class _Counter(TorchFunctionMode):
             )
         return output
 
-    def hook(self, name: str) -> Any:
+    def hook(self, name: str) -> Callable[..., None]:
         self.layers.add(name)
 
-        def count(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        def count(layer: Layer, inputs: tuple[Value, ...], output: Value) -> None:
             x = inputs[0] if inputs else output
             self.rows.append(_row(name, layer, x, output, self.record.reasons.get(name, "")))
 
         return count
 
 
-def _row(name: str, layer: nn.Module, x: Any, y: Any, reason: str) -> Row:
+def _row(name: str, layer: Layer, x: Value, y: Value, reason: str) -> Row:
     size, kind = y.shape.numel(), type(layer).__name__
     if isinstance(layer, (OctConv2d, OctConv3d)):
-        octave: Any = layer
-        vanilla = size * math.prod(octave.kernel_size) * octave.in_channels // octave.groups
+        vanilla = size * math.prod(layer.kernel_size) * layer.in_channels // layer.groups
         now = sum(n.numel() for n in _maps(y))
         return Row(
-            name, kind, (_channels(x), _channels(y)), vanilla, octave_macs(octave, x, y), size, now,
-            not octave.is_plain, reason,
+            name, kind, (_channels(x), _channels(y)), vanilla, octave_macs(layer, x, y), size, now,
+            not layer.is_plain, reason,
         )  # fmt: skip
-    weight: Any = layer.weight
+    weight = layer.weight
     positions = x.shape.numel() if "Transpose" in kind else size
     macs = positions * weight[0].numel()
     return Row(name, kind, (_channels(x), _channels(y)), macs, macs, size, size, False, reason)
 
 
-def _maps(x: Any) -> Iterator[Tensor]:
+def _maps(x: Value) -> Iterator[Tensor]:
     return (part for part in (x if isinstance(x, OctTensor) else (x,)) if part is not None)
 
 
-def _channels(x: Any) -> tuple[int, int]:
+def _channels(x: Value) -> tuple[int, int]:
     if isinstance(x, OctTensor):
         return x.channels.high, x.channels.low
     return x.shape[min(1, x.ndim - 1)] if x.ndim > 2 else x.shape[-1], 0
 
 
-def octave_macs(layer: Any, x: Any, y: Any) -> int:
+def octave_macs(layer: OctConv2d | OctConv3d, x: Value, y: Value) -> int:
     """Returns the multiply-adds of an octave convolution: of its four paths, at their sizes."""
     (h_in, l_in), (h_out, l_out) = _channels(x), _channels(y)
     high = y.high if isinstance(y, OctTensor) else y

@@ -6,8 +6,7 @@ Halving a channel changes what the convolutions behind it take by x - upsample(p
 their weights: the channels with the least of this become the low ones.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from octvideo.layers.layout import Layout, of_channels
 from octvideo.layers.resample import pool, upsample
 from octvideo.surgery.flow import Flow, Tie, is_depthwise
-from octvideo.surgery.tracing import Example, arguments
+from octvideo.surgery.tracing import Conv, Example, arguments
 
 
 def choose_smooth(
@@ -55,8 +54,8 @@ def _scores(model: nn.Module, flow: Flow, batches: Iterable[Example]) -> dict[in
             ties[call.name] = flow.tie(sources[0])
     scores: dict[int, Tensor] = {}
 
-    def measure(name: str, conv: Any) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def measure(name: str, conv: Conv) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0]
             lost = (x - upsample(pool(x), x.shape[-2:])).float().square()
             energy = lost.mean([0, *range(2, x.ndim)]).cpu() * _sensitivity(conv).cpu()
@@ -72,7 +71,7 @@ def _scores(model: nn.Module, flow: Flow, batches: Iterable[Example]) -> dict[in
     hooks = [
         module.register_forward_pre_hook(measure(name, module))
         for name, module in model.named_modules()
-        if name in ties
+        if name in ties and isinstance(module, (nn.Conv2d, nn.Conv3d))
     ]
     try:
         model.eval()
@@ -87,7 +86,7 @@ def _scores(model: nn.Module, flow: Flow, batches: Iterable[Example]) -> dict[in
     return scores
 
 
-def _sensitivity(conv: Any) -> Tensor:
+def _sensitivity(conv: Conv) -> Tensor:
     """Returns the squared weights that each input channel meets."""
     weight = conv.weight.detach().float().square()
     if is_depthwise(conv):

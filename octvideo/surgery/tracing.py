@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from octvideo.layers import OctTensor, PlacementError
+from octvideo.layers import OctTensor, PlacementError, Value
 
-Example = Tensor | list[Any] | tuple[Any, ...] | dict[str, Any]
+Example = Tensor | list[object] | tuple[object, ...] | dict[str, object]
+Conv = nn.Conv2d | nn.Conv3d
+Func = Callable[..., object]
 # What a network raises on the meta device, or on an input that it cannot take.
 _FOREIGN = (RuntimeError, TypeError, ValueError, AssertionError, LookupError, AttributeError)
 
@@ -37,7 +39,7 @@ class Call:
 
     name: str
     module: str
-    conv: nn.Module | None
+    conv: Conv | None
     inputs: list["Call | None"]
     input_shapes: list[torch.Size]
     shape: torch.Size
@@ -56,14 +58,14 @@ class Call:
         return self.shape[-2:].numel() if len(self.shape) >= 4 else 1
 
 
-def arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments(example: Example) -> tuple[tuple[object, ...], dict[str, object]]:
     """Returns an example as positional and named arguments: a tuple has several, a dict names."""
     if isinstance(example, tuple):
         return example, {}
     return ((), dict(example)) if isinstance(example, dict) else ((example,), {})
 
 
-def run(model: nn.Module, example: Example) -> Any:
+def run(model: nn.Module, example: Example) -> object:
     """Runs a network once in evaluation, without gradients and without changing it.
 
     Raises:
@@ -79,7 +81,7 @@ def run(model: nn.Module, example: Example) -> Any:
             module.training = mode
 
 
-def _run(model: nn.Module, example: Example) -> Any:
+def _run(model: nn.Module, example: Example) -> object:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     meta = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
     args, kwargs = arguments(_map(example, lambda t: torch.empty_like(t, device="meta")))
@@ -102,7 +104,7 @@ def _run(model: nn.Module, example: Example) -> Any:
         ) from error
 
 
-def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
+def _map(value: object, fn: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return fn(value)
     if isinstance(value, Mapping):
@@ -112,7 +114,7 @@ def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
-def tensors_in(value: Any) -> Iterator[Any]:
+def tensors_in(value: object) -> Iterator[Value]:
     """Yields the tensors and octave values in nested lists, tuples and dicts."""
     if isinstance(value, (Tensor, OctTensor)):
         yield value
@@ -152,7 +154,7 @@ class WhereAmI:
     def _entering(self, name: str) -> Callable[..., None]:
         return lambda module, inputs: self._stack.append(name)
 
-    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _leave(self, module: nn.Module, inputs: object, output: object) -> None:
         self._stack.pop()
 
 
@@ -184,24 +186,32 @@ class _Recorder(TorchFunctionMode):
         self.where, self.convs = where, convs
         self.calls: list[Call] = []
         self._made: dict[int, Call] = {}
-        self._kept: list[Any] = []  # as long as they live, nothing else has their ids
+        self._kept: list[Value] = []  # as long as they live, nothing else has their ids
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Func,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         output = func(*args, **(kwargs or {}))
         if self.where.is_inside and self.where.name not in self.convs:
             call = self._add(func.__name__, None, [*tensors_in([args, kwargs or {}])], output)
             if call is not None and func.__name__ == "group_norm":
-                call.num_groups = args[1] if len(args) > 1 else kwargs["num_groups"]
+                groups = args[1] if len(args) > 1 else (kwargs or {})["num_groups"]
+                assert isinstance(groups, int)
+                call.num_groups = groups
         return output
 
     def conv_hook(self, name: str) -> Callable[..., None]:
-        def record(conv: nn.Module, inputs: Any, output: Any) -> None:
+        def record(conv: Conv, inputs: object, output: object) -> None:
             self._add(name, conv, [*tensors_in(inputs)], output)
 
         return record
 
     def _add(
-        self, name: str, conv: nn.Module | None, inputs: list[Any], output: Any
+        self, name: str, conv: Conv | None, inputs: list[Value], output: object
     ) -> Call | None:
         outputs = [*tensors_in(output)]
         if not outputs:

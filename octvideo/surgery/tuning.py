@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from octvideo.layers import merge
+from octvideo.layers import Value, merge
 from octvideo.surgery.tracing import Example, arguments
 
 TEMPERATURE = 2.0
@@ -134,7 +133,7 @@ def _again(batches: Iterable[Example]) -> Iterator[Example]:
     raise ValueError(f"the batches ended after {total}: give a list or a loader, not an iterator")
 
 
-def divergence(student: Any, teacher: Any, temperature: float = TEMPERATURE) -> Tensor:
+def divergence(student: Value, teacher: Value, temperature: float = TEMPERATURE) -> Tensor:
     """Returns KL(teacher || student) of logits (N, K), times temperature squared."""
     log_p, log_q = (
         F.log_softmax(merge(x).float() / temperature, dim=-1) for x in (student, teacher)
