@@ -12,7 +12,7 @@ runs on octave values unchanged, because every torch function that meets one loo
     a + b, a * b of two octave values              act on each frequency
     octave + plain                                 the plain one is split and pooled first
     octave + one that has left the octave          the octave one is merged first
-    plain.add_(octave), also other methods         the octave one is merged first
+    plain.add_(octave), plain += octave            the octave one is merged first
     octave * a gate per channel                    the gate is split
     mean over space, pooling to one pixel          [mean(L) | mean(H)]
     concatenation of channels                      L to L, H to H; a plain map goes to H
@@ -50,9 +50,13 @@ _strict = False
 _listener: Callable[[str], None] | None = None
 
 
+class MergeError(RuntimeError):
+    """A function would merge an octave value. (Python hides a TypeError of an operator.)"""
+
+
 @contextmanager
 def strict() -> Iterator[None]:
-    """Raises TypeError inside the context where a function would merge an octave value."""
+    """Raises MergeError inside the context where a function would merge an octave value."""
     global _strict
     before, _strict = _strict, True
     try:
@@ -245,7 +249,7 @@ def _call(func: Func, args: Args, kwargs: Kwargs) -> Arg:
 def _writes_into_tensor(func: Func, args: Args) -> bool:
     """Whether a method works in place on a plain tensor, whose owner need not take the result.
 
-    An operator, as in ``x += y``, is another matter: its result takes the place of x.
+    An operator, as in ``x += y``, is such a method, too.
     """
     is_method = func.__name__.endswith("_") and not func.__name__.endswith("__")
     return is_method and bool(args) and isinstance(args[0], Tensor)
@@ -268,6 +272,6 @@ def _plain(arg: Arg, func: Func) -> Arg:
 
 def report_merge(func: Func, x: OctTensor) -> None:
     if _strict:
-        raise TypeError(f"{func.__name__} would merge the frequencies of {x}")
+        raise MergeError(f"{func.__name__} would merge the frequencies of {x}")
     if _listener is not None:
         _listener(func.__name__)

@@ -18,7 +18,7 @@ from octvideo.layers import (
 )
 from octvideo.layers import octavize as swap_layers
 from octvideo.layers.layout import Runs, spread
-from octvideo.layers.oct_tensor import merges_to
+from octvideo.layers.oct_tensor import MergeError, merges_to
 from octvideo.surgery.budget import keep_to_budget
 from octvideo.surgery.flow import Flow
 from octvideo.surgery.planning import Alpha, Choice, Plan, plan
@@ -87,7 +87,7 @@ def octavize(
     Raises:
         ValueError: alpha or the placement is wrong, the network does not take the example, or it
             is octave already.
-        TypeError: with ``strict``, a value would be merged; the message names function and module.
+        MergeError: with ``strict``, a value would be merged; the message names function and module.
     """
     if not callable(alpha) and not 0 <= alpha < 1:
         raise ValueError(f"alpha must be in [0, 1), got {alpha}")
@@ -159,7 +159,7 @@ def _finished(model: nn.Module, chosen: Plan, strict: bool, example: Example) ->
         output = run(model, example)
     if strict and merges:
         first = merges[0]
-        raise TypeError(
+        raise MergeError(
             f"{first.function} in {first.module or type(model).__name__} merges an octave value "
             f"({len(merges)} such places): choose another placement, or leave out strict"
         )

@@ -1,7 +1,6 @@
 """What torch's functions do with octave values, against what they do with the merged tensor."""
 
 import copy
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from octvideo.layers import BatchNorm2d, OctBatchNorm2d, OctTensor, merge, pool, strict, upsample
 from octvideo.layers.layout import Layout
+from octvideo.layers.oct_tensor import MergeError
 from support.eq4 import make_input
 
 HIGH, LOW = 5, 3
@@ -84,7 +84,7 @@ def test_a_plain_map_is_split_for_a_sum() -> None:
     kept = plain.clone()
     want_h, want_l = x.high + plain[:, LOW:], x.low + pool(plain[:, :LOW])
     with strict():
-        for y in (x + plain, plain + x, torch.add(plain, x), operator.iadd(plain, x)):
+        for y in (x + plain, plain + x, torch.add(plain, x)):
             torch.testing.assert_close(tuple(y), (want_h, want_l))
         assert torch.equal(plain, kept), "a part of it was overwritten"
 
@@ -173,7 +173,7 @@ def test_everything_else_sees_one_tensor() -> None:
         torch.var,
     ):
         assert torch.equal(f(x), f(merge(x)))
-        with strict(), pytest.raises(TypeError, match="would merge"):
+        with strict(), pytest.raises(MergeError, match="would merge"):
             f(x)
     other = OctTensor(*make_input((HIGH + 1, LOW - 1), 2, (7, 9)))
     torch.testing.assert_close(x + other, x.merged() + other.merged())

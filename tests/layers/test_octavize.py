@@ -28,7 +28,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = self.bn2(self.conv2(y))
-        y += x if self.down is None else self.down(x)
+        y = y + (x if self.down is None else self.down(x))
         return F.relu(y)
 
 

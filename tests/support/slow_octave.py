@@ -261,7 +261,7 @@ class SlowOctave:
                 self._unlike(part, v, y)
             )  # fmt: skip
         octave, other = (v, y) if v.low else (y, v)
-        if other.left or (other is y and part.spelling == "method in place"):
+        if other.left or (other is y and "in place" in part.spelling):
             return Slow(v.x + y.x, [])
         return octave.each(
             lambda t, at: t + (other.x[:, at] if at == octave.high else (
@@ -270,8 +270,6 @@ class SlowOctave:
 
     def _unlike(self, part: Residual, v: Slow, y: Slow) -> Slow:
         """Two octave values of other low channels: the second one is merged, split and pooled."""
-        if len(v.low) != len(y.low):
-            return Slow(v.x + y.x, [])
         a, b = (v, y) if part.spelling in ("x first", "dropped") else (y, v)
         other = b.x.clone()
         other[:, a.low] = pooled(other[:, a.low])
