@@ -20,6 +20,7 @@ from octvideo.models.classifier import Network
 from octvideo.models.external import ExternalSpec
 from octvideo.utils.errors import UserError
 from octvideo.weights import CheckpointError, Weights, check_fit, load_into, read_weights
+from octvideo.weights.converted import as_converted
 from octvideo.weights.download import is_address
 from octvideo.weights.zoo import zoo_entry
 
@@ -168,8 +169,8 @@ def _of_cfg(cfg: CfgNode, weights: Weights, is_own: bool) -> Network:
     if is_own and (problems := validate(cfg)):  # it may be of another project
         raise ConfigError([f"the configuration in {weights.path}: {p}" for p in problems])
     with torch.device("meta"):  # a file may ask for more memory than there is
-        check_fit(build_model(cfg), weights)
-    model = build_model(cfg)
+        check_fit(as_converted(build_model(cfg), weights), weights)
+    model = as_converted(build_model(cfg), weights)
     load_into(model, weights)
     protocol = build_protocol(cfg)
     model.protocol = accepted(protocol) if is_own else protocol

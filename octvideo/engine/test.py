@@ -6,7 +6,6 @@ num_crops + crop. The scores of a video's views are summed, or their maximum is 
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -33,11 +32,10 @@ from octvideo.engine.precision import DTYPES, compile_model
 from octvideo.engine.results import Report, ScoreTable
 from octvideo.engine.scorer import Scorer
 from octvideo.engine.start import Build, start_run, write_config
-from octvideo.models import build as build_network
 from octvideo.models import build_model, optimize_for_inference
-from octvideo.models.classifier import Network
 from octvideo.utils.errors import NonFiniteError
 from octvideo.weights import Weights, load_into, read_weights
+from octvideo.weights.converted import as_converted
 
 logger = logging.getLogger("octvideo")
 
@@ -128,22 +126,13 @@ def load_tested(
     used; without these, classes are numbers.
     """
     weights = find_checkpoint(cfg, trained)
-    model = _as_converted(model, weights)
+    model = as_converted(model, weights)
     logger.info("Testing %s", load_into(model, weights))
     best = best_path(Path(cfg.OUTPUT_DIR) / "checkpoints")
     if not cfg.TEST.CHECKPOINT_FILE_PATH and best.exists() and weights.path != best:
         logger.info("It is the last one; TEST.CHECKPOINT best tests %s", best)
     of_data = data_class_names(cfg, "test")
     return model, weights.path, _class_names(weights, of_data, cfg.MODEL.NUM_CLASSES)
-
-
-def _as_converted(model: nn.Module, weights: Weights) -> nn.Module:
-    """No configuration has room for the low channels of a converted network: its record has."""
-    octave = weights.spec.octave if weights.spec is not None else None
-    if octave is None or not octave.channels or not isinstance(model, Network):
-        return model
-    logger.info("%s was made octave after its training: so is the network", weights.path)
-    return build_network(replace(model.spec, octave=octave))
 
 
 def _class_names(weights: Weights, names: list[str] | None, num_classes: int) -> list[str]:

@@ -1,6 +1,7 @@
 """Training as a configuration says: the parts of a `Trainer`, and the run."""
 
 import logging
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from octvideo.distributed.run_lock import training_lock
 from octvideo.engine.averaging import WeightAverage
 from octvideo.engine.bad_videos import BadVideos
 from octvideo.engine.begin import Beginning
+from octvideo.engine.checkpoint import list_checkpoints
 from octvideo.engine.checkpointer import Checkpointer
 from octvideo.engine.losses import build_loss, loss_of_scores
 from octvideo.engine.meters import TrainMeter
@@ -42,9 +44,12 @@ from octvideo.engine.train_log import build_train_log
 from octvideo.engine.trainer import Plan, Trainer, Validation
 from octvideo.engine.update import ScalerState, Update
 from octvideo.models import build_model
+from octvideo.models.classifier import Network
 from octvideo.models.from_cfg import spec_of
 from octvideo.utils.complexity import count
 from octvideo.utils.plain import to_plain
+from octvideo.weights import CheckpointError, read_weights
+from octvideo.weights.converted import as_converted
 
 logger = logging.getLogger("octvideo")
 
@@ -78,7 +83,7 @@ def run_train(cfg: CfgNode, build: Build = build_model) -> Path:
 
 def build_trainer(cfg: CfgNode, device: torch.device, build: Build = build_model) -> Trainer:
     """Returns the trainer of a configuration; its ``start`` has to come before its ``run``."""
-    model = build(cfg)
+    model = _as_it_starts(build(cfg), cfg)
     if cfg.LOG_MODEL_INFO:
         log_model_info(model, cfg)
     step = build_step(cfg, move_model(model, device), device)
@@ -105,6 +110,21 @@ def build_trainer(cfg: CfgNode, device: torch.device, build: Build = build_model
         build_train_log(cfg, device, progress, step.update, meters),
         plan,
     )
+
+
+def _as_it_starts(model: nn.Module, cfg: CfgNode) -> nn.Module:
+    """Returns the network that the checkpoint to start from was converted to, or ``model``."""
+    train = cfg.TRAIN
+    files = list_checkpoints(Path(cfg.OUTPUT_DIR) / "checkpoints") if train.AUTO_RESUME else []
+    if not files and os.path.isfile(train.CHECKPOINT_FILE_PATH):
+        files = [Path(train.CHECKPOINT_FILE_PATH)]
+    for file in reversed(files):
+        try:
+            weights = read_weights(file, clear_names=train.CHECKPOINT_CLEAR_NAME_PATTERN)
+        except CheckpointError:
+            continue  # whoever loads it says what is wrong with it
+        return as_converted(model, weights)
+    return model
 
 
 def build_step(cfg: CfgNode, model: nn.Module, device: torch.device) -> TrainStep:
@@ -181,7 +201,7 @@ def build_checkpointer(
         ScalerState(step.update.scaler),
         states,
     ]
-    spec = spec_of(cfg)
+    spec = model.spec if isinstance(model, Network) else spec_of(cfg)
     facts: dict[str, object] = {
         "cfg": dump(cfg),
         "spec": spec.to_dict(),

@@ -21,8 +21,10 @@ from octvideo.config import load_cfg
 from octvideo.data.protocol import build_protocol
 from octvideo.data.sources.folders import video_files
 from octvideo.data.synthetic.videos import make_synthetic
-from octvideo.engine import run_test, save_checkpoint
+from octvideo.engine import run_test, run_train, save_checkpoint
+from octvideo.engine.checkpoint import list_checkpoints
 from octvideo.layers import OctConv3d
+from octvideo.surgery import low_channels
 from octvideo.utils.complexity import count
 from octvideo.utils.errors import UserError
 from octvideo.utils.plain import to_plain
@@ -230,6 +232,26 @@ def test_a_test_takes_the_checkpoint(small, tmp_path: Path) -> None:
         for video, scores in zip(saved["paths"].tolist(), saved["scores"], strict=True):
             wanted = view_scores(video, octvideo.load(out), build_protocol(cfg))
             np.testing.assert_allclose(wanted, scores, rtol=1e-4, atol=1e-7)
+
+
+def test_training_goes_on_from_the_checkpoint(small, tmp_path: Path) -> None:
+    """With the configuration of the vanilla network: from the start, resumed, and loaded."""
+    opts = [*small.opts, "OCTAVE.ENABLE", False]
+    model = octvideo.api.loading.load_trained(small.cfg, small.checkpoint, opts)
+    made = convert_to_octave(model, small.videos, steps=0, calibrate=False, fast=True)
+    out = tmp_path / "octave.pyth"
+    save_checkpoint(out, conversion.content_of(made, "small"))
+    opts += ["OUTPUT_DIR", str(tmp_path / "run"), "TRAIN.CHECKPOINT_FILE_PATH", str(out)]
+    opts += ["TRAIN.ENABLE", True, "TRAIN.EVAL_PERIOD", 0, "SOLVER.BASE_LR", 1e-9]
+    opts += ["SOLVER.WARMUP_EPOCHS", 0.0, "SOLVER.COSINE_END_LR", 0.0, "TRAIN.BATCH_SIZE", 1]
+    for epochs in (1, 2):
+        run_train(load_cfg(small.cfg, [*opts, "SOLVER.MAX_EPOCH", epochs]))
+        trained = octvideo.load(tmp_path / "run")
+        assert low_channels(trained) == low_channels(made.model) != {}
+        content = torch.load(list_checkpoints(tmp_path / "run" / "checkpoints")[-1])
+        assert content["spec"]["octave"]["channels"]
+        for name, value in made.model.named_parameters():
+            torch.testing.assert_close(trained.get_parameter(name), value, msg=name)
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", "none"])
