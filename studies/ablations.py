@@ -48,13 +48,13 @@ class _AblatedOctConv:
     ablation: Ablation
 
     def convolve(
-        self: Any, x_h: Tensor, x_l: Tensor | None, pooled: Any = None
+        self: Any, x_h: Tensor, x_l: Tensor | None, pooled: Any = None, layout: Any = None
     ) -> tuple[Tensor, Tensor | None]:
-        """x_h, x_l -> y_h, y_l, as ``OctConv3d``; ``pooled``, an average, is not used."""
+        """x_h, x_l -> y_h, y_l, as ``OctConv3d``; The others are not used."""
         kernels, halvings = self.kernels(), int(self.stride[-1] == 2)
         if x_l is not None and self.channels_out.low and self.ablation.paths != "both":
             kernels.pop(self.ablation.paths.removeprefix("no_"), None)
-        _, _, bias_l, bias_h = self._by_output(self.channels_out.low)
+        _, _, bias_l, bias_h = self._by_output(layout)
         y_h = self._halved(x_h, halvings, kernels["h2h"], bias_h)
         if "l2h" in kernels:
             y_h = y_h + self._raised(x_l, kernels["l2h"], y_h)
@@ -73,7 +73,7 @@ class _AblatedOctConv:
         """f(x halved so many times)."""
         if self.ablation.downsample == "strided_conv":
             stride = (*self.stride[:-2], 2**times, 2**times)
-            return self._conv(x, kernel, bias, stride, self._groups(x.shape[1]))
+            return self._conv(x, kernel, bias, stride, self.groups_of(x.shape[1]))
         for _ in range(times):
             x = pool(x) if self.ablation.downsample == "avg" else _max_pool(x)
         return self._path(x, kernel, bias)

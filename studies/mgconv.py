@@ -27,14 +27,14 @@ class MGConv2d(OctConv2d):
     """
 
     def convolve(
-        self, x_h: Tensor, x_l: Tensor | None, pooled: Any = None
+        self, x_h: Tensor, x_l: Tensor | None, pooled: Any = None, layout: Any = None
     ) -> tuple[Tensor, Tensor | None]:
-        """x_h, x_l -> y_h, y_l, as ``OctConv2d``; ``pooled``, an average, is not used."""
+        """x_h, x_l -> y_h, y_l, as ``OctConv2d``; The others are not used."""
         if x_l is None and not self.channels_out.low:
             return super().convolve(x_h, x_l, pooled)
         if self.stride[-1] == 2:
             x_h, x_l = _max_pool(x_h), None if x_l is None else _max_pool(x_l)
-        w_l, w_h, bias_l, bias_h = self._by_output(self.channels_out.low)
+        w_l, w_h, bias_l, bias_h = self._by_output(layout)
         if self.is_depthwise:
             assert x_l is not None
             return self._path(x_h, w_h, bias_h), self._path(x_l, w_l, bias_l)

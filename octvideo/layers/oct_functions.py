@@ -8,6 +8,7 @@ from torch import Tensor
 
 from octvideo.layers.layout import Layout, Runs, concatenated, in_order, put, spread, take
 from octvideo.layers.oct_tensor import (
+    IN_PLACE,
     OUT_OF_PLACE,
     TABLE,
     Arg,
@@ -298,6 +299,7 @@ _RULES: dict[Func, str] = {
 }
 for _rule, _names in _RULES.items():
     for _name in _names.split():
+        IN_PLACE[f"{_name}_"] = True
         # torch has most of them also in place, and operators under names of their own.
         for _form in (_name, f"{_name}_", f"__{_name}__", f"__i{_name}__", f"__r{_name}__"):
             TABLE[_form] = _rule

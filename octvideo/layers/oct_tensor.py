@@ -45,6 +45,7 @@ Args = tuple[Arg, ...]
 Kwargs = dict[str, Arg]
 Func = Callable[..., Arg]
 TABLE: dict[str, Func] = {}  # what functions do, by name; filled by oct_functions
+IN_PLACE: dict[str, bool] = {}  # methods that write into their tensor
 OUT_OF_PLACE: dict[str, Func] = {}  # for functions that work in place, by name
 _strict = False
 _listener: Callable[[str], None] | None = None
@@ -251,8 +252,7 @@ def _writes_into_tensor(func: Func, args: Args) -> bool:
 
     An operator, as in ``x += y``, is such a method, too.
     """
-    is_method = func.__name__.endswith("_") and not func.__name__.endswith("__")
-    return is_method and bool(args) and isinstance(args[0], Tensor)
+    return IN_PLACE.get(func.__name__, False) and bool(args) and isinstance(args[0], Tensor)
 
 
 def out_of_place(func: Func) -> Func:

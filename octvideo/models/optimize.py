@@ -68,7 +68,7 @@ def _replace(module: nn.Module) -> None:
 
 def _is_fusible(block: nn.Module) -> bool:
     return all(
-        is_fusible(module) or isinstance(module, OctConv3d)  # then see _step
+        is_fusible(module) or (type(module) is OctConv3d and module.is_depthwise)  # see _step
         for module in block.modules()
         if hasattr(module, "padding_mode")
     )
