@@ -235,9 +235,9 @@ def test_the_snippet_that_makes_a_network_octave_runs() -> None:
     layers = {f"layer{k}": torch.nn.Conv2d(3 if k == 1 else 8, 8, 3, padding=1) for k in (1, 2, 3)}
     names = {"model": torch.nn.Sequential(OrderedDict(layers))}
     exec(compile(block.text, str(block), "exec"), names)
-    kinds = [type(layer).__name__ for layer in names["model"]]
+    kinds = [type(layer).__name__ for layer in names["octave"]]
     assert kinds == ["Conv2d", "OctConv2d", "OctConv2d"]
-    assert names["model"](torch.zeros(2, 3, 64, 64)).shape == (2, 8, 64, 64)
+    assert names["octave"](torch.zeros(2, 3, 64, 64)).shape == (2, 8, 64, 64)
 
 
 # ---------------------------------------------------------------- run
