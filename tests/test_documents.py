@@ -43,6 +43,7 @@ ONLY_PARSED = {
     "octvideo run --cfg FILE": CLUSTER,
     "octvideo run --cfg Own/one_gpu": GPU,
     "octvideo run --cfg Kinetics/OCT_I3D_8x8": GPU,
+    "octvideo run --cfg External/": GPU,
     "octvideo run --cfg ImageNet/": GPU,
     "octvideo convert": DOWNLOAD,
     "octvideo octavize": DOWNLOAD,
