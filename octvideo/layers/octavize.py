@@ -113,7 +113,7 @@ def octavize(
     _replace(model, {old: new for new, old in vanilla.items()})
     try:
         _learn_inputs(model, placement, example, run or _run)
-    except Exception:
+    except BaseException:  # whatever it was, the network is as it came
         _replace(model, vanilla)
         raise
     _replace(model, {new: old for new, old in vanilla.items() if _is_vanilla(new, placement)})

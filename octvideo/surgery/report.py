@@ -190,7 +190,7 @@ class _Counter(TorchFunctionMode):
         module = self.where.name
         if func.__name__ in _FUNCTIONAL and module not in self.layers:
             x, weight = (*args, *(kwargs or {}).values())[:2]
-            assert isinstance(x, Tensor)
+            assert isinstance(x, (Tensor, OctTensor))  # which is merged
             assert isinstance(weight, Tensor)
             assert isinstance(output, Tensor)
             macs = output.numel() * weight[0].numel()

@@ -133,3 +133,22 @@ def test_weights_shared_with_a_vanilla_place() -> None:
     assert octave[1].weight is octave[2].weight
     octave(X).sum().backward()
     assert octave[1].weight.grad is not None
+
+
+class FunctionalConv(nn.Module):
+    """A convolution by function takes what another one makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.octave, self.last = conv(3), conv(), conv()
+
+    def forward(self, x):
+        return self.last(F.conv2d(self.octave(self.first(x)), self.last.weight))
+
+
+def test_functional_convolutions_are_counted_and_named() -> None:
+    octave = octavize(FunctionalConv(), 0.25, example=X[:1], placement="octave")
+    report = summary(octave, X[:1])
+    [row] = [row for row in report.rows if "function" in row.reason]
+    assert row.macs == row.vanilla_macs == 14 * 14 * 16 * 16 * 9
+    assert [(merge.function, merge.module) for merge in report.merges] == [("conv2d", "")]
