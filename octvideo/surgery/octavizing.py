@@ -1,9 +1,10 @@
 """Any network of convolutions becomes octave."""
 
+import contextlib
 import copy
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -102,9 +103,10 @@ def octavize(
     if alpha == 0:
         return model
     example = example_for(model) if example is None else example
+    seen = _Seen()
     if isinstance(placement, Placement):
-        swap_layers(model, placement, example, run)
-        return _finished(model, Plan(), strict, example)
+        swap_layers(model, placement, example, seen.run)
+        return _finished(model, Plan(), seen, strict)
     flow = Flow(trace(model, example))
     chosen = plan(flow, alpha, placement, divisor, pool_stride, exclude)
     if choose == "smooth":
@@ -115,11 +117,11 @@ def octavize(
         )
     while chosen.low:
         try:
-            swap_layers(model, chosen.placement(), example, run)
+            swap_layers(model, chosen.placement(), example, seen.run)
             break
         except PlacementError as error:  # what only its input shows
             _leave_vanilla(chosen, error)
-    return _finished(model, chosen, strict, example)
+    return _finished(model, chosen, seen, strict)
 
 
 def _swapped(model: nn.Module, chosen: Plan, example: Example) -> nn.Module:
@@ -148,22 +150,39 @@ def _leave_vanilla(chosen: Plan, error: PlacementError) -> None:
     chosen.reasons[error.name] = error.reason
 
 
-def _finished(model: nn.Module, chosen: Plan, strict: bool, example: Example) -> nn.Module:
+class _Seen:
+    """What the pass shows in which the layers learn their inputs: merges, and octave results."""
+
+    def __init__(self) -> None:
+        self.merges: list[Merge] = []
+        self.is_octave = False  # whether a result is
+
+    def run(self, model: nn.Module, example: Example) -> None:
+        where = WhereAmI()
+
+        def note(function: str) -> None:
+            self.merges.append(Merge(function, where.name))
+
+        @contextlib.contextmanager
+        def watch() -> Iterator[None]:
+            self.merges.clear()
+            with where.follow(model), merges_to(note):
+                yield
+
+        output = run(model, example, watch)
+        self.is_octave = any(isinstance(x, OctTensor) for x in tensors_in(output))
+
+
+def _finished(model: nn.Module, chosen: Plan, seen: _Seen, strict: bool) -> nn.Module:
     """Checks an octave network, and lets it return tensors."""
-    where, merges = WhereAmI(), []
-
-    def note(function: str) -> None:
-        merges.append(Merge(function, where.name))
-
-    with where.follow(model), merges_to(note):
-        output = run(model, example)
+    merges = seen.merges
     if strict and merges:
         first = merges[0]
         raise MergeError(
             f"{first.function} in {first.module or type(model).__name__} merges an octave value "
             f"({len(merges)} such places): choose another placement, or leave out strict"
         )
-    if any(isinstance(x, OctTensor) for x in tensors_in(output)):
+    if seen.is_octave:
         model.register_forward_hook(merge_outputs)
     record = OctaveRecord(reasons=chosen.reasons, merges=merges)
     setattr(model, RECORD, record)

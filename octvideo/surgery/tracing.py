@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -19,6 +20,7 @@ from octvideo.layers import OctTensor, PlacementError, Value
 Example = Tensor | list[object] | tuple[object, ...] | dict[str, object]
 Conv = nn.Conv2d | nn.Conv3d
 Func = Callable[..., object]
+Watch = Callable[[], contextlib.AbstractContextManager[object]]
 # What a network raises on the meta device, or on an input that it cannot take.
 _FOREIGN = (RuntimeError, TypeError, ValueError, AssertionError, LookupError, AttributeError)
 
@@ -65,8 +67,11 @@ def arguments(example: Example) -> tuple[tuple[object, ...], dict[str, object]]:
     return ((), dict(example)) if isinstance(example, dict) else ((example,), {})
 
 
-def run(model: nn.Module, example: Example) -> object:
+def run(model: nn.Module, example: Example, watch: Watch = contextlib.nullcontext) -> object:
     """Runs a network once in evaluation, without gradients and without changing it.
+
+    Args:
+        watch: makes a context for the pass; a second one, where the meta device does not do.
 
     Raises:
         ValueError: it cannot take the example.
@@ -75,24 +80,25 @@ def run(model: nn.Module, example: Example) -> object:
     try:
         model.eval()
         with torch.no_grad():
-            return _run(model, example)
+            return _run(model, example, watch)
     finally:
         for module, mode in training.items():
             module.training = mode
 
 
-def _run(model: nn.Module, example: Example) -> object:
+def _run(model: nn.Module, example: Example, watch: Watch) -> object:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     meta = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
     args, kwargs = arguments(_map(example, lambda t: torch.empty_like(t, device="meta")))
     try:
-        return torch.func.functional_call(model, meta, args, kwargs)
+        with _QuickNorms(), watch():
+            return torch.func.functional_call(model, meta, args, kwargs)
     except PlacementError:  # what our layers say is no matter of the device
         raise
     except _FOREIGN:
         args, kwargs = arguments(example)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), watch():
             return model(*args, **kwargs)
     except PlacementError:
         raise
@@ -102,6 +108,21 @@ def _run(model: nn.Module, example: Example) -> object:
             f"{type(model).__name__} cannot take an example of shape {shapes}: {error}. "
             "Give an input that it takes as example="
         ) from error
+
+
+class _QuickNorms(TorchFunctionMode):
+    """On the meta device a norm takes milliseconds to find that it keeps shape and type."""
+
+    def __torch_function__(
+        self,
+        func: Func,
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        if func in (F.batch_norm, torch.batch_norm, F.layer_norm) and args and args[0].is_meta:
+            return args[0].clone()
+        return func(*args, **(kwargs or {}))
 
 
 def _map(value: object, fn: Callable[[Tensor], Tensor]) -> Any:
@@ -175,8 +196,7 @@ def trace(model: nn.Module, example: Example) -> list[Call]:
         for name, conv in convs.items():
             hook = conv.register_forward_hook(recorder.conv_hook(name))
             hooks.callback(hook.remove)
-        with recorder:
-            run(model, example)
+        run(model, example, recorder.start)
     return recorder.calls
 
 
@@ -184,9 +204,14 @@ class _Recorder(TorchFunctionMode):
     def __init__(self, where: WhereAmI, convs: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.where, self.convs = where, convs
+        self.start()
+
+    def start(self) -> "_Recorder":
+        """Forgets what it has recorded."""
         self.calls: list[Call] = []
         self._made: dict[int, Call] = {}
         self._kept: list[Value] = []  # as long as they live, nothing else has their ids
+        return self
 
     def __torch_function__(
         self,
