@@ -1,12 +1,14 @@
-"""Writes the synthetic action set: real H.264 files in the layout of a Kinetics csv data set.
+"""Writes a synthetic action set: real H.264 files in the layout of a Kinetics csv data set.
 
     octvideo synthetic --out data/synthetic [--train 1200 --val 160 --test 160]
+    octvideo synthetic --hard --out data/synthetic_hard [--detail 2 --noise 20 ...]
     octvideo synthetic --images --out data/synthetic_images
 
-Eight actions, each the time reversal of another, in several sizes, frame rates and lengths. The
-same seed gives the same set. A finished set is left unchanged, and after an interruption the same
-command resumes. With --images it writes JPEG files for the 2D networks instead: six classes in
-folders (train/, val/; by default 1600 and 400 files).
+Eight actions, each the time reversal of another, in several sizes, frame rates and lengths. With
+--hard, 24 classes that need fine detail and motion over a wide field: the texture of the disc that
+travels, and its path. With --images, JPEG files for the 2D networks: six classes in folders
+(train/, val/). The same seed gives the same set. A finished set is left unchanged, and after an
+interruption the same command resumes.
 """
 
 import argparse
@@ -14,19 +16,31 @@ import shlex
 import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import fields
 from pathlib import Path
 
 from octvideo.cli.options import new_parser
+from octvideo.data.synthetic.hard import HardScenes
 from octvideo.utils.console import say
+
+SETS = {  # default folder, clips or images of train, val, test
+    "actions": ("synthetic", (1200, 160, 160)),
+    "hard": ("synthetic_hard", (2400, 480, 960)),
+    "images": ("synthetic_images", (1600, 400, 0)),
+}
 
 
 def parse_args(words: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     parser = new_parser(__doc__, prog)
-    parser.add_argument("--images", action="store_true", help="images instead of clips")
-    parser.add_argument("--out", type=Path, help="folder to fill; default: data/synthetic[_images]")
-    parser.add_argument("--train", type=int, metavar="N", help="training clips; default: 1200")
-    parser.add_argument("--val", type=int, metavar="N", help="validation clips; default: 160")
-    parser.add_argument("--test", type=int, default=160, metavar="N", help="default: 160")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--images", action="store_true", help="images instead of clips")
+    kind.add_argument("--hard", action="store_true", help="24 classes of fine detail and motion")
+    parser.add_argument(
+        "--out", type=Path, help="folder to fill; default: data/synthetic[_images, _hard]"
+    )
+    for split, default in (("train", "1200, hard 2400"), ("val", "160, hard 480"),
+                           ("test", "160, hard 960")):  # fmt: skip
+        parser.add_argument(f"--{split}", type=int, metavar="N", help=f"clips; default: {default}")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives another set")
     parser.add_argument("--workers", type=int, default=2, help="processes; no effect on the files")
     parser.add_argument(
@@ -40,11 +54,27 @@ def parse_args(words: Sequence[str] | None = None, prog: str | None = None) -> a
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a synthetic set of other settings"
     )
+    dials = parser.add_argument_group(
+        "dials of --hard", "lengths in pixels of a shorter side of 64; a clip draws from a range"
+    )
+    for dial in fields(HardScenes):
+        low, high = dial.metadata["range"]
+        text = f"{dial.metadata['help']}; {low} to {high}, default: {dial.default}"
+        dials.add_argument(f"--{dial.name}", type=type(dial.default), metavar="X", help=text)
     args = parser.parse_args(words)
-    args.out = args.out or Path("data/synthetic_images" if args.images else "data/synthetic")
-    for name, clips, images in (("train", 1200, 1600), ("val", 160, 400)):
-        if getattr(args, name) is None:
-            setattr(args, name, images if args.images else clips)
+    args.dials = {
+        dial.name: value
+        for dial in fields(HardScenes)
+        if (value := getattr(args, dial.name)) is not None
+    }
+    if args.dials and not args.hard:
+        parser.error(f"--{next(iter(args.dials))} is a dial of --hard")
+    kind_of_set = "images" if args.images else "hard" if args.hard else "actions"
+    folder, counts = SETS[kind_of_set]
+    args.out = args.out or Path("data", folder)
+    for split, count in zip(("train", "val", "test"), counts, strict=True):
+        if getattr(args, split) is None:
+            setattr(args, split, count)
     return args
 
 
@@ -61,8 +91,10 @@ def make_images(args: argparse.Namespace) -> None:
 
 
 def make_videos(args: argparse.Namespace) -> None:
-    from octvideo.data.synthetic.videos import ACTIONS, make_synthetic
+    from octvideo.data.synthetic.scenes import Actions
+    from octvideo.data.synthetic.videos import make_synthetic
 
+    drawing = HardScenes(**args.dials) if args.hard else Actions()
     made = make_synthetic(
         args.out,
         num_train=args.train,
@@ -71,13 +103,15 @@ def make_videos(args: argparse.Namespace) -> None:
         seed=args.seed,
         short_side=tuple(args.short_side),
         seconds=tuple(args.seconds),
+        drawing=drawing,
         num_workers=args.workers,
         overwrite=args.overwrite,
     )
     clips = f"{args.train} training, {args.val} validation and {args.test} test clips"
-    say(f"{'Made' if made else 'Already there'}: {clips} of {len(ACTIONS)} actions in {args.out}")
+    classes = f"{len(drawing.classes)} {'classes' if args.hard else 'actions'}"
+    say(f"{'Made' if made else 'Already there'}: {clips} of {classes} in {args.out}")
     say(
-        "Next: octvideo run --cfg Synthetic/OCT_I3D "
+        f"Next: octvideo run --cfg Synthetic/{'HARD_OCT_I3D' if args.hard else 'OCT_I3D'} "
         f"--opts DATA.PATH_TO_DATA_DIR {shlex.quote(str(args.out))}"
     )
 

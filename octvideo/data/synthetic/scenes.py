@@ -30,7 +30,7 @@ ACTIONS = (
 )
 
 _SPRITE = 64  # side of a shape's image, in texels
-_TEXTURE = 256  # side of the periodic background image, in texels; two texels a pixel
+TEXTURE = 256  # side of the periodic background image, in texels; two texels a pixel
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ class _Scene:
     radii: np.ndarray  # (N,)
     grid: tuple[int, int]  # (R, K)
     sprites: np.ndarray  # (N * _SPRITE ** 2, 4) float32, colour 0..255 and opacity 0..1
-    texture: np.ndarray  # (_TEXTURE, _TEXTURE, 3) float32, periodic
+    texture: np.ndarray  # (TEXTURE, TEXTURE, 3) float32, periodic
     drift: np.ndarray  # (2, 2): offset and velocity (a second) of the background, y then x
 
 
 def background(rng: np.random.Generator) -> np.ndarray:
-    """Draws band-limited periodic noise in two random tints, (_TEXTURE, _TEXTURE, 3) float32."""
-    noise = np.fft.rfft2(rng.standard_normal((_TEXTURE, _TEXTURE)))
+    """Draws band-limited periodic noise in two random tints, (TEXTURE, TEXTURE, 3) float32."""
+    noise = np.fft.rfft2(rng.standard_normal((TEXTURE, TEXTURE)))
     frequency = np.hypot(
-        np.fft.fftfreq(_TEXTURE)[:, None], np.fft.rfftfreq(_TEXTURE)[None, :]
+        np.fft.fftfreq(TEXTURE)[:, None], np.fft.rfftfreq(TEXTURE)[None, :]
     )  # cycles a texel
     period = rng.uniform(16, 40)
     pattern = np.fft.irfft2(noise * np.exp(-((frequency * period - 1) ** 2) * 4))
@@ -118,7 +118,7 @@ def _draw_scene(rng: np.random.Generator, pair: int, height: int, width: int) ->
         texture=background(rng),
         drift=np.array(
             [
-                rng.uniform(0, _TEXTURE / 2, 2),
+                rng.uniform(0, TEXTURE / 2, 2),
                 [speed * math.sin(heading), speed * math.cos(heading)],
             ]
         ),
@@ -181,14 +181,38 @@ def _render(
         texel_y = np.clip((a * dy - b * dx + 1) * (_SPRITE / 2), 0, _SPRITE - 1).astype(np.int64)
         shape = scene.sprites.take((cell * _SPRITE + texel_y) * _SPRITE + texel_x, axis=0)
         start = (scene.drift[0] + scene.drift[1] * moment) * 2
-        bg_y = np.round(start[0] + 2 * np.arange(height)).astype(np.int64) % _TEXTURE
-        bg_x = np.round(start[1] + 2 * np.arange(width)).astype(np.int64) % _TEXTURE
+        bg_y = np.round(start[0] + 2 * np.arange(height)).astype(np.int64) % TEXTURE
+        bg_x = np.round(start[1] + 2 * np.arange(width)).astype(np.int64) % TEXTURE
         image = scene.texture.take(bg_y, axis=0).take(bg_x, axis=1)
         # A shape ends at its radius, however large its sprite has grown.
         opacity = shape[..., 3] * np.clip(radii[cell] - np.hypot(dx, dy), 0, 1)
         image += opacity[..., None] * (shape[..., :3] - image)
         frames[k] = image + 0.5
     return frames
+
+
+class Actions:
+    """Draws the clips of the eight actions."""
+
+    classes = ACTIONS
+    crf = 18
+    aspect_ratios = ((1, 1), (4, 3), (16, 9), (3, 4), (9, 16))
+
+    def settings(self) -> dict[str, object]:
+        """Returns what the pixels depend on besides seed and sizes: nothing."""
+        return {}
+
+    def render(
+        self,
+        seed: int | Sequence[int],
+        name: str,
+        num_frames: int,
+        height: int,
+        width: int,
+        fps: float,
+    ) -> np.ndarray:
+        """Returns the frames of a clip, (T, H, W, 3) uint8 RGB; see ``render_clip``."""
+        return render_clip(seed, name, num_frames, height, width, fps)
 
 
 def render_clip(

@@ -1,31 +1,32 @@
-"""A small action set made of real H.264 files, in which only the order of frames shows the label.
+"""Small action sets made of real H.264 files.
 
-The frames come from `scenes`; here they are written as mp4 files of several sizes, frame rates
-and lengths, in the layout of a Kinetics csv data set.
+The frames come from `scenes` or `hard`; here they are written as mp4 files of several sizes, frame
+rates and lengths, in the layout of a Kinetics csv data set.
 """
 
 import functools
 import io
+import itertools
 import json
 import shutil
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Protocol
 
 import av
 import numpy as np
 from tqdm import tqdm
 
 from octvideo.data.sources.folders import SPLITS
-from octvideo.data.synthetic.scenes import ACTIONS, render_clip
+from octvideo.data.synthetic.scenes import Actions
 from octvideo.utils.files import has_content, write_whole
 
 FRAME_RATES = (15, 24, 25, 30)
-ASPECT_RATIOS = ((1, 1), (4, 3), (16, 9), (3, 4), (9, 16))  # width : height
 KEYFRAME_INTERVALS = (12, 25, 50)
 
 MANIFEST = "synthetic.json"  # written last: its presence says that the set is complete
@@ -69,41 +70,72 @@ def write_video(
 # ---------------------------------------------------------------------------------------------
 # The set
 # ---------------------------------------------------------------------------------------------
+class Drawing(Protocol):
+    """What the clips of a set show."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def crf(self) -> int: ...
+    @property
+    def aspect_ratios(self) -> tuple[tuple[int, int], ...]: ...  # width : height
+
+    def settings(self) -> dict[str, object]:
+        """Returns what the pixels depend on, besides the settings of `make_synthetic`."""
+
+    def render(
+        self,
+        seed: Sequence[int],
+        name: str,
+        num_frames: int,
+        height: int,
+        width: int,
+        fps: float,
+        /,
+    ) -> np.ndarray:
+        """Returns the frames of a clip of a class, (T, H, W, 3) uint8 RGB."""
+
+
 @dataclass(frozen=True)
 class _Clip:
     """One file to be made; `path` is relative to the root of the set."""
 
     path: str
-    label: int
+    name: str
     seed: tuple[int, int, int]  # seed of the set, split, index: all that the pixels depend on
 
 
-def _plan(split: str, count: int, seed: int) -> list[_Clip]:
+def _plan(split: str, count: int, seed: int, classes: Sequence[str]) -> list[_Clip]:
     """Plans the clips of a split; labels take turns, so that they are balanced."""
     return [
         _Clip(
-            path=f"{split}/{ACTIONS[index % len(ACTIONS)]}/{index:05d}.mp4",
-            label=index % len(ACTIONS),
+            path=f"{split}/{name}/{index:05d}.mp4",
+            name=name,
             seed=(seed, SPLITS.index(split), index),
         )
-        for index in range(count)
+        for index, name in zip(range(count), itertools.cycle(classes), strict=False)
     ]
 
 
 def _make_clip(
-    clip: _Clip, *, root: Path, short_side: tuple[int, int], seconds: tuple[float, float]
+    clip: _Clip,
+    *,
+    root: Path,
+    drawing: Drawing,
+    short_side: tuple[int, int],
+    seconds: tuple[float, float],
 ) -> None:
     """Draws size, rate and length, independently of the label, then renders and writes."""
     rng = np.random.default_rng([*clip.seed, 1])
     short = 2 * int(rng.integers(short_side[0] // 2, short_side[1] // 2 + 1))
-    across, down = ASPECT_RATIOS[rng.integers(len(ASPECT_RATIOS))]
+    across, down = drawing.aspect_ratios[rng.integers(len(drawing.aspect_ratios))]
     width = 2 * round(short * across / min(across, down) / 2)
     height = 2 * round(short * down / min(across, down) / 2)
     fps = FRAME_RATES[rng.integers(len(FRAME_RATES))]
     gop = KEYFRAME_INTERVALS[rng.integers(len(KEYFRAME_INTERVALS))]
     num_frames = round(rng.uniform(*seconds) * fps)
-    frames = render_clip([*clip.seed, 2], ACTIONS[clip.label], num_frames, height, width, fps)
-    write_video(root / clip.path, frames, fps, gop=gop)
+    frames = drawing.render([*clip.seed, 2], clip.name, num_frames, height, width, fps)
+    write_video(root / clip.path, frames, fps, crf=drawing.crf, gop=gop)
 
 
 def make_synthetic(
@@ -115,6 +147,7 @@ def make_synthetic(
     seed: int = 0,
     short_side: tuple[int, int] = (64, 96),
     seconds: tuple[float, float] = (1.5, 4.0),
+    drawing: Drawing | None = None,
     num_workers: int = 1,
     overwrite: bool = False,
 ) -> bool:
@@ -122,22 +155,24 @@ def make_synthetic(
 
     Layout: `{train,val,test}.csv` with lines `path label`, paths relative to `out_dir`;
     `{split}/{action}/{index}.mp4`; `class_names.json`; `synthetic.json`, written last.
-    The pixels depend on `seed`, `short_side` (pixels) and `seconds` (ranges to draw from), and on
-    nothing else. A run that was interrupted is taken up again. `overwrite` replaces a set made
-    with other settings, never anything else. ValueError for impossible settings,
-    FileExistsError where `out_dir` holds something else, OSError where the disk refuses.
+    The pixels depend on `drawing` (default: the eight actions), `seed`, `short_side` (pixels) and
+    `seconds` (ranges to draw from), and on nothing else. A run that was interrupted is taken up
+    again. `overwrite` replaces a set made with other settings, never anything else. ValueError
+    for impossible settings, FileExistsError where `out_dir` holds something else, OSError where
+    the disk refuses.
     """
     counts = dict(zip(SPLITS, (num_train, num_val, num_test), strict=True))
     _check(counts, seed, short_side, seconds)
+    drawing = drawing or Actions()
     settings = {
         "format": FORMAT_VERSION,
         "clips": counts,
         "seed": seed,
         "short_side": list(short_side),
         "seconds": list(seconds),
-    }
+    } | drawing.settings()
     root = Path(out_dir)
-    plan = {split: _plan(split, count, seed) for split, count in counts.items()}
+    plan = {split: _plan(split, count, seed, drawing.classes) for split, count in counts.items()}
     _claim(root, settings, overwrite)
     missing = [c for clips in plan.values() for c in clips if not has_content(root / c.path)]
     if not missing and (root / MANIFEST).exists():
@@ -146,13 +181,16 @@ def make_synthetic(
     (root / MANIFEST).unlink(missing_ok=True)
     for folder in {(root / clip.path).parent for clip in missing}:
         folder.mkdir(parents=True, exist_ok=True)
-    make = functools.partial(_make_clip, root=root, short_side=short_side, seconds=seconds)
+    make = functools.partial(
+        _make_clip, root=root, drawing=drawing, short_side=short_side, seconds=seconds
+    )
     for _ in tqdm(_run(make, missing, num_workers), total=len(missing), unit="clip", disable=None):
         pass
+    labels = {name: label for label, name in enumerate(drawing.classes)}
     for split, clips in plan.items():
-        lines = "".join(f"{clip.path} {clip.label}\n" for clip in clips)
+        lines = "".join(f"{clip.path} {labels[clip.name]}\n" for clip in clips)
         write_whole(root / f"{split}.csv", lines)
-    _write_json(root / CLASS_NAMES, {name: label for label, name in enumerate(ACTIONS)})
+    _write_json(root / CLASS_NAMES, labels)
     _write_json(root / MANIFEST, settings)
     (root / UNFINISHED).unlink(missing_ok=True)  # another job may have made the same set
     return True

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from octvideo.data.synthetic import videos as synthetic
-from octvideo.data.synthetic.videos import ACTIONS, SPLITS, make_synthetic, render_clip, write_video
+from octvideo.data.synthetic.scenes import ACTIONS, render_clip
+from octvideo.data.synthetic.videos import SPLITS, make_synthetic, write_video
 from support import ROOT
 
 TOOL = ROOT / "tools" / "make_synthetic.py"

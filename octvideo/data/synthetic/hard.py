@@ -1,0 +1,188 @@
+"""Scenes that need fine detail and motion over a wide field at once, with a dial for each.
+
+A clip shows discs with fine textures on a drifting ground. One of them, the target, travels; the
+others, the distractors, tremble in place. All of them and the ground pass as the camera moves. The
+class is the texture of the target and its path: no single frame shows which disc travels, and no
+motion alone shows the texture. The textures differ by the direction of their waves only: they have
+the same mean and contrast, and at half the resolution the finest of them are gone.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar
+
+import numpy as np
+
+from octvideo.data.synthetic.scenes import TEXTURE, background
+from octvideo.utils.errors import check_known
+
+TEXTURES = ("horizontal", "vertical", "rising", "falling", "chequered", "rings")
+PATHS = ("left", "right", "clockwise", "counterclockwise")
+
+
+def _dial(default: float, low: float, high: float, text: str) -> Any:
+    return field(default=default, metadata={"range": (low, high), "help": text})
+
+
+@dataclass(frozen=True)
+class HardScenes:
+    """Draws the clips of the hard set. A pixel below is a 64th of the shorter side.
+
+    Raises:
+        ValueError: a dial is out of its range.
+    """
+
+    detail: float = _dial(3.0, 2, 32, "shortest period of a texture, pixels; the longest is twice")
+    contrast: float = _dial(0.6, 0, 1, "of a texture")
+    distractors: int = _dial(3, 0, 20, "discs beside the one that travels")
+    camera: float = _dial(0.15, 0, 1, "how far the camera sways to each side, shorter sides")
+    noise: float = _dial(10.0, 0, 100, "standard deviation, grey levels of 256")
+    blur: float = _dial(0.4, 0, 8, "standard deviation of a Gaussian, pixels")
+    crf: int = _dial(20, 0, 51, "compression of H.264; more is worse")
+
+    classes: ClassVar[tuple[str, ...]] = tuple(f"{t}_{path}" for t in TEXTURES for path in PATHS)
+    # Nearly square: a crop of the middle must show the target.
+    aspect_ratios: ClassVar[tuple[tuple[int, int], ...]] = ((1, 1), (7, 6), (6, 7))
+
+    def __post_init__(self) -> None:
+        for dial in fields(self):
+            low, high = dial.metadata["range"]
+            if not low <= (value := getattr(self, dial.name)) <= high:
+                raise ValueError(f"{dial.name} must be from {low} to {high}, got {value}")
+
+    def settings(self) -> dict[str, object]:
+        """Returns what the pixels depend on, for the manifest of a set."""
+        return {"hard": asdict(self)}
+
+    def render(
+        self,
+        seed: int | Sequence[int],
+        name: str,
+        num_frames: int,
+        height: int,
+        width: int,
+        fps: float,
+    ) -> np.ndarray:
+        """Returns the frames of a clip of class ``name``, (T, H, W, 3) uint8 RGB."""
+        check_known("class", name, self.classes)
+        texture, path = name.split("_")
+        rng = np.random.default_rng(seed)
+        seconds = np.arange(num_frames) / fps
+        short = min(height, width)
+        ground = background(rng)
+        camera = _sway(rng, short * self.camera, (0.15, 0.35), seconds)
+        others = [t for t in TEXTURES if t != texture]
+        target = np.array([height, width]) / 2 + _path(rng, path, short, seconds)
+        discs = [self._disc(rng, texture, short, target)]
+        for _ in range(self.distractors):
+            start = rng.uniform(0, (height, width))
+            tremble = start + _sway(rng, 0.03 * short, (0.6, 1.2), seconds)
+            discs.append(self._disc(rng, others[rng.integers(len(others))], short, tremble))
+        rng.shuffle(discs)  # any of them may hide another
+        offset = rng.uniform(0, TEXTURE, 2)
+        frames = np.empty((num_frames, height, width, 3), np.uint8)
+        for k in range(num_frames):
+            image = _ground(ground, offset + 2 * camera[k], height, width)
+            for disc in discs:
+                # What leaves on one side comes back on the other.
+                world = np.array([height, width]) + 2 * disc.radius
+                place = (disc.path[k] - camera[k] + disc.radius) % world - disc.radius
+                disc.draw(image, place)
+            image = _blurred(image, self.blur * short / 64)
+            image += self.noise * rng.standard_normal((height, width, 1), np.float32)
+            frames[k] = np.clip(image + 0.5, 0, 255)
+        return frames
+
+    def _disc(
+        self, rng: np.random.Generator, texture: str, short: int, path: np.ndarray
+    ) -> "_Disc":
+        period = self.detail * rng.uniform(1, 2) * short / 64
+        amplitude = 127 * self.contrast * rng.uniform(0.7, 1) * rng.choice((-1, 1))
+        colour = rng.uniform(80, 175, 3)
+        return _Disc(
+            texture, short * rng.uniform(0.15, 0.2), path, 2 * np.pi / period,
+            rng.uniform(0, 2 * np.pi, 2), colour, amplitude,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Disc:
+    """A textured disc; lengths in pixels of the file, places are (y, x)."""
+
+    texture: str
+    radius: float
+    path: np.ndarray  # (T, 2) where it is, for a camera at rest
+    waves: float  # radians a pixel
+    phases: np.ndarray  # (2,)
+    colour: np.ndarray  # (3,) the mean
+    amplitude: float  # grey levels
+
+    def draw(self, image: np.ndarray, place: np.ndarray) -> None:
+        """Draws the disc with its middle at ``place`` into an image (H, W, 3) float32."""
+        first = np.maximum(np.floor(place - self.radius), 0).astype(int)
+        last = np.minimum(np.ceil(place + self.radius) + 1, image.shape[:2]).astype(int)
+        if (first >= last).any():
+            return
+        y = (np.arange(first[0], last[0]) - place[0])[:, None]
+        x = (np.arange(first[1], last[1]) - place[1])[None, :]
+        opacity = np.clip(self.radius - np.hypot(y, x) + 0.5, 0, 1)[..., None]
+        content = self.colour + self.amplitude * self.pattern(y, x)[..., None]
+        part = image[first[0] : last[0], first[1] : last[1]]
+        part += (opacity * (content - part)).astype(np.float32)
+
+    def pattern(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Returns waves of one length and power, at (y, x) from the middle; (H, W), about -1..1."""
+        first, second = self.phases
+        diagonal = math.sqrt(0.5)
+        u, v = self.waves * x, self.waves * y
+        if self.texture == "rings":
+            return np.sin(np.hypot(u, v) + first)
+        if self.texture == "chequered":
+            return diagonal * (np.sin(u + first) + np.sin(v + second))
+        along = {
+            "horizontal": v + 0 * u,
+            "vertical": u + 0 * v,
+            "rising": diagonal * (u + v),
+            "falling": diagonal * (u - v),
+        }
+        return np.sin(along[self.texture] + first)
+
+
+def _path(rng: np.random.Generator, path: str, short: int, seconds: np.ndarray) -> np.ndarray:
+    """Returns where the target is at each moment, (T, 2) pixels from the middle; y points down."""
+    if path in ("left", "right"):
+        speed = rng.uniform(0.3, 0.5) * (1 if path == "right" else -1)
+        start = rng.uniform((-0.25, -0.65), (0.25, 0.65))
+        return short * (start + speed * seconds[:, None] * np.array([0, 1]))
+    turns = rng.uniform(0.25, 0.4) * (1 if path == "clockwise" else -1)
+    angle = 2 * np.pi * (rng.random() + turns * seconds)
+    orbit = rng.uniform(0.2, 0.28) * np.stack([np.sin(angle), np.cos(angle)], 1)
+    return short * (rng.uniform(-0.15, 0.15, 2) + orbit)
+
+
+def _sway(
+    rng: np.random.Generator, reach: float, rates: tuple[float, float], seconds: np.ndarray
+) -> np.ndarray:
+    """Returns a swaying place, (T, 2) pixels; reach: pixels to each side, rates: a second."""
+    rate, phase = rng.uniform(*rates, 2), rng.uniform(0, 2 * np.pi, 2)
+    return reach * np.sin(2 * np.pi * rate * seconds[:, None] + phase)
+
+
+def _ground(ground: np.ndarray, start: np.ndarray, height: int, width: int) -> np.ndarray:
+    y = np.round(start[0] + 2 * np.arange(height)).astype(np.int64) % TEXTURE
+    x = np.round(start[1] + 2 * np.arange(width)).astype(np.int64) % TEXTURE
+    return ground.take(y, axis=0).take(x, axis=1)
+
+
+def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
+    reach = math.ceil(3 * sigma)
+    if not reach:
+        return image
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2).astype(np.float32)
+    taps /= taps.sum()
+    for axis in (0, 1):
+        pad = [(reach, reach) if k == axis else (0, 0) for k in range(3)]
+        padded, size = np.pad(image, pad, "edge"), image.shape[axis]
+        image = sum(tap * padded.take(range(k, k + size), axis) for k, tap in enumerate(taps))
+    return image
