@@ -3,13 +3,15 @@
     octvideo prepare --tree /data/clips --out /data/lists --val 0.1 --test 0.1
     octvideo prepare --annotations train.csv val.csv --videos /data/k400 \\
         --class-names kinetics400 --out /data/lists --reencode /data/k400_256
+    octvideo prepare shrec17 HandGestureDataset_SHREC2017 --out data/shrec17
 
 Writes train.csv, val.csv, test.csv, bad_videos.csv, videos.csv and class_names.json into --out;
 DATASET.md explains them. Re-encoded files are kept: after an interruption the same command
-resumes.
+resumes. `octvideo prepare shrec17 --help` explains the data set that has a converter of its own.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +20,13 @@ from octvideo.utils.console import escape_warnings, say
 
 
 def parse_args(words: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    words = sys.argv[1:] if words is None else words
+    if words[:1] == ["shrec17"]:
+        from octvideo.cli import shrec17
+
+        return shrec17.parse_args(words[1:], f"{prog} shrec17" if prog else None)
     parser = new_parser(__doc__, prog)
+    parser.set_defaults(work=run)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--tree", type=Path, metavar="FOLDER", help="FOLDER/CLASS/*.mp4 or FOLDER/train/CLASS/*.mp4"
@@ -109,5 +117,5 @@ def main(words: Sequence[str] | None = None, prog: str | None = None) -> int:
     args = parse_args(words, prog)
     escape_warnings()
     return exit_status(
-        lambda: run(args), (ValueError, OSError), "interrupted; the same command resumes"
+        lambda: args.work(args), (ValueError, OSError), "interrupted; the same command resumes"
     )
