@@ -1,7 +1,7 @@
 """Writes a synthetic action set: real H.264 files in the layout of a Kinetics csv data set.
 
     octvideo synthetic --out data/synthetic [--train 1200 --val 160 --test 160]
-    octvideo synthetic --hard --out data/synthetic_hard [--detail 2 --noise 20 ...]
+    octvideo synthetic --hard --out data/synthetic_hard [--dials detail=2 noise=20 ...]
     octvideo synthetic --images --out data/synthetic_images
 
 Eight actions, each the time reversal of another, in several sizes, frame rates and lengths. With
@@ -9,6 +9,16 @@ Eight actions, each the time reversal of another, in several sizes, frame rates 
 travels, and its path. With --images, JPEG files for the 2D networks: six classes in folders
 (train/, val/). The same seed gives the same set. A finished set is left unchanged, and after an
 interruption the same command resumes.
+
+The dials of --hard; a pixel is a 64th of the shorter side:
+
+    detail       shortest period of a texture, pixels, 2 to 32; a clip draws up to twice as much
+    contrast     of a texture, 0 to 1
+    distractors  discs beside the one that travels, 0 to 20
+    camera       how far the camera sways to each side, in shorter sides, 0 to 1
+    noise        standard deviation, grey levels of 256, 0 to 100
+    blur         standard deviation of a Gaussian, pixels, 0 to 8
+    crf          compression of H.264, 0 to 51; more is worse
 """
 
 import argparse
@@ -16,11 +26,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import fields
 from pathlib import Path
 
 from octvideo.cli.options import new_parser
-from octvideo.data.synthetic.hard import HardScenes
 from octvideo.utils.console import say
 
 SETS = {  # default folder, clips or images of train, val, test
@@ -54,21 +62,12 @@ def parse_args(words: Sequence[str] | None = None, prog: str | None = None) -> a
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a synthetic set of other settings"
     )
-    dials = parser.add_argument_group(
-        "dials of --hard", "lengths in pixels of a shorter side of 64; a clip draws from a range"
+    parser.add_argument(
+        "--dials", nargs="+", default=[], metavar="NAME=VALUE", help="of --hard; see above"
     )
-    for dial in fields(HardScenes):
-        low, high = dial.metadata["range"]
-        text = f"{dial.metadata['help']}; {low} to {high}, default: {dial.default}"
-        dials.add_argument(f"--{dial.name}", type=type(dial.default), metavar="X", help=text)
     args = parser.parse_args(words)
-    args.dials = {
-        dial.name: value
-        for dial in fields(HardScenes)
-        if (value := getattr(args, dial.name)) is not None
-    }
     if args.dials and not args.hard:
-        parser.error(f"--{next(iter(args.dials))} is a dial of --hard")
+        parser.error("--dials are of --hard")
     kind_of_set = "images" if args.images else "hard" if args.hard else "actions"
     folder, counts = SETS[kind_of_set]
     args.out = args.out or Path("data", folder)
@@ -91,10 +90,11 @@ def make_images(args: argparse.Namespace) -> None:
 
 
 def make_videos(args: argparse.Namespace) -> None:
+    from octvideo.data.synthetic.hard import HardScenes
     from octvideo.data.synthetic.scenes import Actions
     from octvideo.data.synthetic.videos import make_synthetic
 
-    drawing = HardScenes(**args.dials) if args.hard else Actions()
+    drawing = HardScenes.with_dials(args.dials) if args.hard else Actions()
     made = make_synthetic(
         args.out,
         num_train=args.train,

@@ -9,7 +9,7 @@ the same mean and contrast, and at half the resolution the finest of them are go
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,37 +19,58 @@ from octvideo.utils.errors import check_known
 
 TEXTURES = ("horizontal", "vertical", "rising", "falling", "chequered", "rings")
 PATHS = ("left", "right", "clockwise", "counterclockwise")
-
-
-def _dial(default: float, low: float, high: float, text: str) -> Any:
-    return field(default=default, metadata={"range": (low, high), "help": text})
+RANGES = {
+    "detail": (2, 32), "contrast": (0, 1), "distractors": (0, 20), "camera": (0, 1),
+    "noise": (0, 100), "blur": (0, 8), "crf": (0, 51),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class HardScenes:
     """Draws the clips of the hard set. A pixel below is a 64th of the shorter side.
 
+    detail: shortest period of a texture, in pixels; a clip has one from that to twice as long.
+        contrast: of a texture. distractors: how many. camera: how far it sways to each side, in
+        shorter sides. noise: standard deviation, in grey levels of 256. blur: standard deviation
+        of a Gaussian, in pixels. crf: compression of H.264.
+
     Raises:
         ValueError: a dial is out of its range.
     """
 
-    detail: float = _dial(3.0, 2, 32, "shortest period of a texture, pixels; the longest is twice")
-    contrast: float = _dial(0.6, 0, 1, "of a texture")
-    distractors: int = _dial(3, 0, 20, "discs beside the one that travels")
-    camera: float = _dial(0.15, 0, 1, "how far the camera sways to each side, shorter sides")
-    noise: float = _dial(10.0, 0, 100, "standard deviation, grey levels of 256")
-    blur: float = _dial(0.4, 0, 8, "standard deviation of a Gaussian, pixels")
-    crf: int = _dial(20, 0, 51, "compression of H.264; more is worse")
+    detail: float = 3.0
+    contrast: float = 0.6
+    distractors: int = 3
+    camera: float = 0.15
+    noise: float = 10.0
+    blur: float = 0.4
+    crf: int = 20
 
     classes: ClassVar[tuple[str, ...]] = tuple(f"{t}_{path}" for t in TEXTURES for path in PATHS)
     # Nearly square: a crop of the middle must show the target.
     aspect_ratios: ClassVar[tuple[tuple[int, int], ...]] = ((1, 1), (7, 6), (6, 7))
 
     def __post_init__(self) -> None:
-        for dial in fields(self):
-            low, high = dial.metadata["range"]
-            if not low <= (value := getattr(self, dial.name)) <= high:
-                raise ValueError(f"{dial.name} must be from {low} to {high}, got {value}")
+        for name, (low, high) in RANGES.items():
+            if not low <= (value := getattr(self, name)) <= high:
+                raise ValueError(f"{name} must be from {low} to {high}, got {value}")
+
+    @classmethod
+    def with_dials(cls, words: Sequence[str]) -> "HardScenes":
+        """Returns the scenes with dials such as ``["detail=2", "noise=20"]`` set.
+
+        Raises:
+            ValueError: there is no such dial, or its value is no number or out of its range.
+        """
+        dials: dict[str, Any] = {}
+        for word in words:
+            name, _, text = word.partition("=")
+            check_known("dial", name, RANGES)
+            try:
+                dials[name] = type(getattr(cls, name))(text)
+            except ValueError:
+                raise ValueError(f"{word}: {text!r} is not a number for {name}") from None
+        return cls(**dials)
 
     def settings(self) -> dict[str, object]:
         """Returns what the pixels depend on, for the manifest of a set."""
