@@ -27,6 +27,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,10 @@ from octvideo.surgery.tracing import arguments
 from studies.octavize_networks import SMALL, Network, networks
 
 ALPHA = 0.25
-PARAMETERS = 150_000_000  # of larger networks only the ratio is counted
+SECONDS = 60  # of the processor, after which no further check of a network begins
 CHEAP = ("loads", "forward", "gradients", "copies", "alpha 0", "channels")
 RECORDED = ("compile", "export")
+LATE = f"not run within {SECONDS} s"
 ERRORS = (*FOREIGN_ERRORS, pickle.PicklingError, OSError)
 Line = dict[str, Any]
 
@@ -57,6 +59,7 @@ def examine(network: Network, recorded: bool = True) -> Line:
         recorded: compile and export it, too.
     """
     torch.manual_seed(0)
+    began = time.process_time()
     line: Line = {"network": network.name}
     vanilla = network.build(network.full)
     example = network.inputs(1, network.full)
@@ -67,8 +70,9 @@ def examine(network: Network, recorded: bool = True) -> Line:
     layers = [m for m in octave.modules() if isinstance(m, (OctConv2d, OctConv3d))]
     line |= {"ratio": round(report.ratio, 3), "octave": len(layers), "layers": len(report.rows)}
     line["merges"] = dict(Counter(merge.function for merge in report.merges))
-    if sum(p.numel() for p in vanilla.parameters()) > PARAMETERS:
+    if network.is_sibling:
         return line
+    recorded &= bool(layers)
     side = _smallest(network)
     if side != network.full:
         del octave
@@ -77,7 +81,8 @@ def examine(network: Network, recorded: bool = True) -> Line:
     line["side"] = side
     checks = _Checks(vanilla, octave, network, side)
     for check in CHEAP + (RECORDED if recorded else ()):
-        line[check] = checks.result(check)
+        is_late = time.process_time() - began > SECONDS
+        line[check] = LATE if is_late else checks.result(check)
     return line
 
 
@@ -306,7 +311,7 @@ def main() -> None:
     parser.add_argument("--lines", type=Path, required=True, help="file of JSON lines")
     parser.add_argument("--table", action="store_true", help="print the table of the file")
     parser.add_argument("--cheap", action="store_true", help="without compile and export")
-    parser.add_argument("--only", default="", help="part of the names of the networks")
+    parser.add_argument("--only", nargs="*", default=["*"], help="names or patterns of networks")
     args = parser.parse_args()
     lines = [json.loads(line) for line in args.lines.read_text().splitlines()] if (
         args.lines.exists()
@@ -316,8 +321,9 @@ def main() -> None:
         return
     logging.getLogger("octvideo").setLevel(logging.ERROR)
     done = {line["network"] for line in lines}
-    for network in networks():
-        if args.only in network.name and network.name not in done:
+    for network in sorted(networks(), key=lambda n: n.is_sibling):  # what shows most comes first
+        asked = any(fnmatchcase(network.name, pattern) for pattern in args.only)
+        if asked and network.name not in done:
             try:
                 line = examine(network, recorded=not args.cheap)
             except ERRORS as error:

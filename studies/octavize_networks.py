@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,15 @@ OWN = (
     "i3d_r50 i3d_nln_r50 c2d_r50 slow_r50 slowfast_4x16_r50 x3d_s resnet50_v1b resnet50_v2 "
     "mobilenet_v2_100"
 )
+# Larger networks of a family of which another one is here: only their ratio is counted.
+SIBLINGS = (
+    "torchvision/convnext_[!t]* torchvision/densenet1[67]* torchvision/densenet201 "
+    "torchvision/efficientnet_b[!0] torchvision/efficientnet_v2_[ml] torchvision/mnasnet[!0]* "
+    "torchvision/mnasnet0_75 torchvision/regnet_[xy]_*[!m]f torchvision/regnet_?_[!4]* "
+    "torchvision/resnet34 torchvision/resnet1[05]* torchvision/resnext101* "
+    "torchvision/shufflenet_v2_x[!0]* torchvision/vgg[!1]* torchvision/vgg1[!1]* "
+    "torchvision/wide_resnet101_2 torchvision/*_resnet101 pytorchvideo/x3d_m octvideo/i3d_nln_r50"
+)
 LARGE = ("maskrcnn", "keypointrcnn", "swin", "mvit", "regnet_y_128gf", "vit_h", "vit_l", "vit_b_32")
 
 
@@ -50,6 +60,11 @@ class Network:
     frames: int = 0
     full: int = FULL
     example: Callable[[Tensor], Any] = lambda x: x
+
+    @property
+    def is_sibling(self) -> bool:
+        """Whether another network of its family is examined in its place."""
+        return any(fnmatchcase(self.name, pattern) for pattern in SIBLINGS.split())
 
     def inputs(self, number: int, side: int) -> Any:
         """Returns random inputs (number, 3, [frames,] side, side) as the network takes them."""

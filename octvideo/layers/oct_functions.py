@@ -236,15 +236,29 @@ def _narrow(x: OctTensor, start: int, stop: int) -> Value:
 
 
 def _get_item(func: Func, args: Args, kwargs: Kwargs) -> Arg:
-    """x[:, a:b], also with ``...`` or further ``:`` behind."""
-    x, key = args
-    everything = (slice(None), Ellipsis)
+    borders = borders_of(func, args, kwargs)
+    return _parts(args[0], borders)[0] if borders else NotImplemented
+
+
+def borders_of(func: Func, args: Args, kwargs: Kwargs) -> list[int]:
+    """Returns where a function cuts the channels of its input; [] where it does not.
+
+    ``split``, ``chunk``, and x[:, a:b], also with ``...`` or further ``:`` behind.
+    """
+    rule = TABLE.get(func.__name__)
+    if rule is _get_item:
+        return _item_borders(*args)
+    return _split_borders(func, args, kwargs) if rule is _split_channels else []
+
+
+def _item_borders(x: Value, key: Arg) -> list[int]:
     if not isinstance(key, tuple) or len(key) < 2 or not isinstance(key[1], slice):
-        return NotImplemented
+        return []
+    everything = (slice(None), Ellipsis)
     if key[0] != slice(None) or any(k not in everything for k in key[2:]):
-        return NotImplemented
+        return []
     start, stop, step = key[1].indices(x.shape[1])
-    return _parts(x, [start, stop])[0] if step == 1 and start < stop else NotImplemented
+    return [start, stop] if step == 1 and start < stop else []
 
 
 def _parts(x: OctTensor, borders: list[int]) -> Arg:
@@ -257,19 +271,21 @@ def _parts(x: OctTensor, borders: list[int]) -> Arg:
 
 
 def _split_channels(func: Func, args: Args, kwargs: Kwargs) -> Arg:
-    """``chunk`` and ``split`` along the channels."""
+    borders = borders_of(func, args, kwargs)
+    return _parts(args[0], borders) if borders else NotImplemented
+
+
+def _split_borders(func: Func, args: Args, kwargs: Kwargs) -> list[int]:
     x, *rest = args
     options = _named(("size", "dim"), rest, kwargs)
     sizes = options.pop("size", None) or next(v for k, v in options.items() if k != "dim")
     if options.get("dim", 0) not in (1, 1 - x.dim()):
-        return NotImplemented
+        return []
+    if not isinstance(sizes, int):
+        return [0, *accumulate(sizes)]
     total = x.shape[1]
-    if isinstance(sizes, int):
-        each = -(-total // sizes) if func.__name__ == "chunk" else sizes
-        borders = [*range(0, total, each), total]
-    else:
-        borders = [0, *accumulate(sizes)]
-    return _parts(x, borders)
+    each = -(-total // sizes) if func.__name__ == "chunk" else sizes
+    return [*range(0, total, each), total]
 
 
 def _empty(func: Func, args: Args, kwargs: Kwargs) -> Arg:
@@ -284,7 +300,7 @@ _RULES: dict[Func, str] = {
         "half hardsigmoid hardswish hardtanh leaky_relu log mish neg pow relu relu6 rrelu selu "
         "sigmoid silu softplus softsign sqrt square tanh tanhshrink threshold to type"
     ),
-    _binary: "add sub rsub mul multiply div divide true_divide truediv maximum minimum",
+    _binary: "add sub rsub mul multiply div divide true_divide truediv maximum minimum expand_as",
     _max_window: "max_pool2d max_pool3d",
     _mean_window: "avg_pool2d avg_pool3d",
     _interpolate: "interpolate upsample",

@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 
-from octvideo.layers import octave_kind
+from octvideo.layers import octave_kind, split_channels
+from octvideo.layers.layout import Layout, concatenated, spread
 from octvideo.layers.oct_functions import CHANNELWISE
+from octvideo.layers.oct_tensor import TABLE
 from octvideo.surgery.tracing import Call, Conv
 
 MIN_SIDE = 4  # pixels: half of less is hardly a map
@@ -42,11 +45,34 @@ def why_not_octave(conv: Conv) -> str:
 
 @dataclass
 class Tie:
-    """Maps that share their low channels: sums, gates and norms connect them."""
+    """Maps that share their low channels: sums, gates and norms connect them.
+
+    Attributes:
+        groups: of the grouped convolutions that take or make them.
+        whole: channels of a group norm's group.
+        cuts: where some of these maps are cut, or joined from others: each part has low channels
+            of its own, so that it can be added to maps that come from elsewhere.
+        is_part: whether the low channels of other ties are to be the same.
+    """
 
     convs: list[Call] = field(default_factory=list)
-    groups: int = 1  # of the grouped convolutions that take or make them
-    whole: int = 1  # channels of a group norm's group
+    groups: int = 1
+    whole: int = 1
+    cuts: set[int] = field(default_factory=set)
+    is_part: bool = False
+
+    def layout(self, channels: int, alpha: float, multiple: int) -> Layout:
+        """Returns which of a convolution's output channels are low; perhaps none.
+
+        Args:
+            multiple: the low channels are rounded to it; that of all groups together.
+        """
+        if self.groups > 1 or self.whole > 1:
+            low = 0 if channels % self.groups else split_channels(channels, alpha, multiple).low
+            return spread(channels, low, self.groups)
+        borders = [0, *(cut for cut in sorted(self.cuts) if cut < channels), channels]
+        sizes = [stop - start for start, stop in pairwise(borders)]
+        return concatenated([spread(n, split_channels(n, alpha, multiple).low) for n in sizes])
 
 
 class Flow:
@@ -70,6 +96,7 @@ class Flow:
             if not is_depthwise(call.conv):
                 self.tie(call).convs.append(call)
         self._collect_groups()
+        self._cut(self._parts())
         self._next_convs: dict[Call, set[Call]] = {}
         for call in reversed(calls):
             follow: set[Call] = set()
@@ -123,6 +150,36 @@ class Flow:
             elif call.name == "group_norm":
                 for tie in map(self.tie, sources):
                     tie.whole = math.lcm(tie.whole, call.shape[1] // call.num_groups)
+
+    def _parts(self) -> list[tuple[Call, Call, int, int]]:
+        """Returns wholes and parts of their channels, from the first to behind the last one."""
+        parts = []
+        for call in self.calls:
+            source = call.inputs[0] if call.inputs else None
+            if source is not None:
+                parts += [(source, call, start, stop) for start, stop in pairwise(call.borders)]
+            if TABLE.get(call.name) is TABLE["cat"] and call.area > 1:
+                channels = [shape[1] for shape in call.input_shapes]
+                borders = [*accumulate(channels, initial=0)]
+                if borders[-1] == call.shape[1]:  # else along another axis
+                    parts += [
+                        (call, part, start, stop)
+                        for part, (start, stop) in zip(call.inputs, pairwise(borders), strict=True)
+                        if part is not None
+                    ]
+        return parts
+
+    def _cut(self, parts: list[tuple[Call, Call, int, int]]) -> None:
+        """Lets wholes and their parts have the same cuts."""
+        before = -1
+        while before != (before := sum(len(tie.cuts) for tie in self._ties.values())):
+            for call, piece, start, stop in parts:
+                whole, part = self.tie(call), self.tie(piece)
+                inside = {start + cut for cut in part.cuts if cut < stop - start}
+                whole.cuts |= {start, stop} - {0, call.shape[1]} | inside
+                part.cuts |= {cut - start for cut in whole.cuts if start < cut < stop}
+                if whole.convs:
+                    whole.is_part = part.is_part = True
 
     def _last_area(self) -> int:
         totals: dict[int, int] = {}

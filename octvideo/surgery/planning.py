@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from octvideo.layers import Placement, split_channels
-from octvideo.layers.layout import Layout, Runs, spread
+from octvideo.layers import Placement
+from octvideo.layers.layout import Layout, Runs
 from octvideo.surgery.flow import (
     MIN_CHANNELS,
     MIN_SIDE,
@@ -94,9 +94,9 @@ def plan(
             tie, channels = flow.tie(call), call.shape[1]
             share = alpha(name) if callable(alpha) else alpha
             multiple = math.lcm(divisor, tie.groups, tie.whole)
-            low = split_channels(channels, share, multiple).low
-            if low and channels % tie.groups == 0:
-                result.low[name] = spread(channels, low, tie.groups)
+            layout = tie.layout(channels, share, multiple)
+            if layout.low:
+                result.low[name] = layout
             else:
                 reason = f"{channels} channels have no low ones in multiples of {multiple}"
         if reason:

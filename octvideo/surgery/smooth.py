@@ -23,6 +23,7 @@ def choose_smooth(
     """Returns layouts with as many low channels as ``low`` has, for the smoothest ones.
 
     Channels that are tied by sums and gates are chosen together, those of groups in each group.
+    Where other maps join theirs they stay the first ones.
 
     Args:
         model: the vanilla network; its mode and its statistics stay as they are.
@@ -34,7 +35,7 @@ def choose_smooth(
     for name, layout in low.items():
         tie = next(flow.tie(call) for call in flow.convs if call.name == name)
         score = scores.get(id(tie))
-        if score is None or score.numel() != layout.total or tie.whole > 1:
+        if score is None or score.numel() != layout.total or tie.whole > 1 or tie.is_part:
             chosen[name] = layout
             continue
         by_group = score.view(tie.groups, -1)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from octvideo.layers import OctTensor, PlacementError, Value
+from octvideo.layers.oct_functions import borders_of
 
 Example = Tensor | list[object] | tuple[object, ...] | dict[str, object]
 Conv = nn.Conv2d | nn.Conv3d
@@ -37,6 +38,7 @@ class Call:
         shape: of its (first) output.
         input_shapes: of its inputs that are tensors.
         num_groups: of a group norm.
+        borders: where it cuts the channels of its input, or joins those of its inputs.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Call:
     input_shapes: list[torch.Size]
     shape: torch.Size
     num_groups: int = 1
+    borders: list[int] = field(default_factory=list)
     users: list["Call"] = field(default_factory=list, repr=False)
 
     def __hash__(self) -> int:
@@ -227,6 +230,8 @@ class _Recorder(TorchFunctionMode):
                 groups = args[1] if len(args) > 1 else (kwargs or {})["num_groups"]
                 assert isinstance(groups, int)
                 call.num_groups = groups
+            elif call is not None and call.area > 1:
+                call.borders = borders_of(func, args, kwargs or {})
         return output
 
     def conv_hook(self, name: str) -> Callable[..., None]:

@@ -90,14 +90,16 @@ class Skip(nn.Module):
 class Gate(nn.Module):
     """Squeeze and excitation."""
 
-    def __init__(self, channels: int, ndim: int) -> None:
+    def __init__(self, channels: int, ndim: int, expands: bool = False) -> None:
         super().__init__()
+        self.expands = expands
         self.down, self.up = nn.Linear(channels, 3), nn.Linear(3, channels)
         self.axes = tuple(range(2, ndim + 2))
 
     def forward(self, x):
         gate = self.up(F.relu(self.down(x.mean(self.axes)))).sigmoid()
-        return x * gate.reshape(*gate.shape, *[1] * len(self.axes))
+        gate = gate.reshape(*gate.shape, *[1] * len(self.axes))
+        return x * (gate.expand_as(x) if self.expands else gate)
 
 
 class ChannelsLast(nn.Module):

@@ -103,7 +103,7 @@ class Builder:
         if kind == "act":
             return self.pick(nn.ReLU(), nn.ReLU(inplace=True), nn.SiLU(), nn.Hardswish())
         if kind == "gate":
-            return parts.Gate(width, self.ndim)
+            return parts.Gate(width, self.ndim, self.pick(True, False))
         if kind == "conv":
             return self.conv(width, width)
         if kind == "bottleneck":
