@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 aten = torch.ops.aten
@@ -48,6 +49,7 @@ def count(model: nn.Module, input_shape: Sequence[int] = (1, 3, 8, 224, 224)) ->
         ValueError: the model cannot take an input of this shape.
     """
     model = copy.deepcopy(model).to("meta").eval()
+    _skip_norms(model)
     flops = FlopCounterMode(display=False)
     try:
         with torch.no_grad(), _counting_outputs(model) as outputs, flops:
@@ -68,6 +70,16 @@ def count(model: nn.Module, input_shape: Sequence[int] = (1, 3, 8, 224, 224)) ->
 
     sections = {name: cost(name, child) for name, child in model.named_children()}
     return Complexity(**vars(cost("", model)), sections=sections)
+
+
+def _skip_norms(model: nn.Module) -> None:
+    """Lets batch norm pass its input on: it is not counted, changes no shape, and is slow on meta.
+
+    On that device torch runs it as a dozen operations in Python, half of the time of a count.
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and not module._modules:
+            module.forward = nn.Identity().forward  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from octvideo.api.benchmark import Subject, benchmark_models, format_model_rows
 from octvideo.utils.complexity import count
 from octvideo.utils.errors import UserError
 from support import ROOT
+from support.trainers import CONTEXT
 
 KEYS = {
     *("model", "alpha", "variant", "device", "dtype", "threads", "batch", "macs", "median_ms"),
@@ -21,7 +23,14 @@ KEYS = {
 }
 
 
-@pytest.mark.parametrize("training", [False, True])
+@pytest.fixture(autouse=True)
+def quick_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forks the processes from a server that has imported torch; only the command spawns them."""
+    cheap = SimpleNamespace(get_context=lambda kind: CONTEXT)
+    monkeypatch.setattr("octvideo.api.benchmark.multiprocessing", cheap)
+
+
+@pytest.mark.parametrize("training", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_rows(training: bool) -> None:
     rows = benchmark_models(["i3d_r18"], [0.5], rounds=2, training=training, size=32, batch=2)
     assert all(set(row) == KEYS for row in rows)

@@ -33,6 +33,7 @@ from octvideo.engine.train import build_trainer
 from octvideo.models import build_model
 from octvideo.utils.errors import UserError
 from support import ROOT
+from support.jobs import assert_same_weights
 from support.stopping import StopAfter
 
 COMMAND = [sys.executable, str(ROOT / "tools/run_net.py"), "--cfg"]
@@ -48,11 +49,6 @@ def stats_of(folder: Path, kind: str) -> list[dict]:
 def weights_of(cfg) -> dict[str, torch.Tensor]:
     newest = list_checkpoints(Path(cfg.OUTPUT_DIR) / "checkpoints")[-1]
     return load_checkpoint(newest)["model_state"]
-
-
-def assert_same_weights(a: dict, b: dict) -> None:
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[key], b[key]) for key in a)
 
 
 def with_opts(opts: list[str], *more: object):

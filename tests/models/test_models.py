@@ -22,28 +22,11 @@ from octvideo.models import (
 )
 from octvideo.models.slowfast import select_frames, slow_indices
 from octvideo.utils.errors import UserError
-from support import ROOT, VIDEO_MODELS, narrowed
+from support import ROOT, every_model, narrowed
 
 SMALL = {"num_classes": 5, "crop_size": 64}
 FORMS = [(0.0, (2, 3, 4, 5))] + [(a, s) for a in (0.1, 0.5) for s in ((2, 3, 4, 5), (2, 3, 4))]
 
-# What differs from another model in little but its size.
-SLOW = (
-    "r101",
-    "slow_c2d_r50",
-    "slow_i3d_r50",
-    "slow_4x16_r50",
-    "slowfast_4x16_r50",
-    "slowfast_nln_r50",
-    *("x3d_xs", "x3d_s", "x3d_l"),
-)
-every_model = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=[pytest.mark.slow] * (n.endswith(SLOW) and n != "csn_r101"))
-        for n in VIDEO_MODELS
-    ],
-)
 OTHER_CLIPS = {
     "r2plus1d_r50": (16, 4, 224),
     "csn_r101": (32, 2, 224),

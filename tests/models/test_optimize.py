@@ -15,22 +15,8 @@ from octvideo import create_model, optimize_for_inference
 from octvideo.layers import NonLocal3d, conv3d_as_2d
 from octvideo.models import ResNetSpec, build
 from octvideo.models.spec import NL5, NonLocalPlacement, OctavePlacement
-from support import VIDEO_MODELS, narrowed
+from support import every_model, narrowed
 
-SLOW = (
-    "r101",
-    "slow_4x16_r50",
-    "slowfast_4x16_r50",
-    "slowfast_nln_r50",
-    *("x3d_xs", "x3d_s", "x3d_l"),
-)
-every_model = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=[pytest.mark.slow] * (n.endswith(SLOW) and n != "csn_r101"))
-        for n in VIDEO_MODELS
-    ],
-)
 FORMS = [(0.0, (2, 3, 4, 5)), (0.25, (2, 3, 4, 5)), (0.5, (2, 3, 4)), (0.1, (3, 5))]
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo import create_model
 from octvideo.config import load_cfg
@@ -14,7 +13,9 @@ from octvideo.layers import OctConv3d
 from octvideo.models import build_model
 from octvideo.utils.complexity import count
 from octvideo.weights.names.pytorchvideo import pytorchvideo_names
+from support.layer_counts import octave_macs
 from support.peer import import_pytorchvideo
+from support.peer_networks import randomise
 
 FRAMES = {"r2plus1d_r50": 8, "csn_r101": 16}
 
@@ -32,17 +33,6 @@ def peer_of(name: str, width: int = 64, depth: int = 50, **options: Any) -> nn.M
     )
 
 
-@torch.no_grad()
-def randomise(model: nn.Module, x: torch.Tensor) -> None:
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            nn.init.uniform_(module.weight, 0.5, 1)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-            module.momentum = 1.0
-    nn.init.normal_(model.head.projection.weight, std=0.1)
-    model.train()(x)
-
-
 @pytest.mark.parametrize("size", [(64, 64), (81, 96)], ids=str)
 @pytest.mark.parametrize("name", FRAMES)
 def test_pytorchvideo_gives_the_same(name: str, size: tuple[int, int]) -> None:
@@ -52,7 +42,7 @@ def test_pytorchvideo_gives_the_same(name: str, size: tuple[int, int]) -> None:
     options = {"crop_size": 64, "num_frames": frames, "width_per_group": 8, "depth": 50}
     ours = create_model(name, 10, head_activation="none", **options).double()
     x = torch.randn(2, 3, frames, *size).double() + torch.randn(2, 3, 1, 1, 1)
-    randomise(ours, x)
+    randomise(ours, x, 0.1)
     names = pytorchvideo_names(peer.state_dict())
     own = ours.eval().state_dict()
     assert list(names.values()) == list(own)
@@ -83,36 +73,10 @@ def test_published_parameters_and_shapes_of_the_peer(name: str, millions: float)
 @pytest.mark.parametrize("alpha", [0.125, 0.5])
 @pytest.mark.parametrize("name", FRAMES)
 def test_octave_counts_by_the_paper(name: str, alpha: float) -> None:
-    """Layer by layer from the shapes of the vanilla network: what each of the paths costs."""
     with torch.device("meta"):
         vanilla, octave = create_model(name), create_model(name, octave_alpha=alpha)
     clip = (1, 3, vanilla.spec.num_frames, 224, 224)
-    sizes: dict[str, tuple[int, ...]] = {}
-    layers = {n: m for n, m in vanilla.named_modules() if isinstance(m, nn.Conv3d)}
-    for layer_name, layer in layers.items():
-        layer.register_forward_hook(lambda _m, _x, y, n=layer_name: sizes.update({n: y.shape[2:]}))
-    vanilla.eval()(torch.empty(clip, device="meta"))
-    last = f"s5.pathway0_res{vanilla.spec.block_counts()[3] - 1}.branch2.c"
-    total = vanilla.head.projection.weight.numel()
-    for layer_name, layer in layers.items():
-        frames, side = sizes[layer_name][:2]
-        taps, c_in, c_out = layer.weight[0, 0].numel(), layer.in_channels, layer.out_channels
-        low_in, low_out = int(alpha * c_in), int(alpha * c_out)
-        high, low = side * side * frames, (-(-side // 2)) ** 2 * frames
-        if "_res" not in layer_name:
-            total += high * layer.weight.numel()
-            continue
-        if re.fullmatch(r"s2\.pathway0_res0\.(branch1|branch2\.a)", layer_name):
-            low_in = 0
-        low_out = 0 if layer_name == last else low_out
-        if layer.groups > 1:
-            total += taps * (high * (c_out - low_out) + low * low_out)
-            continue
-        l2h = high if layer.stride[-1] == 2 else low
-        total += taps * (c_out - low_out) * (high * (c_in - low_in) + l2h * low_in)
-        total += taps * low_out * low * c_in
-    assert count(octave, clip).macs == total
-    assert count(vanilla, clip).macs > total
+    assert count(octave, clip).macs == octave_macs(vanilla, alpha, clip) < count(vanilla, clip).macs
     blocks = [m for n, m in octave.named_modules() if re.search(r"branch2\.(b|b_t)$", n)]
     assert all(isinstance(m, OctConv3d) for m in blocks)
     assert all(m.is_depthwise == (name == "csn_r101") for m in blocks)

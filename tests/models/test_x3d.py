@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
 from octvideo import create_model
 from octvideo.config import load_cfg
@@ -16,7 +15,9 @@ from octvideo.models import X3DSpec, build_model
 from octvideo.utils.complexity import count
 from octvideo.weights.names.pytorchvideo import pytorchvideo_names
 from support import ROOT
+from support.layer_counts import octave_macs
 from support.peer import import_pytorchvideo
+from support.peer_networks import randomise
 
 # Published: multiply-adds of a clip at the training crop in billions, and parameters in millions.
 PUBLISHED = {
@@ -43,45 +44,11 @@ def test_published_counts(name: str) -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.125, 0.25, 0.5])
-@pytest.mark.parametrize("name", ["x3d_xs", "x3d_l"])
+@pytest.mark.parametrize("name", ["x3d_xs", pytest.param("x3d_l", marks=pytest.mark.slow)])
 def test_octave_counts_by_the_paper(name: str, alpha: float) -> None:
-    """Layer by layer from the shapes of the vanilla network: what each of the paths costs."""
     vanilla, octave = on_meta(name), on_meta(name, octave_alpha=alpha)
     clip = (1, 3, vanilla.spec.num_frames, *[vanilla.spec.crop_size] * 2)
-    sizes: dict[str, tuple[int, int]] = {}
-
-    def note(layer_name: str):
-        def hook(_layer: nn.Module, _inputs: Any, output: Tensor) -> None:
-            sizes[layer_name] = (output.shape[2], output.shape[3])
-
-        return hook
-
-    layers = {n: m for n, m in vanilla.named_modules() if isinstance(m, nn.Conv3d)}
-    for layer_name, layer in layers.items():
-        layer.register_forward_hook(note(layer_name))
-    vanilla.eval()(torch.empty(clip, device="meta"))
-    last = f"s5.pathway0_res{vanilla.spec.block_counts()[3] - 1}.branch2.c"
-    total = sum(p.numel() for n, p in vanilla.named_parameters() if n == "head.projection.weight")
-    for layer_name, layer in layers.items():
-        frames, side = sizes[layer_name]
-        taps, c_in, c_out = layer.weight[0, 0].numel(), layer.in_channels, layer.out_channels
-        low_in, low_out = int(alpha * c_in), int(alpha * c_out)
-        high, low = side * side * frames, (-(-side // 2)) ** 2 * frames
-        if "_res" not in layer_name or ".se." in layer_name:  # vanilla
-            total += high * taps * layer.weight[:, :, 0, 0, 0].numel()
-            continue
-        if layer_name.startswith("s2.pathway0_res0.") and layer_name[-1] in "a1":
-            low_in = 0
-        low_out = 0 if layer_name == last else low_out
-        if layer.groups > 1:
-            total += taps * (high * (c_out - low_out) + low * low_out)
-            continue
-        # Of the paths to H, L -> H is computed small, unless the layer halves the resolution.
-        l2h = high if layer.stride[-1] == 2 else low
-        total += taps * (c_out - low_out) * (high * (c_in - low_in) + l2h * low_in)
-        total += taps * low_out * low * c_in
-    assert count(octave, clip).macs == total
-    assert count(vanilla, clip).macs > total
+    assert count(octave, clip).macs == octave_macs(vanilla, alpha, clip) < count(vanilla, clip).macs
 
 
 def pyslowfast_keys(spec: X3DSpec, bn_lin5: bool = False) -> list[str]:
@@ -129,17 +96,6 @@ def test_names_of_pyslowfast(name: str, bn_lin5: bool) -> None:
         assert shapes[key] == shape
 
 
-@torch.no_grad()
-def randomise(model: nn.Module, x: Tensor) -> None:
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            nn.init.uniform_(module.weight, 0.5, 1)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-            module.momentum = 1.0
-    nn.init.normal_(model.head.projection.weight, std=0.1)
-    model.train()(x)
-
-
 @pytest.mark.parametrize(
     ("options", "theirs"),
     [
@@ -169,7 +125,7 @@ def test_pytorchvideo_gives_the_same(
     )
     ours, peer = ours.double(), peer.double()
     x = torch.randn(2, 3, 4, *size).double() + torch.randn(2, 3, 1, 1, 1)
-    randomise(ours, x)
+    randomise(ours, x, 0.1)
     names = pytorchvideo_names(peer.state_dict())
     own = ours.eval().state_dict()
     assert set(names.values()) == own.keys()

@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from studies.table6 import format_table6
+from studies.table6 import PAPER, format_table6, table6
 from support import ROOT
 
 ALL, THREE = (2, 3, 4, 5), (2, 3, 4)
@@ -39,37 +40,46 @@ WANTED = {
 PARAMS = {"C2D": 24_327_632, "I3D": 28_043_472, "SlowFast 4x16": 34_480_216}
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What the tool prints, started from another folder."""
-    command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), "table6", "--json"]
-    done = subprocess.run(
-        command, cwd=tmp_path_factory.mktemp("x"), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def test_rows(rows: list[dict[str, Any]]) -> None:
+def check(rows: list[dict[str, Any]], wanted: dict[tuple, tuple[int, float]]) -> None:
     keys = ["name", "alpha", "stages", "macs", "params", "paper_gflops", "difference_percent"]
     assert all(list(row) == keys for row in rows)
     got = {
         (row["name"], row["alpha"], tuple(row["stages"])): (row["macs"], row["paper_gflops"])
         for row in rows
     }
-    assert got == WANTED
-    assert len(rows) == len(WANTED)
+    assert got == wanted
+    assert len(rows) == len(wanted)
     for row in rows:
         if params := PARAMS.get(row["name"].removeprefix("Oct-")):
             assert row["params"] == params
         paper = row["paper_gflops"] * 1e9
-        wanted = 100 * (row["macs"] - paper) / paper
-        assert row["difference_percent"] == pytest.approx(wanted, abs=0.0005)
+        difference = 100 * (row["macs"] - paper) / paper
+        assert row["difference_percent"] == pytest.approx(difference, abs=0.0005)
 
 
-def test_markdown(rows: list[dict[str, Any]]) -> None:
+def test_the_networks_of_the_paper() -> None:
+    """Their counts are golden numbers, which tests/models/test_golden.py checks."""
+    assert {(p.name, p.alpha, p.gflops) for p in PAPER} == {
+        (name, alpha, gflops) for (name, alpha, _), (_, gflops) in WANTED.items()
+    }
+
+
+def test_some_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = {"C2D": 0.0, "Oct-I3D": 0.2, "Oct-I3D, Kinetics-600": 0.1}
+    monkeypatch.setattr("studies.table6.PAPER", [p for p in PAPER if some.get(p.name) == p.alpha])
+    rows = table6()
+    check(rows, {key: value for key, value in WANTED.items() if some.get(key[0]) == key[1]})
     lines = format_table6(rows).splitlines()
-    assert len(lines) == 2 + len(rows)
+    assert len(lines) == 2 + len(rows) == 7
     assert {line.count("|") for line in lines} == {8}
     row = "| Oct-I3D | 0.2 | res2, res3, res4 | 23,332,983,580 | 22.1 | +5.6 % | 28,043,472 |"
     assert row in lines
+
+
+@pytest.mark.slow
+def test_the_tool_prints_all_rows(tmp_path: Path) -> None:
+    """Started from another folder."""
+    command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), "table6", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    check(json.loads(done.stdout), WANTED)

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 
 from octvideo.models.build import IMAGE_MODELS, list_models
@@ -13,6 +14,23 @@ from octvideo.models.build import IMAGE_MODELS, list_models
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"  # reference data and clips; absent in an ordinary checkout
 VIDEO_MODELS = [name for name in list_models() if name not in IMAGE_MODELS and name[:4] != "oct_"]
+# They differ from another model in little but their size: tests of every model are slow there.
+_LARGE = (
+    "r101",
+    "slow_c2d_r50",
+    "slow_i3d_r50",
+    "slow_4x16_r50",
+    "slowfast_4x16_r50",
+    "slowfast_nln_r50",
+    *("x3d_xs", "x3d_s", "x3d_l"),
+)
+every_model = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.slow] * (n.endswith(_LARGE) and n != "csn_r101"))
+        for n in VIDEO_MODELS
+    ],
+)
 # The fewest channels and blocks with which a video network has all of its kinds of layers.
 _NARROW_X3D = {"width_factor": 1.0, "depth_factor": 1.0, "dim_c5": 64}
 

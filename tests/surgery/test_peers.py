@@ -1,7 +1,5 @@
 """What other libraries build, octavized, is what we build: same weights, same results."""
 
-import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,35 +7,39 @@ import torch
 
 from octvideo import create_model, octavize, summary
 from octvideo.utils.complexity import count
-from support import ROOT
-
-sys.path.append(str(ROOT / "tests" / "models"))
-from test_pytorchvideo import (
+from support.peer_networks import (
     CLASSES,
     DOUBLE,
-    SINGLE,
-    build_double,
-    build_single,
+    build_peer,
+    clips_of,
+    our_names,
     pathways,
     randomise,
+    unsaturated,
 )
 
 SIDE = 128
 
 
-@pytest.mark.parametrize("alpha", [0.125, 0.5])
-@pytest.mark.parametrize("stages", [(2, 3, 4), (2, 3, 4, 5)], ids=["default", "end"])
+@pytest.mark.parametrize(
+    ("alpha", "stages"),
+    [
+        *((0.5, (2, 3, 4)), (0.125, (2, 3, 4, 5))),
+        pytest.param(0.125, (2, 3, 4), marks=pytest.mark.slow),
+        pytest.param(0.5, (2, 3, 4, 5), marks=pytest.mark.slow),
+    ],
+    ids=["default, half", "end, an eighth", "default, an eighth", "end, half"],
+)
 @pytest.mark.parametrize("name", ["i3d_r50", "c2d_r50", "slow_r50", "slowfast_4x16_r50"])
 def test_pytorchvideo(name: str, alpha: float, stages: tuple[int, ...], shared: Path) -> None:
     torch.manual_seed(0)
-    vanilla = (build_single if name in SINGLE else build_double)(name, 32, SIDE)
+    vanilla = build_peer(name, 32, SIDE)
     ours = create_model(
         name, CLASSES, alpha, octave_stages=stages, width_per_group=32, crop_size=SIDE
     )
-    x = torch.randn(2, 3, ours.spec.num_frames, SIDE, SIDE) + 3 * torch.randn(2, 3, 1, 1, 1)
-    randomise(ours, x)
-    names = json.loads((shared / "data" / "pyslowfast" / "ptv_to_pysf_names.json").read_text())
-    names = {a.removeprefix("model."): b for a, b in names[{**SINGLE, **DOUBLE}[name][0]].items()}
+    x = clips_of(ours, (SIDE, SIDE))
+    randomise(ours, x, unsaturated(ours))
+    names = our_names(name, shared)
     example = pathways(name, x[:1])
     octave = octavize(
         vanilla,
@@ -58,7 +60,9 @@ def test_pytorchvideo(name: str, alpha: float, stages: tuple[int, ...], shared: 
     assert report.macs == count(ours, (1, *x.shape[1:])).macs
 
 
-@pytest.mark.parametrize("alpha", [0.125, 0.25, 0.5, 0.75])
+@pytest.mark.parametrize(
+    "alpha", [0.25, *(pytest.param(alpha, marks=pytest.mark.slow) for alpha in (0.125, 0.5, 0.75))]
+)
 def test_torchvision_resnet50(alpha: float, tmp_path: Path) -> None:
     """torchvision's is GluonCV's v1b: the stride is in the 3x3 convolution."""
     models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
