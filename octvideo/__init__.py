@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from octvideo.data.protocol import Protocol
     from octvideo.data.protocol import Protocol as ViewSettings
     from octvideo.models import list_models, optimize_for_inference
-    from octvideo.surgery import calibrate, distill, octavize, summary
+    from octvideo.surgery import calibrate, distill, octavize, refit, summary
     from octvideo.utils.errors import UserError
     from octvideo.weights.zoo import list_pretrained
 
@@ -35,6 +35,7 @@ _PUBLIC = {
     "octavize": "octvideo.surgery",
     "optimize_for_inference": "octvideo.models",
     "predict": "octvideo.api.predict",
+    "refit": "octvideo.surgery",
     "summary": "octvideo.surgery",
 }
 
@@ -68,6 +69,7 @@ __all__ = [
     "octavize",
     "optimize_for_inference",
     "predict",
+    "refit",
     "summary",
 ]
 

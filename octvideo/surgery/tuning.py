@@ -31,7 +31,7 @@ def calibrate(model: nn.Module, batches: Iterable[Example]) -> nn.Module:
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     momenta = {norm: norm.momentum for norm in norms}
     count = 0
-    with _mode(model, norms), torch.no_grad():
+    with in_mode(model, norms), torch.no_grad():
         for norm in norms:
             norm.reset_running_stats()
         for batch in batches:
@@ -48,7 +48,7 @@ def calibrate(model: nn.Module, batches: Iterable[Example]) -> nn.Module:
 
 
 @contextmanager
-def _mode(model: nn.Module, training: Iterable[nn.Module]) -> Iterator[None]:
+def in_mode(model: nn.Module, training: Iterable[nn.Module]) -> Iterator[None]:
     """Sets these modules to training and all others to evaluation, inside the context."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -102,7 +102,7 @@ def distill(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     inputs = _again(batches)
     norms = [module for module in student.modules() if isinstance(module, _BatchNorm)]
-    with _mode(student, norms), _mode(teacher, ()):
+    with in_mode(student, norms), in_mode(teacher, ()):
         for step in range(steps):
             args, kwargs = arguments(next(inputs))
             with torch.no_grad():
