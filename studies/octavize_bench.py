@@ -63,14 +63,14 @@ def examine(network: Network, recorded: bool = True) -> Line:
     line: Line = {"network": network.name}
     vanilla = network.build(network.full)
     example = network.inputs(1, network.full)
-    started = time.perf_counter()
+    started = time.process_time()
     octave = octavize(vanilla, ALPHA, example=example)
-    line["seconds"] = round(time.perf_counter() - started, 2)
+    line["seconds"] = round(time.process_time() - started, 2)
     report = summary(octave, example)
     layers = [m for m in octave.modules() if isinstance(m, (OctConv2d, OctConv3d))]
     line |= {"ratio": round(report.ratio, 3), "octave": len(layers), "layers": len(report.rows)}
     line["merges"] = dict(Counter(merge.function for merge in report.merges))
-    if network.is_sibling:
+    if not network.is_examined:
         return line
     recorded &= bool(layers)
     side = _smallest(network)
@@ -321,7 +321,7 @@ def main() -> None:
         return
     logging.getLogger("octvideo").setLevel(logging.ERROR)
     done = {line["network"] for line in lines}
-    for network in sorted(networks(), key=lambda n: n.is_sibling):  # what shows most comes first
+    for network in sorted(networks(), key=lambda n: not n.is_examined):
         asked = any(fnmatchcase(network.name, pattern) for pattern in args.only)
         if asked and network.name not in done:
             try:

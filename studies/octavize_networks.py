@@ -2,8 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +16,14 @@ from octvideo.models.libraries import make_network
 FULL = 224  # pixels, of the ratio
 SMALL = 64  # pixels, of the checks, where the network takes as few
 
+# Of torchvision's other networks, larger ones of these families, only the ratio is counted.
+TORCHVISION = (
+    "alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 "
+    "maxvit_t mnasnet0_5 mobilenet_v2 mobilenet_v3_large mobilenet_v3_small regnet_x_400mf "
+    "regnet_y_400mf resnet18 resnet50 resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_0 "
+    "squeezenet1_1 vgg11_bn vit_b_16 wide_resnet50_2 deeplabv3_mobilenet_v3_large "
+    "deeplabv3_resnet50 fcn_resnet50 lraspp_mobilenet_v3_large mc3_18 r2plus1d_18 r3d_18 s3d"
+)
 TIMM = (
     "resnet10t resnet26d seresnet50 ecaresnet26t skresnet18 resnest14d res2net50_14w_8s "
     "resnetv2_50 nf_resnet26 regnetz_005 dla34 dpn48b hrnet_w18_small densenet121 ese_vovnet19b_dw "
@@ -31,15 +38,6 @@ OWN = (
     "i3d_r50 i3d_nln_r50 c2d_r50 slow_r50 slowfast_4x16_r50 x3d_s resnet50_v1b resnet50_v2 "
     "mobilenet_v2_100"
 )
-# Larger networks of a family of which another one is here: only their ratio is counted.
-SIBLINGS = (
-    "torchvision/convnext_[!t]* torchvision/densenet1[67]* torchvision/densenet201 "
-    "torchvision/efficientnet_b[!0] torchvision/efficientnet_v2_[ml] torchvision/mnasnet[!0]* "
-    "torchvision/mnasnet0_75 torchvision/regnet_[xy]_*[!m]f torchvision/regnet_?_[!4]* "
-    "torchvision/resnet34 torchvision/resnet1[05]* torchvision/resnext101* "
-    "torchvision/shufflenet_v2_x[!0]* torchvision/vgg[!1]* torchvision/vgg1[!1]* "
-    "torchvision/wide_resnet101_2 torchvision/*_resnet101 pytorchvideo/x3d_m octvideo/i3d_nln_r50"
-)
 LARGE = ("maskrcnn", "keypointrcnn", "swin", "mvit", "regnet_y_128gf", "vit_h", "vit_l", "vit_b_32")
 
 
@@ -53,6 +51,7 @@ class Network:
         frames: of a clip; 0 for images.
         full: pixels of the ratio.
         example: makes its input of a number of clips or images and of pixels.
+        is_examined: whether all checks are made, rather than the ratio counted.
     """
 
     name: str
@@ -60,11 +59,7 @@ class Network:
     frames: int = 0
     full: int = FULL
     example: Callable[[Tensor], Any] = lambda x: x
-
-    @property
-    def is_sibling(self) -> bool:
-        """Whether another network of its family is examined in its place."""
-        return any(fnmatchcase(self.name, pattern) for pattern in SIBLINGS.split())
+    is_examined: bool = True
 
     def inputs(self, number: int, side: int) -> Any:
         """Returns random inputs (number, 3, [frames,] side, side) as the network takes them."""
@@ -88,7 +83,8 @@ def _torchvision() -> list[Network]:
             if not name.startswith(LARGE):
                 frames = 8 if part is models.video else 0
                 frames = 16 if name == "s3d" else frames
-                found.append(Network(f"torchvision/{name}", _of_torchvision(name), frames))
+                network = Network(f"torchvision/{name}", _of_torchvision(name), frames)
+                found.append(replace(network, is_examined=name in TORCHVISION.split()))
     return found
 
 
