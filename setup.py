@@ -18,7 +18,7 @@ EXTRAS = {
     "pytorchvideo": ["pytorchvideo==0.1.5", "torchvision>=0.19"],
     "slurm": ["submitit>=1.5"],
     "onnx": ["onnx>=1.16", "onnxscript>=0.2", "onnxruntime>=1.18"],
-    "openvino": ["openvino>=2024.4"],
+    "openvino": ["openvino>=2024.4", "onnx>=1.16", "onnxscript>=0.2"],
     "plot": ["matplotlib>=3.6"],
     "dev": [
         *("pytest>=8", "pytest-timeout>=2.2", "pytest-xdist>=3.6", "hypothesis>=6.90"),

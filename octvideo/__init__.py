@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from octvideo.api.create import create_model
+    from octvideo.api.exporting import export
     from octvideo.api.loading import load
     from octvideo.api.predict import extract_features, predict
     from octvideo.data import VideoError
@@ -28,6 +29,7 @@ _PUBLIC = {
     "calibrate": "octvideo.surgery",
     "create_model": "octvideo.api.create",
     "distill": "octvideo.surgery",
+    "export": "octvideo.api.exporting",
     "extract_features": "octvideo.api.predict",
     "list_models": "octvideo.models",
     "list_pretrained": "octvideo.weights.zoo",
@@ -44,6 +46,7 @@ _ROOMS = (
     "cli",
     "config",
     "data",
+    "deploy",
     "distributed",
     "engine",
     "layers",
@@ -62,6 +65,7 @@ __all__ = [
     "calibrate",
     "create_model",
     "distill",
+    "export",
     "extract_features",
     "list_models",
     "list_pretrained",

@@ -19,6 +19,7 @@ FLOORS = [
     {"surgery"},
     {"models", "data"},
     {"weights"},
+    {"deploy"},
     {"engine"},
     {"api"},
     {"cli"},
@@ -30,8 +31,8 @@ ALLOWED = {
 }
 ALLOWED["layers"] = {"layers", "utils"}  # plain arguments only, no configuration
 OPTIONAL = {
-    "cv2", "decord", "matplotlib", "onnx", "onnxruntime", "pandas", "pytorchvideo", "safetensors",
-    "timm", "torchcodec", "torchvision",
+    "cv2", "decord", "matplotlib", "onnx", "onnxruntime", "onnxscript", "openvino", "pandas",
+    "pytorchvideo", "safetensors", "timm", "torchcodec", "torchvision",
 }  # fmt: skip
 MAX_LINES = 450
 

@@ -14,6 +14,7 @@ from octvideo.api.protocols import accepted, protocol_of_spec
 from octvideo.config import ConfigError, cfg_of_checkpoint, load_cfg, validate
 from octvideo.config.published import library_of
 from octvideo.data.protocol import build_protocol
+from octvideo.deploy import is_exported, open_exported
 from octvideo.engine.checkpoint import best_path, list_checkpoints
 from octvideo.models import build, build_model
 from octvideo.models.classifier import Network
@@ -37,7 +38,8 @@ def load(
 
     Args:
         source: the folder of a training run (its OUTPUT_DIR), a checkpoint file, the address of one
-            (http, https), or a name of ``list_pretrained()``. Of a run, the checkpoint with the
+            (http, https), a name of ``list_pretrained()``, or a file of ``octvideo.export``, which
+            runs in its own runtime. Of a run, the checkpoint with the
             best validation error is loaded, or the newest one where there was no validation.
         cfg: a configuration file, for a checkpoint that holds none.
         network: the "package.module:function" of a network of your own. Its code is run, so a
@@ -48,6 +50,10 @@ def load(
     """
     if is_address(source):
         return load_trained(cfg, source, network=network).eval()
+    if is_exported(source):
+        exported = open_exported(Path(source).expanduser())
+        accepted(exported.protocol)
+        return exported
     found = checkpoints_of(source)
     if not found:
         return load_zoo(os.fspath(source)).eval()

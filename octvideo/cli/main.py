@@ -22,6 +22,7 @@ COMMANDS = {
     "synthetic": "make the synthetic action videos or images",
     "convert": "convert a checkpoint of another project",
     "octavize": "make a trained network octave, and report what it cost",
+    "export": "write a network as ONNX, OpenVINO or torch.export",
     "benchmark": "measure speed, memory and multiply-adds",
     "zoo": "list the pretrained networks",
     "config": "print a configuration or all keys",

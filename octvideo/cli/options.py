@@ -55,14 +55,7 @@ def at_least(low: int) -> Callable[[str], int]:
 def new_model_parser(description: str | None, prog: str | None) -> argparse.ArgumentParser:
     """Returns a parser with the options of a model, its views and device, and of the videos."""
     parser = new_parser(description, prog)
-    parser.add_argument("--model", metavar="NAME", help="a model of the zoo (MODEL_ZOO.md)")
-    text = "configuration, a file or a name; default: the one in --checkpoint"
-    parser.add_argument("--cfg", metavar="FILE", help=text)
-    parser.add_argument(
-        "--checkpoint",
-        metavar="FILE",
-        help="weights, instead of --model; the folder of a training run: its best checkpoint",
-    )
+    add_source(parser)
     add_run_options(parser)
     parser.add_argument("videos", nargs="*", metavar="VIDEO", help="a video or image file")
     parser.add_argument(
@@ -79,6 +72,19 @@ def new_model_parser(description: str | None, prog: str | None) -> argparse.Argu
         "--prefix", default="", metavar="FOLDER", help="put before the paths in a --list"
     )
     return parser
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of where a model comes from."""
+    parser.add_argument("--model", metavar="NAME", help="a model of the zoo (MODEL_ZOO.md)")
+    text = "configuration, a file or a name; default: the one in --checkpoint"
+    parser.add_argument("--cfg", metavar="FILE", help=text)
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="weights, instead of --model; the folder of a training run: its best checkpoint; or "
+        "an exported network (*.onnx, *.xml, *.pt2)",
+    )
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -126,8 +132,11 @@ def load_model(args: argparse.Namespace) -> "nn.Module":
     import torch
 
     from octvideo.api.loading import checkpoints_of, load_trained, load_zoo
+    from octvideo.deploy.files import is_exported
     from octvideo.utils.memory import keep_freed_memory
 
+    if args.checkpoint and is_exported(args.checkpoint):
+        return _load_exported(args)
     if args.checkpoint and Path(args.checkpoint).is_dir():
         args.checkpoint = str(checkpoints_of(args.checkpoint)[0])
     model = (
@@ -141,6 +150,17 @@ def load_model(args: argparse.Namespace) -> "nn.Module":
     if torch.device(device).type == "cpu":
         keep_freed_memory()
     return model
+
+
+def _load_exported(args: argparse.Namespace) -> "nn.Module":
+    from octvideo.api.loading import load
+
+    if args.cfg or args.opts or args.device not in (None, "cpu"):
+        raise UserError(
+            f"{args.checkpoint} is exported: it says itself how it is used, and runs on the CPU, "
+            "without --cfg, --opts and --device"
+        )
+    return load(args.checkpoint)
 
 
 def run_model(

@@ -211,6 +211,8 @@ class _Step(nn.Module):
     def _conv(self, x: Tensor) -> Tensor:
         conv = F.conv2d if x.ndim == 4 else F.conv3d
         options = (self.stride, self.padding, self.dilation, self.groups)
+        if not torch.is_autocast_enabled(x.device.type):  # a record would keep the context
+            return conv(x, self.weight, self.bias, *options)
         # The weight's type is that of the step, as it is for the operations of oneDNN.
         with torch.autocast(x.device.type, enabled=False):
             return conv(x, self.weight, self.bias, *options)

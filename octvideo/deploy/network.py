@@ -1,0 +1,183 @@
+"""Exported files in place of a network: they run in the runtime that they are written for."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from octvideo.deploy.files import format_of
+from octvideo.deploy.form import inputs_of
+from octvideo.deploy.pt2 import open_pt2
+from octvideo.deploy.record import KEY, Record, record_from_json
+from octvideo.models.build import Spec
+from octvideo.utils.errors import UserError
+from octvideo.utils.extras import import_extra
+
+Run = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
+
+
+class ExportedNetwork(nn.Module):
+    """Runs an exported file: normalised clips (N, 3, T, S, S) -> scores (N, classes).
+
+    It takes the place of a network in `predict`, `extract_features` and in a test, and knows what
+    they ask a network: ``spec``, ``protocol``, ``class_names``. It runs on the CPU.
+
+    Args:
+        run: the arrays that the file takes -> those that it gives.
+    """
+
+    spec: Spec | None
+
+    def __init__(self, record: Record, run: Run, path: Path) -> None:
+        super().__init__()
+        self.record, self._run, self.path = record, run, path
+        self.spec, self.protocol = record.spec, record.protocol
+        if record.class_names:
+            self.class_names = list(record.class_names)
+        self.training = False
+
+    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Returns what the file gives for what it takes; see `Record`."""
+        found = self._run([x.contiguous().numpy() for x in inputs])
+        return [torch.from_numpy(np.asarray(y)) for y in found]
+
+    @torch.compiler.disable
+    def forward(self, clips: Tensor) -> Tensor:
+        """Normalised clips (N, 3, T, S, S), of images (N, 3, S, S) -> scores (N, classes).
+
+        Raises:
+            UserError: the file was exported for clips of another size or length.
+        """
+        return self._outputs(clips)[0]
+
+    def forward_features(self, clips: Tensor) -> Tensor:
+        """Clips, as in ``forward`` -> features (N, C).
+
+        Raises:
+            UserError: as in ``forward``, or the file gives no features.
+        """
+        if not self.record.features:
+            raise UserError(
+                f"{self.path} gives scores alone: export the network with features=True (octvideo "
+                "export --features)"
+            )
+        return self._outputs(clips)[1]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Returns the features as they are.
+
+        Raises:
+            ValueError: ``pre_logits`` is False.
+        """
+        if not pre_logits:
+            raise ValueError(f"{self.path}: call the network itself for scores")
+        return x
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ExportedNetwork":
+        return self  # nothing in it changes
+
+    def train(self, mode: bool = True) -> "ExportedNetwork":
+        """Stays in evaluation.
+
+        Raises:
+            UserError: it cannot be trained.
+        """
+        if mode:
+            raise UserError(f"{self.path} is exported and cannot be trained: train its checkpoint")
+        return self
+
+    def _outputs(self, clips: Tensor) -> list[Tensor]:
+        want = self.record.clips_shape(len(clips))
+        if tuple(clips.shape) != want:
+            raise UserError(
+                f"{self.path} is exported for {_words(want)} and cannot take {_words(clips.shape)}"
+            )
+        return self.run(inputs_of(clips.float(), self.record))
+
+
+def _words(shape: Sequence[int]) -> str:
+    time = f"{shape[2]} frames of " if len(shape) == 5 else ""
+    return f"{time}{shape[-2]}x{shape[-1]} pixels"
+
+
+def open_exported(path: str | os.PathLike[str]) -> ExportedNetwork:
+    """Opens an exported file in its runtime. Nothing in it is run but the network's operations.
+
+    Raises:
+        UserError: the runtime is missing, or the file is damaged or none of octvideo's.
+    """
+    path = Path(path)
+    name = format_of(path)
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    text, run = _OPENERS[name](path)
+    if not text:
+        raise UserError(
+            f"{path} does not say how it is used, so it was not made by octvideo.export: run it "
+            "in its own runtime, or export the network again"
+        )
+    try:
+        record = record_from_json(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} has a damaged record ({error}): export it again") from error
+    return ExportedNetwork(record, run, path)
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return UserError(
+        f"{path} cannot be opened: it is damaged, or not written for this version of its runtime "
+        f"({reason[0][:200]})"
+    )
+
+
+def _open_onnx(path: Path) -> tuple[str | None, Run]:
+    runtime = import_extra("onnxruntime", "onnx", str(path))
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # errors are raised
+    state = runtime.capi.onnxruntime_pybind11_state
+    kinds = ("Fail", "InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NotImplemented")
+    damages = tuple(getattr(state, kind) for kind in (*kinds, "NoSuchFile", "RuntimeException"))
+    try:
+        session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except damages as error:
+        raise _damaged(path, error) from error
+    names = [value.name for value in session.get_inputs()]
+    record = session.get_modelmeta().custom_metadata_map.get(KEY)
+    return record, lambda inputs: session.run(None, dict(zip(names, inputs, strict=True)))
+
+
+def _open_openvino(path: Path) -> tuple[str | None, Run]:
+    openvino = import_extra("openvino", "openvino", str(path))
+    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY",
+               "INFERENCE_PRECISION_HINT": "f32"}  # fmt: skip
+    if not path.with_suffix(".bin").is_file():
+        raise UserError(
+            f"{path} needs its weights beside it: there is no {path.with_suffix('.bin')}"
+        )
+    try:
+        core = openvino.Core()
+        model = core.read_model(path)
+        record = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
+        network = core.compile_model(model, "CPU", options)
+    except RuntimeError as error:
+        raise _damaged(path, error) from error
+
+    def run(inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        # A request of its own, as threads may share the network.
+        results = network.create_infer_request().infer([*inputs])
+        return [results[i] for i in range(len(network.outputs))]
+
+    return record, run
+
+
+_OPENERS: dict[str, Callable[[Path], tuple[str | None, Run]]] = {
+    "onnx": _open_onnx,
+    "openvino": _open_openvino,
+    "pt2": open_pt2,
+}

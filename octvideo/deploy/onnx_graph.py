@@ -1,0 +1,161 @@
+"""Networks as ONNX graphs without arithmetic of shapes.
+
+torch's exporter records the network for one batch size that occurs nowhere else, with every size
+known: that takes a fraction of the time that it needs for symbolic sizes, and leaves no nodes that
+compute them. Where that batch size stands in the graph, any batch size is put afterwards.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from octvideo.deploy.form import ExportForm, inputs_of
+from octvideo.deploy.record import KEY, Record
+from octvideo.utils.extras import import_extra
+
+OPSET = 18
+_BATCH = 13  # a prime: sizes that are multiples of it come from the batch
+_LARGEST = 2**31  # values of a weight that is computed beforehand
+
+
+def onnx_program(form: ExportForm, record: Record, flat_resize: bool = True) -> Any:
+    """Returns the graph of a network, an ``onnx_ir.Model``, for any batch size.
+
+    flat_resize: videos are upsampled as images with more channels, for which ONNX Runtime has a
+    function of its own (25 times as fast as its general one); OpenVINO is faster without.
+
+    Raises:
+        UserError: a package is missing.
+    """
+    for module in ("onnx", "onnxscript"):
+        import_extra(module, "onnx", "an export to onnx or openvino")
+    from onnxscript import ir, optimizer
+
+    inputs = tuple(inputs_of(torch.zeros(record.clips_shape(_BATCH)), record))
+    with _quiet():
+        program: Any = torch.onnx.export(
+            form,
+            inputs,
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=record.input_names,
+            output_names=record.output_names,
+        )
+    model = program.model
+    optimizer.optimize(model, input_size_limit=_LARGEST, output_size_limit=_LARGEST)
+    graph = model.graph
+    _any_batch(graph, ir)
+    for node in [node for node in graph if node.op_type == "Resize"]:
+        _resize(graph, node, ir, flat_resize)
+    for node in graph:
+        node.metadata_props.clear()  # lines of source, of no use elsewhere
+        for value in (v for v in node.outputs if v not in graph.outputs):
+            value.metadata_props.clear()
+            value.shape = None  # it was recorded for one batch size
+    for value in (*graph.inputs, *graph.outputs):
+        value.shape = ir.Shape(["batch", *list(value.shape)[1:]])
+    return model
+
+
+def save_onnx(model: Any, record: Record, path: Path) -> None:
+    """Writes a graph and its record."""
+    from onnxscript import ir
+
+    model.metadata_props[KEY] = record.to_json()
+    model.producer_name = KEY
+    ir.save(model, path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps torch's exporter from logging that torchvision is missing."""
+    log = logging.getLogger("torch.onnx")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+def _any_batch(graph: Any, ir: Any) -> None:
+    """Lets every Reshape find the batch size by itself."""
+    for node in graph:
+        if node.op_type != "Reshape" or node.inputs[1].const_value is None:
+            continue
+        shape = node.inputs[1].const_value.numpy().copy()
+        if not len(shape) or shape[0] <= 0 or shape[0] % _BATCH:
+            continue
+        shape = np.array([-1, *list(node.outputs[0].shape)[1:]], np.int64)
+        node.replace_input_with(1, _constant(graph, ir, f"{node.outputs[0].name}_shape", shape))
+
+
+def _resize(graph: Any, node: Any, ir: Any, flat: bool) -> None:
+    """Writes an upsampling with factors instead of sizes, of which the batch is one.
+
+    flat: (N, C, T, H, W) -> (N, C * T, H, W) -> upsampled -> (N, C, T, 2 H, 2 W).
+    """
+    x, y = node.inputs[0], node.outputs[0]
+    if node.attributes.get_string("mode", "nearest") != "nearest" or not x.shape.is_static():
+        return
+    before, after = list(x.shape), list(y.shape)
+    factors = [-(-b // a) for a, b in zip(before, after, strict=True)]
+    steps = _Steps(graph, ir, y.name)
+    value, whole = x, [a * f for a, f in zip(before, factors, strict=True)]
+    if flat := flat and len(before) == 5 and factors[2] == 1:
+        value = steps.reshape(value, [-1, before[1] * before[2], *before[3:]])
+        factors = factors[1:]
+    value = steps.add(
+        "Resize",
+        [value, None, steps.constant("factors", np.array(factors, np.float32))],
+        coordinate_transformation_mode="asymmetric",
+        mode="nearest",
+        nearest_mode="floor",
+    )
+    if flat:
+        value = steps.reshape(value, [-1, *whole[1:]])
+    if cut := [i for i, (a, b) in enumerate(zip(whole, after, strict=True)) if a != b]:
+        ends = [after[i] for i in cut]
+        bounds = {"starts": [0] * len(cut), "ends": ends, "axes": cut}
+        inputs = [steps.constant(k, np.array(v, np.int64)) for k, v in bounds.items()]
+        value = steps.add("Slice", [value, *inputs])
+    graph.insert_before(node, steps.nodes)
+    ir.convenience.replace_all_uses_with(y, value, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
+class _Steps:
+    """Nodes that take the place of another one."""
+
+    def __init__(self, graph: Any, ir: Any, name: str) -> None:
+        self.graph, self.ir, self.name = graph, ir, name
+        self.nodes: list[Any] = []
+
+    def constant(self, what: str, values: np.ndarray) -> Any:
+        return _constant(self.graph, self.ir, f"{self.name}_{what}{len(self.nodes)}", values)
+
+    def add(self, operation: str, inputs: list[Any], **attributes: object) -> Any:
+        node = self.ir.node(operation, inputs, attributes)
+        node.outputs[0].name = f"{self.name}_{operation}{len(self.nodes)}"
+        self.nodes.append(node)
+        return node.outputs[0]
+
+    def reshape(self, value: Any, shape: list[int]) -> Any:
+        return self.add("Reshape", [value, self.constant("shape", np.array(shape, np.int64))])
+
+
+def _constant(graph: Any, ir: Any, name: str, values: np.ndarray) -> Any:
+    value = ir.Value(name=name, const_value=ir.tensor(values, name=name))
+    value.shape, value.type = (
+        ir.Shape(values.shape),
+        ir.TensorType(ir.DataType.from_numpy(values.dtype)),
+    )
+    graph.register_initializer(value)
+    return value

@@ -1,0 +1,180 @@
+"""Files that `octvideo.export` writes, run in their runtimes without octvideo."""
+
+import collections
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+
+import octvideo
+from octvideo.cli.main import main
+from octvideo.data.transforms import normalize
+from support import liven
+
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
+PACKAGES = {
+    "onnx": ("onnxscript", "onnxruntime"),
+    "openvino": ("onnxscript", "openvino"),
+    "pt2": (),
+}
+every_format = pytest.mark.parametrize("form", SUFFIXES)
+
+
+def exported(tmp_path, form, model, **options):
+    for package in PACKAGES[form]:
+        pytest.importorskip(package, reason=f"needs octvideo[{form}]")
+    path = tmp_path / f"model{SUFFIXES[form]}"
+    difference = octvideo.export(model, path, form, **options)
+    assert difference < 1e-4
+    return path
+
+
+def run(path, *inputs):
+    """The outputs of a file, by the runtime's own interface."""
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path)
+        names = [value.name for value in session.get_inputs()]
+        return session.run(None, dict(zip(names, inputs, strict=True)))
+    if path.suffix == ".xml":
+        import openvino
+
+        results = openvino.Core().compile_model(path, "CPU")(inputs)
+        return [results[i] for i in range(len(results))]
+    found = torch.export.load(path).module()(*map(torch.from_numpy, inputs))
+    return [y.numpy() for y in (found if isinstance(found, (list, tuple)) else [found])]
+
+
+def check(got, want):
+    want = want.numpy()
+    assert got.shape == want.shape
+    assert np.abs(got - want).max() < 1e-4 * np.abs(want).max()
+
+
+@every_format
+def test_frames_in_logits_and_features_out(form, narrow, tmp_path):
+    """Whoever runs the file has nothing to re-implement."""
+    path = exported(tmp_path, form, narrow, inputs="frames", logits=True, features=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 64, 64, 3), dtype=np.uint8)
+    logits, features = run(path, pixels)
+    protocol = narrow.protocol
+    clips = normalize(torch.from_numpy(pixels).permute(0, 4, 1, 2, 3), protocol.mean, protocol.std)
+    with torch.no_grad():
+        maps = narrow.forward_features(clips)
+        check(features, narrow.forward_head(maps, pre_logits=True))
+        check(torch.from_numpy(logits).softmax(1).numpy(), narrow(clips))  # at one position
+    assert sorted(os.listdir(tmp_path)) == sorted(
+        {path.name, *([path.with_suffix(".bin").name] if form == "openvino" else [])}
+    )
+
+
+@pytest.mark.parametrize(
+    "form", ["onnx", *(pytest.param(f, marks=pytest.mark.slow) for f in ("openvino", "pt2"))]
+)
+@pytest.mark.parametrize("inputs", ["clips", "pathways"])
+def test_slowfast(form, inputs, tmp_path):
+    torch.manual_seed(0)
+    options = {"depth": 14, "width_per_group": 32, "crop_size": 64, "num_frames": 16}
+    model = liven(octvideo.create_model("slowfast_4x16_r50", 5, 0.25, **options))
+    path = exported(tmp_path, form, model, inputs=inputs)
+    clips = torch.randn(2, 3, 16, 64, 64)
+    slow = clips[:, :, [0, 15]]
+    given = [slow, clips] if inputs == "pathways" else [clips]
+    with torch.no_grad():
+        check(run(path, *(x.numpy() for x in given))[0], model(clips))
+
+
+@pytest.mark.parametrize("crop", [64, 70])  # of 70 pixels some maps have odd sides
+def test_the_onnx_graph_has_few_nodes(crop, narrow, tmp_path):
+    onnx = pytest.importorskip("onnx", reason="needs octvideo[onnx]")
+    path = exported(tmp_path, "onnx", narrow, crop_size=crop)
+    graph = onnx.load(path).graph
+    kinds = collections.Counter(node.op_type for node in graph.node)
+    layers = ("Conv", "Relu", "Add", "MaxPool", "AveragePool", "Concat", "Resize", "MatMul", "Gemm")
+    assert len(graph.node) <= 1.5 * sum(kinds[kind] for kind in layers)
+    assert not kinds.keys() & {"Shape", "Gather", "Expand", "Unsqueeze", "Constant"}
+    assert onnx.load(path).opset_import[0].version == 18
+
+
+@pytest.mark.slow
+@every_format
+@pytest.mark.parametrize("name", ["resnet26_v2", "x3d_xs", "c2d_nln_r50", "mobilenet_v2_1.0"])
+def test_other_networks(form, name, tmp_path):
+    torch.manual_seed(0)
+    model = liven(octvideo.create_model(name, 5, 0.25, crop_size=64))
+    exported(tmp_path, form, model, crop_size=64)
+
+
+@pytest.mark.slow
+@every_format
+@pytest.mark.parametrize("name", ["torchvision/resnet18", "pytorchvideo/slow_r50"])
+def test_networks_of_other_projects(form, name, tmp_path):
+    pytest.importorskip(name.partition("/")[0])
+    torch.manual_seed(0)
+    model = octvideo.create_model(name, 5, 0.25, crop_size=64).eval()
+    exported(tmp_path, form, model, crop_size=64, logits=True)
+
+
+def test_an_optimised_network(narrow, tmp_path):
+    exported(tmp_path, "onnx", octvideo.optimize_for_inference(narrow))
+
+
+@every_format
+def test_a_file_that_differs_gets_no_name(form, narrow, tmp_path):
+    for package in PACKAGES[form]:
+        pytest.importorskip(package)
+    with pytest.raises(octvideo.UserError, match="tolerance"):
+        octvideo.export(narrow, tmp_path / f"model{SUFFIXES[form]}", tolerance=0)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "words"),
+    [
+        ("model.tflite", {}, ("onnx", "openvino", "pt2")),
+        ("model.onnx", {"format": "pt2"}, ("model.onnx", "pt2")),
+        ("model.onnx", {"format": "coreml"}, ("coreml", "onnx")),
+        ("file/model.onnx", {}, ("file",)),
+        ("model.onnx", {"inputs": "pathways"}, ("SlowFast",)),
+        ("model.onnx", {"inputs": "sound"}, ("sound", "frames")),
+    ],
+)
+def test_wrong_use(path, options, words, narrow, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(octvideo.UserError) as error:
+        octvideo.export(narrow, tmp_path / path, **options)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_half_is_refused(narrow, tmp_path):
+    half = octvideo.optimize_for_inference(narrow, torch.bfloat16)
+    with pytest.raises(octvideo.UserError, match="float32"):
+        octvideo.export(half, tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "package", "extra"),
+    [(".onnx", "onnxscript", "onnx"), (".xml", "openvino", "openvino")],
+)
+def test_a_missing_package_is_named(suffix, package, extra, narrow, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    with pytest.raises(octvideo.UserError, match=extra):
+        octvideo.export(narrow, tmp_path / f"model{suffix}")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_command(small, tmp_path, capsys):
+    pytest.importorskip("onnxruntime", reason="needs octvideo[onnx]")
+    onnx = pytest.importorskip("onnx", reason="needs octvideo[onnx]")
+    path = tmp_path / "small.onnx"
+    words = ["--cfg", str(small.cfg), "--checkpoint", str(small.checkpoint), str(path)]
+    assert main(["export", *words, "--licence", "CC0", "--opts", *small.opts]) == 0
+    assert str(path) in capsys.readouterr().out
+    [record] = [p.value for p in onnx.load(path).metadata_props if p.key == "octvideo"]
+    record = json.loads(record)
+    assert record["input_shape"] == ["batch", 3, 4, 72, 72] or record["input_shape"][3:] == [72, 72]
+    assert (record["licence"], record["octave_alpha"]) == ("CC0", small.model.spec.octave.alpha)
+    assert main(["export", *words[:4], str(tmp_path / "small.txt")]) == 2
