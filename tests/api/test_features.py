@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from octvideo.api.loading import load_trained
 from octvideo.api.protocols import protocol_of
 from octvideo.data.sources import videos as reader
 from octvideo.utils.errors import UserError
-from support import ROOT
+from support.commands import run_tool
 
 
 @pytest.fixture(scope="module")
@@ -152,16 +151,15 @@ def test_a_decoder_that_hangs_or_crashes(small, model, tmp_path, monkeypatch, fa
 
 def test_tool(small, model, tmp_path):
     (tmp_path / "broken.mp4").write_text("no video")
-    command = [sys.executable, ROOT / "tools/extract_features.py", "--cfg", small.cfg]
+    words = ["--cfg", small.cfg, "--checkpoint", small.checkpoint, "--fast"]
     # As a spreadsheet exports it: tabs, quotes, a header; and without labels, behind a prefix.
     rows = [line.split() for line in (small.data / "test.csv").read_text().splitlines()]
     lines = ["path\tlabel", *(f'"{path}"\t"{label}"' for path, label in rows[1:])]
     (tmp_path / "a.csv").write_text("\n".join(lines))
     (tmp_path / "b.csv").write_text(rows[0][0])
-    command += ["--checkpoint", small.checkpoint, "--fast", "--prefix", small.data]
-    command += ["--list", tmp_path / "a.csv", "--list", tmp_path / "b.csv"]
-    command += ["--out", tmp_path / "f.npz", tmp_path / "broken.mp4", "--opts", *small.opts]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+    words += ["--list", tmp_path / "a.csv", "--list", tmp_path / "b.csv", "--prefix", small.data]
+    words += ["--out", tmp_path / "f.npz", tmp_path / "broken.mp4", "--opts", *small.opts]
+    done = run_tool("extract_features.py", *words)
     assert done.returncode == 1, done.stderr
     assert "broken.mp4" in done.stderr
     assert "3 videos done, 1 without features" in done.stdout

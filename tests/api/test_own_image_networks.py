@@ -2,8 +2,6 @@
 
 import json
 import logging
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +21,7 @@ from octvideo.data.synthetic.videos import make_synthetic
 from octvideo.engine import run_test
 from octvideo.models import build_model
 from support import ROOT, liven
+from support.commands import run_tool
 
 CFG = ROOT / "configs/Synthetic/OCT_RESNET26.yaml"
 SMALL = ["RESNET.WIDTH_PER_GROUP", 4, "DATA.TRAIN_CROP_SIZE", 32, "DATA.TEST_CROP_SIZE", 39]
@@ -104,10 +103,9 @@ def test_the_tool(own: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / "cut.jpg").write_bytes(picture.read_bytes()[:300])
     make_synthetic(tmp_path / "set", num_train=1, num_val=0, num_test=0, seconds=(1, 1))
     [video] = (tmp_path / "set").rglob("*.mp4")
-    command = [sys.executable, ROOT / "tools/predict.py", "--cfg", CFG, "--checkpoint"]
-    command += [own.checkpoint, "--json", picture, tmp_path / "photo", tmp_path / "cut.jpg", video]
-    command = list(map(str, [*command, "--opts", *own.opts]))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    words = ["--cfg", CFG, "--checkpoint", own.checkpoint, "--json", "--opts", *own.opts]
+    files = [picture, tmp_path / "photo", tmp_path / "cut.jpg", video]
+    done = run_tool("predict.py", *files, *words)
     assert done.returncode == 1, done.stderr
     assert "cut.jpg" in done.stderr
     first, second, third = map(json.loads, done.stdout.splitlines())

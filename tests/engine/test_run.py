@@ -33,8 +33,10 @@ from octvideo.engine.train import build_trainer
 from octvideo.models import build_model
 from octvideo.utils.errors import UserError
 from support import ROOT
+from support.commands import run_tool
 from support.jobs import assert_same_weights
 from support.stopping import StopAfter
+from support.trainers import Trainers
 
 COMMAND = [sys.executable, str(ROOT / "tools/run_net.py"), "--cfg"]
 CFG = str(ROOT / "configs/Synthetic/OCT_I3D.yaml")
@@ -351,7 +353,7 @@ def long_run(tiny_opts, tmp_path):
     """Options of a run of six epochs, and the weights that it has at its end."""
     opts = [*tiny_opts, *SLOWER, "LOG_PERIOD", "1", "DATA_LOADER.NUM_WORKERS", "1"]
     straight = [*opts, "OUTPUT_DIR", str(tmp_path / "straight")]
-    subprocess.run([*COMMAND, CFG, "--opts", *straight], check=True, capture_output=True)
+    assert Trainers(Path(CFG), straight).join() == [0]
     return opts, weights_of(load_cfg(CFG, straight))
 
 
@@ -454,9 +456,7 @@ def _own_the_terminal() -> None:
 )
 def test_mistakes_end_with_a_line_before_any_work(tiny_opts, tmp_path, opts, message):
     """The form without --opts."""
-    run = subprocess.run(
-        [*COMMAND, CFG, *tiny_opts, *opts], capture_output=True, text=True, timeout=60
-    )
+    run = run_tool("run_net.py", "--cfg", CFG, *tiny_opts, *opts)
     assert run.returncode == 2
     assert message in run.stdout + run.stderr
     assert "Traceback" not in run.stdout + run.stderr
@@ -464,8 +464,7 @@ def test_mistakes_end_with_a_line_before_any_work(tiny_opts, tmp_path, opts, mes
 
 
 def test_two_files_need_two_folders(tiny_opts):
-    command = [*COMMAND, CFG, str(ROOT / "configs/Synthetic/I3D.yaml"), *tiny_opts]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    run = run_tool("run_net.py", "--cfg", CFG, ROOT / "configs/Synthetic/I3D.yaml", *tiny_opts)
     assert run.returncode == 2
     assert "OUTPUT_DIR of its own" in run.stderr
 

@@ -35,7 +35,12 @@ NETWORKS = {
     "oct_csn": ("csn_r101", 0.25, {**NARROW, "num_frames": 8}),
     "oct_resnet": ("resnet26_v2", 0.25, {"width": 8, "head_activation": "none"}),
 }
-every_network = pytest.mark.parametrize("name", NETWORKS)
+# Of the others, these have the layers too.
+QUICK = ("oct_nln", "oct_slowfast", "oct_x3d", "oct_resnet")
+every_network = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in NETWORKS],
+)
 as_it_is_and_optimized = pytest.mark.parametrize("optimized", [False, True])
 
 

@@ -17,7 +17,11 @@ from octvideo.models import ResNetSpec, build
 from octvideo.models.spec import NL5, NonLocalPlacement, OctavePlacement
 from support import every_model, narrowed
 
-FORMS = [(0.0, (2, 3, 4, 5)), (0.25, (2, 3, 4, 5)), (0.5, (2, 3, 4)), (0.1, (3, 5))]
+FORMS = [
+    *((0.0, (2, 3, 4, 5)), (0.25, (2, 3, 4, 5))),
+    pytest.param(0.5, (2, 3, 4), marks=pytest.mark.slow),
+    pytest.param(0.1, (3, 5), marks=pytest.mark.slow),
+]
 
 
 def trained(model: nn.Module) -> nn.Module:

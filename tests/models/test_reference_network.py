@@ -239,7 +239,7 @@ DEPTHS = {14: (1, 1, 1, 1), 26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 
 @pytest.mark.parametrize("arch", ["c2d", "i3d", "slow"])
-@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("depth", [14, 26, 50, pytest.param(101, marks=pytest.mark.slow)])
 def test_plain_networks(arch: str, depth: int) -> None:
     compare(f"{arch}_r50", DEPTHS[depth], depth=depth)
 
@@ -268,8 +268,17 @@ def test_dilated_basic_blocks(alpha: float) -> None:
     compare("i3d_r18", (2, 2, 2, 2), octave_alpha=alpha, **dilated)
 
 
-@pytest.mark.parametrize("stages", [(2, 3, 4, 5), (2, 3, 4), (3, 4), (5,), (2, 5)], ids=str)
-@pytest.mark.parametrize("alpha", [0.1, 0.25, 0.5, 0.875])
+@pytest.mark.parametrize(
+    ("alpha", "stages"),
+    [
+        pytest.param(alpha, s, marks=[pytest.mark.slow] * (alpha not in (a, 0.875)))
+        for s, a in (
+            *(((2, 3, 4, 5), 0.1), ((2, 3, 4), 0.25), ((3, 4), 0.5), ((5,), 0.25), ((2, 5), 0.1)),
+        )
+        for alpha in (0.1, 0.25, 0.5, 0.875)
+    ],
+    ids=str,
+)
 def test_octave_networks(alpha: float, stages: tuple[int, ...]) -> None:
     compare("i3d_r50", DEPTHS[26], octave_alpha=alpha, octave_stages=stages, depth=26)
 
@@ -296,8 +305,7 @@ def test_options(options: dict, alpha: float) -> None:
 
 
 @pytest.mark.parametrize("instantiation", ["softmax", "dot_product"])
-@pytest.mark.parametrize("alpha", [0.0, 0.25])
-@pytest.mark.parametrize("mode", ["cross", "high"])
+@pytest.mark.parametrize(("alpha", "mode"), [(0.0, "cross"), (0.25, "cross"), (0.25, "high")])
 def test_non_local_networks(instantiation: str, alpha: float, mode: str) -> None:
     placement = NonLocalPlacement(((0,), (), (0, 1), (1,)), instantiation)
     compare(
@@ -311,9 +319,19 @@ def test_non_local_networks(instantiation: str, alpha: float, mode: str) -> None
     )
 
 
-@pytest.mark.parametrize("pathways", [(0,), (1,), (0, 1)], ids=str)
-@pytest.mark.parametrize("stages", [(2, 3, 4, 5), (2, 3, 4), (3,)], ids=str)
-@pytest.mark.parametrize("alpha", [0.0, 0.25])
+@pytest.mark.parametrize(
+    ("alpha", "stages", "pathways"),
+    [
+        (0.0, (), (0,)),
+        *((0.25, (2, 3, 4, 5), pathways) for pathways in ((0,), (1,), (0, 1))),
+        *((0.25, (2, 3, 4), (0,)), (0.25, (3,), (0, 1))),
+        *(
+            pytest.param(0.25, *form, marks=pytest.mark.slow)
+            for form in (((2, 3, 4), (1,)), ((2, 3, 4), (0, 1)), ((3,), (0,)), ((3,), (1,)))
+        ),
+    ],
+    ids=str,
+)
 def test_slowfast(alpha: float, stages: tuple[int, ...], pathways: tuple[int, ...]) -> None:
     compare(
         "slowfast_r50",
@@ -328,7 +346,13 @@ def test_slowfast(alpha: float, stages: tuple[int, ...], pathways: tuple[int, ..
     )
 
 
-@pytest.mark.parametrize("name", ["slowfast_r50", "slowfast_4x16_r50", "slowfast_nln_r50"])
-@pytest.mark.parametrize("alpha", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("name", "alpha"),
+    [
+        pytest.param(name, alpha, marks=[pytest.mark.slow] * (not (alpha and "nln" in name)))
+        for name in ("slowfast_r50", "slowfast_4x16_r50", "slowfast_nln_r50")
+        for alpha in (0.0, 0.1)
+    ],
+)
 def test_slowfast_of_full_depth(name: str, alpha: float) -> None:
     compare(name, DEPTHS[50], octave_alpha=alpha, num_frames=16)

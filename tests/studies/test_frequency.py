@@ -1,7 +1,6 @@
 """Spectra of maps whose frequencies are known."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from octvideo.utils.errors import UserError
 from studies.frequency import draw_spectra, energy_spectrum, layer_spectra, radial_profile
-from support import ROOT
+from support.commands import run_tool
 
 
 def wave(size: int, cycles: tuple[int, int], frames: int | None = None) -> Tensor:
@@ -105,8 +104,7 @@ def test_errors() -> None:
 
 
 def analyze(*options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "tools" / "analyze.py", "frequency", *options]
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    return run_tool("analyze.py", "frequency", *options)
 
 
 @pytest.mark.timeout(120)

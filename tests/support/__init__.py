@@ -17,6 +17,7 @@ VIDEO_MODELS = [name for name in list_models() if name not in IMAGE_MODELS and n
 # They differ from another model in little but their size: tests of every model are slow there.
 _LARGE = (
     "r101",
+    *("c2d_r18", "slow_r18"),
     "slow_c2d_r50",
     "slow_i3d_r50",
     "slow_4x16_r50",

@@ -1,8 +1,6 @@
 """tools/convert_checkpoint.py, as a command and as a function."""
 
 import hashlib
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,6 +14,7 @@ from octvideo.models import spec_from_dict
 from octvideo.models.from_cfg import spec_of
 from octvideo.weights import load_into, read_weights
 from support import ROOT, load_tool
+from support.commands import run_tool
 
 TOOL = ROOT / "tools" / "convert_checkpoint.py"
 TINY_OPTIONS = {key: value for key, value in TINY.items() if key != "num_classes"}
@@ -37,8 +36,8 @@ def sha256(path) -> str:
 def test_the_command(shared, tmp_path):
     source = tiny(seed=1)
     path, result = write_caffe2(tmp_path / "I3D.pkl", source), tmp_path / "new" / "I3D.pyth"
-    command = [sys.executable, str(TOOL), str(path), str(result), "--sha256", sha256(path), *MODEL]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    run = run_tool("convert_checkpoint.py", path, result, "--sha256", sha256(path), *MODEL)
+    assert run.returncode == 0, run.stderr
     assert sha256(path) in run.stdout
     assert sha256(result) in run.stdout
     assert "(caffe2): 320 entries loaded, none left out" in run.stdout

@@ -32,6 +32,7 @@ from octvideo.data.synthetic.scenes import ACTIONS, render_clip
 from octvideo.data.synthetic.videos import write_video
 from octvideo.utils.errors import UserError
 from support import ROOT, SHARED
+from support.commands import run_tool
 
 BAD_CONTENT = {"empty.mp4": b"", "text.mp4": b"this is no video\n" * 50}
 REAL = [
@@ -354,7 +355,14 @@ def frames_of(path: Path) -> torch.Tensor:
     return torch.from_numpy(frames).permute(0, 3, 1, 2).float()
 
 
-@pytest.mark.parametrize("source", REAL, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(p, marks=[pytest.mark.slow] * (p.name in ("vfr.mp4", "odd444.mp4")))
+        for p in REAL
+    ],
+    ids=lambda path: path.name,
+)
 def test_real_files_reencoded(shared, tmp_path, source):
     target = tmp_path / "deep" / "small.mp4"
     reencode(source, target)
@@ -521,7 +529,7 @@ def test_the_tool_on_good_and_bad_files(shared, tmp_path):
 )
 def test_mistakes_at_the_command_line(tree, tmp_path, options, message):
     options = [option.format(tmp=tmp_path, tree=tree) for option in options]
-    done = subprocess.run([*TOOL, *options, "--out", tmp_path], capture_output=True, text=True)
+    done = run_tool("prepare_dataset.py", *options, "--out", tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
