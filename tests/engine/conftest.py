@@ -38,21 +38,23 @@ def tiny_options(folder: Path) -> dict[str, object]:
     }
 
 
-def _words(options: dict[str, object]) -> list[str]:
-    return [str(word) for pair in options.items() for word in pair]
+@pytest.fixture(scope="session")
+def tiny_words(tiny_set) -> list[str]:
+    """Options for configs/Synthetic/OCT_I3D.yaml: four steps an epoch, two epochs."""
+    return [str(word) for pair in tiny_options(tiny_set).items() for word in pair]
 
 
 @pytest.fixture
-def tiny_opts(tiny_set, tmp_path) -> list[str]:
-    """Options for configs/Synthetic/OCT_I3D.yaml: four steps an epoch, two epochs."""
-    return [*_words(tiny_options(tiny_set)), "OUTPUT_DIR", str(tmp_path / "run")]
+def tiny_opts(tiny_words, tmp_path) -> list[str]:
+    """The same, with a folder of the test for the run."""
+    return [*tiny_words, "OUTPUT_DIR", str(tmp_path / "run")]
 
 
 @pytest.fixture(scope="session")
-def job_opts(tiny_set) -> list[str]:
+def job_opts(tiny_words) -> list[str]:
     """Options of a run of several processes: two nodes of one, two steps an epoch, eight epochs."""
     return [
-        *_words(tiny_options(tiny_set)),
+        *tiny_words,
         *("SOLVER.MAX_EPOCH", "8", "TRAIN.EVAL_PERIOD", "0", "TEST.ENABLE", "False"),
         *("LOG_PERIOD", "1", "DATA_LOADER.NUM_WORKERS", "1", "TRAIN.CHECKPOINT_PERIOD", "1"),
     ]

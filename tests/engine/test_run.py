@@ -54,7 +54,7 @@ def weights_of(cfg) -> dict[str, torch.Tensor]:
 
 
 def with_opts(opts: list[str], *more: object):
-    return load_cfg(CFG, [*opts, *map(str, more)])
+    return load_cfg(CFG, [*map(str, [*opts, *more])])
 
 
 def test_training_writes_what_users_expect(tiny_opts):
@@ -103,11 +103,17 @@ def test_loss_falls_on_a_set_that_is_learnt_by_heart(tiny_opts):
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
 
 
+@pytest.fixture(scope="module")
+def straight(tiny_words, tmp_path_factory) -> dict[str, torch.Tensor]:
+    """The weights at the end of a run by ``tiny_opts`` that nothing has disturbed."""
+    cfg = with_opts(tiny_words, "OUTPUT_DIR", tmp_path_factory.mktemp("straight"))
+    run_train(cfg)
+    return weights_of(cfg)
+
+
 @pytest.mark.parametrize("checks", [0, 2, 3, 4, 5, 6, 9])
-def test_a_stopped_run_goes_on_to_the_same_weights(tiny_opts, tmp_path, checks):
+def test_a_stopped_run_goes_on_to_the_same_weights(tiny_opts, straight, checks):
     """Wherever it stops: in a step, in precise batch norm, in validation, in the second epoch."""
-    straight = with_opts(tiny_opts, "OUTPUT_DIR", tmp_path / "straight")
-    run_train(straight)
     cfg = with_opts(tiny_opts)
     trainer = build_trainer(cfg, start_run(cfg))
     trainer.start()
@@ -116,7 +122,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tiny_opts, tmp_path, checks):
     assert list_checkpoints(Path(cfg.OUTPUT_DIR) / "checkpoints")
     torch.manual_seed(99)  # what the checkpoint does not bring would show
     run_train(cfg)
-    assert_same_weights(weights_of(cfg), weights_of(straight))
+    assert_same_weights(weights_of(cfg), straight)
     assert not list(Path(cfg.OUTPUT_DIR).glob("checkpoints/*step*"))
 
 
