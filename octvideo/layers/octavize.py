@@ -117,6 +117,9 @@ def octavize(
         _replace(model, vanilla)
         raise
     _replace(model, {new: old for new, old in vanilla.items() if _is_vanilla(new, placement)})
+    for module in model.modules():
+        if type(module) is nn.Conv3d:  # as fast as its octave neighbours, in their memory format
+            module.__class__ = Conv3d
     return model
 
 

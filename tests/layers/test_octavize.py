@@ -8,8 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octvideo.layers import BatchNorm2d, OctConv2d, OctTensor, Placement, octavize, strict
-from octvideo.layers.conv3d_as_2d import Conv2d
+from octvideo.layers import (
+    BatchNorm2d,
+    OctConv2d,
+    OctConv3d,
+    OctTensor,
+    Placement,
+    octavize,
+    strict,
+)
+from octvideo.layers.conv3d_as_2d import Conv2d, Conv3d
 
 
 class Block(nn.Module):
@@ -149,3 +157,15 @@ def test_a_layer_that_cannot_be_octave_is_named() -> None:
     net = nn.Sequential(Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3))
     with pytest.raises(ValueError, match=r"^1 cannot be octave: .*padding must be \(1, 1\)"):
         octavize(net, Placement(lambda name: name == "0", 0.25), EXAMPLE)
+
+
+def test_vanilla_3d_convolutions_run_as_ours() -> None:
+    """The layers that stay vanilla take the memory format of their octave neighbours."""
+    model = nn.Sequential(
+        nn.Conv3d(3, 8, 3, padding=1), nn.Conv3d(8, 8, 1), nn.Conv3d(8, 8, (3, 1, 1))
+    )
+    x = torch.randn(1, 3, 4, 8, 8)
+    want = model[0](x)
+    octavize(model, Placement(lambda name: name == "1", 0.25), x)
+    assert [type(layer) for layer in model] == [Conv3d, OctConv3d, OctConv3d]
+    torch.testing.assert_close(model[0](x), want)

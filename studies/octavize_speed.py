@@ -1,0 +1,68 @@
+"""Whether networks of other libraries, octavized, run as fast as our built-in octave networks.
+
+    python -m studies.octavize_speed --rounds 15
+
+For each pair, one line: the median times of a batch of one on one thread, and the median of the
+ratios octavized / built-in. The two take turns, so that what else the machine does meets both.
+``optimize_for_inference`` knows only our blocks, so the built-in networks are timed with it, too.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from torch import Tensor, nn
+
+from octvideo import create_model, octavize, optimize_for_inference
+from studies.octavize_networks import networks
+
+ALPHA = 0.25
+PAIRS = {"torchvision/resnet50": "resnet50_v1b", "pytorchvideo/slow_r50": "slow_r50"}
+
+
+def models(name: str) -> tuple[dict[str, nn.Module], Tensor]:
+    """Returns the networks of a pair, and an input."""
+    network = next(network for network in networks() if network.name == name)
+    x = network.inputs(1, network.full)
+    vanilla = network.build(network.full)
+    own = create_model(PAIRS[name], octave_alpha=ALPHA)
+    found = {
+        "octavized": octavize(vanilla, ALPHA, example=x),
+        "built-in": own,
+        "built-in, optimized": optimize_for_inference(own),
+        "vanilla": vanilla,
+    }
+    return {key: model.eval() for key, model in found.items()}, x
+
+
+@torch.inference_mode()
+def seconds(pair: dict[str, nn.Module], x: Tensor, rounds: int) -> dict[str, list[float]]:
+    """Returns the times of each network, after one pass that does not count."""
+    times: dict[str, list[float]] = {key: [] for key in pair}
+    for turn in range(rounds + 1):
+        for key in sorted(pair, reverse=turn % 2 == 0):
+            started = time.process_time()
+            pair[key](x)
+            if turn:
+                times[key].append(time.process_time() - started)
+    return times
+
+
+def main() -> None:
+    """Prints a line for each pair."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in PAIRS:
+        times = seconds(*models(name), args.rounds)
+        ratio = statistics.median(
+            a / b for a, b in zip(times["octavized"], times["built-in"], strict=True)
+        )
+        medians = {key: round(1000 * statistics.median(t), 1) for key, t in times.items()}
+        print(f"{name}: octavized / built-in {ratio:.3f}; ms {medians}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
