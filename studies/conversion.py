@@ -14,7 +14,7 @@ after each step the accuracy, or the agreement of the first class with the vanil
 there are no labels.
 
 "converted" is ``octavize`` alone, "calibrated" that and ``calibrate``, "refit" that and ``refit``.
-"distilled 20" is 20 steps of ``distill`` behind ``refit``, and ``calibrate``.
+"distilled 20" is 20 steps of ``distill`` behind that, and ``calibrate``.
 """
 
 import argparse
@@ -63,8 +63,9 @@ def convert(
     ).eval()
     scores = {"vanilla": task.measure(task.model), "converted": task.measure(octave)}
     scores["calibrated"] = task.measure(calibrate(copy.deepcopy(octave), task.batches))
-    refit(octave, task.model, task.batches[:refit_batches])
-    scores["refit"] = task.measure(octave)
+    if refit_batches:
+        refit(octave, task.model, task.batches[:refit_batches])
+        scores["refit"] = task.measure(octave)
     for count in steps:
         student = copy.deepcopy(octave)
         distill(student, task.model, task.batches, count, lr=LEARNING_RATE)
@@ -204,7 +205,9 @@ def main() -> None:
         command.add_argument("--choose", nargs="+", default=["first", "smooth"])
         command.add_argument("--steps", type=int, nargs="*", default=[20], help="of distillation")
         command.add_argument("--batches", type=int, default=20)
-        command.add_argument("--refit-batches", type=int, default=10, help="for refit, of those")
+        command.add_argument(
+            "--refit-batches", type=int, default=10, help="for refit, of those; 0: none"
+        )
     args = parser.parse_args()
     if args.command == "table":
         print(table(args.lines))

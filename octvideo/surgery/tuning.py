@@ -67,7 +67,8 @@ def distill(
     batches: Iterable[Example],
     steps: int,
     *,
-    lr: float = 0.02,
+    lr: float = 0.002,
+    max_norm: float = 1.0,
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     loss: Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -86,6 +87,8 @@ def distill(
         batches: inputs; they start over where they end.
         steps: how many batches to take.
         lr: the first learning rate.
+        max_norm: longer gradients are shortened to it: without, a network with large outputs
+            moves away from its teacher.
         loss: of the student's and the teacher's outputs, in place of the divergence of logits
             (N, K) along the last axis.
         progress: called with step and loss.
@@ -113,6 +116,7 @@ def distill(
                 raise ValueError(f"the loss is {value.item()} at step {step}: set a lower lr")
             optimizer.zero_grad()
             value.backward()
+            nn.utils.clip_grad_norm_(parameters, max_norm)
             optimizer.step()
             schedule.step()
             if progress is not None:
