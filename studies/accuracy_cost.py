@@ -22,6 +22,8 @@ are of a bootstrap over seeds and clips (95 %).
 """
 
 import argparse
+import bisect
+import functools
 import json
 import math
 import subprocess
@@ -29,7 +31,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,19 +86,22 @@ def networks(cfg: str, opts: Sequence[str] = ()) -> list[Network]:
         )
         rivals: tuple[tuple[str, Callable[[int], tuple[str, ...]], Sequence[int]], ...] = (
             ("narrowed", _width, range(max(width // 2, 1), width + 1)),
-            ("smaller", partial(_resolution, base), range(size // 2, size + 1, 4)),
+            ("smaller", functools.partial(_resolution, base), range(size // 2, size + 1, 4)),
         )
         for kind, options, values in rivals:
-            _, _, closest = min(
-                (abs(macs(cfg, (*opts, *options(value))) - cost), -value, options(value))
-                for value in values
-            )
-            found.append(Network(f"{kind} {alpha:g}", kind, alpha, closest))
+            value = closest(values, lambda v: macs(cfg, (*opts, *options(v))), cost)  # noqa: B023
+            found.append(Network(f"{kind} {alpha:g}", kind, alpha, options(value)))
     wide = (*octave(0.25), *_width(round(1.12 * width)))
     found.append(Network("widened 0.25", "widened", 0.25, wide))
     for name, variant in VARIANTS.items():
         found.append(Network(name, "variant", 0.25, octave(0.25), variant))
     return found
+
+
+def closest(values: Sequence[int], cost: Callable[[int], int], wanted: int) -> int:
+    """Returns the value whose cost is closest to what is wanted; the cost must rise with it."""
+    above = bisect.bisect_left(values, wanted, key=cost)
+    return min(values[max(above - 1, 0) : above + 1], key=lambda value: abs(cost(value) - wanted))
 
 
 def _width(width: int) -> tuple[str, ...]:
@@ -122,9 +126,15 @@ def _load(cfg: str, opts: Sequence[str]) -> Any:
 
 def macs(cfg: str, opts: Sequence[str]) -> int:
     """Returns the multiply-adds of a configuration's network for one clip."""
+    return _complexity(cfg, tuple(opts))[0]
+
+
+@functools.cache
+def _complexity(cfg: str, opts: tuple[str, ...]) -> tuple[int, int]:
     from octvideo.api.complexity import complexity_of
 
-    return complexity_of(_load(cfg, opts), "")["macs"]
+    found = complexity_of(_load(cfg, opts), "")
+    return found["macs"], found["params"]
 
 
 def train_and_test(network: Network, cfg: str, seed: int, runs: Path, opts: Sequence[str]) -> Line:
@@ -143,13 +153,14 @@ def train_and_test(network: Network, cfg: str, seed: int, runs: Path, opts: Sequ
         right = (table["scores"].sum(1).argmax(1) == table["labels"])[order]
     log = [json.loads(text.split("json_stats: ")[-1]) for text in _stats(scores.parent)]
     validated = [entry["top1_err"] for entry in log if entry["_type"] == "val_epoch"]
+    cost, params = _complexity(cfg, (*opts, *network.opts))
     return {
         "network": network.name,
         "kind": network.kind,
         "alpha": network.alpha,
         "seed": seed,
-        "macs": macs(cfg, (*opts, *network.opts)),
-        "params": _params(cfg, (*opts, *network.opts)),
+        "macs": cost,
+        "params": params,
         "test_top1": round(100 * float(right.mean()), 2),
         "val_top1": round(100 - validated[-1], 2),
         "clips": len(right),
@@ -162,12 +173,6 @@ def train_and_test(network: Network, cfg: str, seed: int, runs: Path, opts: Sequ
 
 def _stats(folder: Path) -> list[str]:
     return (folder / "json_stats.log").read_text().splitlines()
-
-
-def _params(cfg: str, opts: Sequence[str]) -> int:
-    from octvideo.api.complexity import complexity_of
-
-    return complexity_of(_load(cfg, opts), "")["params"]
 
 
 def _made_by() -> Line:
@@ -230,7 +235,7 @@ def measure(cfg: str, opts: Sequence[str], rounds: int) -> Iterator[Line]:
     timed = [n for n in networks(cfg, opts) if not n.variant]
     for what, setup, units in (("inference", _inference, 10), ("training", _training, 8)):
         times = in_turns(
-            {n.name: partial(setup, cfg, (*opts, *n.opts)) for n in timed}, rounds, units
+            {n.name: functools.partial(setup, cfg, (*opts, *n.opts)) for n in timed}, rounds, units
         )
         for name, seconds in times.items():
             ratio = float(np.median(np.divide(seconds, times["vanilla"])))

@@ -31,7 +31,8 @@ from support import ROOT, load_tool
 from support.documents import DOCUMENTS, Block, blocks, of_kind, words
 
 DOWNLOAD, GPU, CLUSTER = "it downloads weights", "it needs a GPU", "it needs several machines"
-CHOICE, TIME = "FILE, IMAGES and the like are the reader's", "it measures for minutes"
+CHOICE, TIME = "FILE, IMAGES and the like are the reader's", "it takes minutes"
+DATA = "its data cannot be downloaded by a command"
 ELSEWHERE = "it changes the environment that the tests run in; CI does it"
 ONLY_PARSED = {
     "make ": ELSEWHERE,
@@ -45,12 +46,15 @@ ONLY_PARSED = {
     "octvideo run --cfg Kinetics/OCT_I3D_8x8": GPU,
     "octvideo run --cfg External/": GPU,
     "octvideo run --cfg ImageNet/": GPU,
+    "octvideo run --cfg SHREC17/": DATA,
+    "octvideo prepare shrec17": DATA,
     "octvideo convert": DOWNLOAD,
     "octvideo octavize": DOWNLOAD,
     "octvideo features --model": DOWNLOAD,
     "octvideo benchmark model": TIME,
     "octvideo benchmark train": TIME,
     "octvideo submit": CLUSTER,
+    "octvideo synthetic --hard": TIME,
     "python -m pytest": "the tests are running",
     "python tools/benchmark.py tables": TIME,
     "python tools/benchmark.py loader": TIME,
