@@ -97,6 +97,27 @@ def test_a_method_in_place_changes_the_plain_tensor() -> None:
     assert torch.equal(plain, want)
 
 
+def test_in_place_and_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exporters may lose what is written into one of two maps: the value takes new ones."""
+    monkeypatch.setattr("octvideo.layers.oct_tensor.is_recorded", lambda: True)
+    other = value()
+    in_place: dict[str, Callable[[OctTensor], object]] = {
+        "method": lambda x: x.relu_(),
+        "function": lambda x: torch.relu_(x),
+        "sum": lambda x: x.add_(other),
+    }
+    for name, act in in_place.items():
+        x = value()
+        maps, before = (x.high, x.low), (x.high.clone(), x.low.clone())
+        want = x + other if name == "sum" else x.relu()
+        x.pooled()
+        act(x)
+        for got, wanted in zip(x, want, strict=True):
+            torch.testing.assert_close(got, wanted)
+        torch.testing.assert_close(x.pooled(), pool(want.high))
+        assert all(torch.equal(a, b) for a, b in zip(maps, before, strict=True)), name
+
+
 def test_who_has_left_the_octave_decides_a_sum() -> None:
     """The result of a convolution to plain channels, through its batch norm and ReLU."""
     x, plain = value(), torch.randn(2, 8, 8, 12, dtype=torch.double)

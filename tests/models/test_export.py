@@ -35,8 +35,8 @@ NETWORKS = {
     "oct_csn": ("csn_r101", 0.25, {**NARROW, "num_frames": 8}),
     "oct_resnet": ("resnet26_v2", 0.25, {"width": 8, "head_activation": "none"}),
 }
-# Of the others, these have the layers too.
-QUICK = ("oct_nln", "oct_slowfast", "oct_x3d", "oct_resnet")
+# These have all layers of the others. Whether the one that is exported is optimized:
+QUICK = {"oct_nln": False, "oct_slowfast": True, "oct_x3d": False, "oct_resnet": True}
 every_network = pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in NETWORKS],
@@ -113,8 +113,14 @@ def onnx_outputs(path: Path, *inputs: Tensor) -> list[np.ndarray]:
     return [session.run(None, {name: x.numpy()})[0] for x in inputs]
 
 
-@as_it_is_and_optimized
-@every_network
+@pytest.mark.parametrize(
+    ("name", "optimized"),
+    [
+        pytest.param(name, optimized, marks=[pytest.mark.slow] * (QUICK.get(name) != optimized))
+        for name in NETWORKS
+        for optimized in (False, True)
+    ],
+)
 def test_onnx_by_tracing(name, optimized, tmp_path) -> None:
     """``dynamo=False``, the exporter up to torch 2.8, for inputs of any size."""
     pytest.importorskip("onnx", reason="needs octvideo[onnx]")
@@ -145,7 +151,10 @@ def test_onnx_by_torch_export(name, optimized, tmp_path) -> None:
         check(got, model(clips(64, 64)))
 
 
-@pytest.mark.parametrize(("name", "optimized"), [("oct_i3d", False), ("oct_resnet", True)])
+@pytest.mark.parametrize(
+    ("name", "optimized"),
+    [("oct_resnet", True), pytest.param("oct_i3d", False, marks=pytest.mark.slow)],
+)
 def test_torch_export_has_a_guard(name, optimized) -> None:
     model, clips = build(name, optimized)
     x = clips(64, 64)
