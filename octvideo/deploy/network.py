@@ -91,6 +91,11 @@ class ExportedNetwork(nn.Module):
         return self
 
     def _outputs(self, clips: Tensor) -> list[Tensor]:
+        if self.record.logits:
+            raise UserError(
+                f"{self.path} gives logits, whose mean over views is no score: export the network "
+                "without logits"
+            )
         want = self.record.clips_shape(len(clips))
         if tuple(clips.shape) != want:
             raise UserError(

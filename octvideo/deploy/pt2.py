@@ -8,6 +8,7 @@ operations but those on tensors (aten).
 
 import io
 import json
+import pickle
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -48,8 +49,8 @@ def open_pt2(
         extra = {KEY: ""}
         program = torch.export.load(path, extra_files=extra)
         network = program.module()
-    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, RuntimeError, AssertionError,
-            EOFError, OSError, RecursionError, AttributeError) as error:  # fmt: skip
+    except (zipfile.BadZipFile, pickle.UnpicklingError, ValueError, KeyError, TypeError,
+            RuntimeError, AssertionError, EOFError, OSError, AttributeError) as error:  # fmt: skip
         if isinstance(error, UserError):
             raise
         raise UserError(

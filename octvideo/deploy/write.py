@@ -111,7 +111,7 @@ def _write_onnx(form: ExportForm, record: Record, path: Path) -> None:
 def _write_openvino(form: ExportForm, record: Record, path: Path) -> None:
     openvino = import_extra("openvino", "openvino", f"{path.name}")
     between = path.with_suffix(".onnx")
-    program = onnx_program(form, record, flat_resize=False)
+    program = onnx_program(form, record, flat=False)
     save_onnx(program, record, between)
     model = openvino.convert_model(between)
     model.set_rt_info(record.to_json(), [KEY])

@@ -5,8 +5,9 @@ num_crops + crop. The scores of a video's views are summed, or their maximum is 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
@@ -17,6 +18,7 @@ from octvideo.config import batch_per_process, clip_counts_of_test
 from octvideo.data import VideoLoader, build_test_loader, data_class_names
 from octvideo.data.clips import Batch, Item
 from octvideo.data.protocol import build_protocol
+from octvideo.deploy import ExportedNetwork, is_exported, open_exported
 from octvideo.distributed.collectives import is_main, on_all, on_main, rank, world_size
 from octvideo.distributed.launcher_env import processes_of
 from octvideo.distributed.preemption import StopRequest
@@ -125,20 +127,53 @@ def load_tested(
     beside the test's lists say what its labels mean. Without them, the names in the checkpoint are
     used; without these, classes are numbers.
     """
+    of_data = data_class_names(cfg, "test")
+    if is_exported(cfg.TEST.CHECKPOINT_FILE_PATH):
+        exported = open_tested(model, cfg)
+        names = exported.record.class_names
+        return exported, exported.path, _class_names(names, of_data, cfg, exported.path)
     weights = find_checkpoint(cfg, trained)
     model = as_converted(model, weights)
     logger.info("Testing %s", load_into(model, weights))
     best = best_path(Path(cfg.OUTPUT_DIR) / "checkpoints")
     if not cfg.TEST.CHECKPOINT_FILE_PATH and best.exists() and weights.path != best:
         logger.info("It is the last one; TEST.CHECKPOINT best tests %s", best)
-    of_data = data_class_names(cfg, "test")
-    return model, weights.path, _class_names(weights, of_data, cfg.MODEL.NUM_CLASSES)
+    return model, weights.path, _class_names(weights.class_names, of_data, cfg, weights.path)
 
 
-def _class_names(weights: Weights, names: list[str] | None, num_classes: int) -> list[str]:
-    of_file = weights.class_names
-    if not of_file or len(of_file) != num_classes:
-        return names or [str(label) for label in range(num_classes)]
+def open_tested(model: nn.Module, cfg: CfgNode) -> ExportedNetwork:
+    """Returns the exported network that TEST.CHECKPOINT_FILE_PATH names, in place of ``model``.
+
+    Raises:
+        CheckpointError: it is another network, or made for other clips, than those of ``cfg``.
+    """
+    exported = open_exported(cfg.TEST.CHECKPOINT_FILE_PATH)
+    spec: Any = getattr(model, "spec", None)
+    record = exported.record
+    found: dict[str, tuple[object, object]] = {
+        "DATA.NUM_FRAMES": (record.num_frames, cfg.DATA.NUM_FRAMES),
+        "DATA.TEST_CROP_SIZE": (record.crop_size, cfg.DATA.TEST_CROP_SIZE),
+        "MODEL.NUM_CLASSES": (record.num_classes, cfg.MODEL.NUM_CLASSES),
+        "TEST.PRECISION": ("fp32", cfg.TEST.PRECISION),
+    }
+    texts = [f"{key} was {a}, is {b}" for key, (a, b) in found.items() if a != b]
+    if record.spec is not None and type(spec) is type(record.spec):
+        texts += [d.in_keys for d in record.spec.differences(spec, without=["num_classes"])]
+    if texts:
+        raise CheckpointError(
+            f"{exported.path} was exported otherwise than the configuration says: "
+            f"{'; '.join(texts)}: change the configuration, or export the network again"
+        )
+    logger.info("Testing %s, exported", exported.path)
+    return exported
+
+
+def _class_names(
+    of_file: Sequence[str] | None, names: list[str] | None, cfg: CfgNode, path: Path
+) -> list[str]:
+    if not of_file or len(of_file) != cfg.MODEL.NUM_CLASSES:
+        return names or [str(label) for label in range(cfg.MODEL.NUM_CLASSES)]
+    of_file = list(of_file)
     if names and names != of_file:
         label = next(i for i, name in enumerate(names) if name != of_file[i])
         logger.warning(
@@ -147,7 +182,7 @@ def _class_names(weights: Weights, names: list[str] | None, num_classes: int) ->
             label,
             names[label],
             of_file[label],
-            weights.path,
+            path,
         )
     return names or of_file
 
