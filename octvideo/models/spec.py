@@ -291,6 +291,6 @@ class ResNetSpec(VideoSpec):
     @property
     def head_window(self) -> tuple[int, int, int]:
         """The map (T, H, W) of a clip of ``num_frames`` at ``crop_size`` after res5."""
-        side = max(self.crop_size // 32, 1)
+        side = max(self.crop_size // (4 * prod(self.spatial_strides)), 1)
         shrinks = self.temporal_pool * prod(TEMPORAL_STRIDES.get(self.arch, (1,)))
         return (max(self.num_frames // shrinks, 1), side, side)
