@@ -1,5 +1,6 @@
 """Every image network: forward, gradients, state dict, placement, options, configuration."""
 
+import re
 from typing import Any
 
 import pytest
@@ -21,11 +22,11 @@ from octvideo.models.build import IMAGE_MODELS
 from octvideo.utils.errors import UserError
 from octvideo.weights import inflate_kernels
 
-SLOW = ("resnet101", "resnet152", "resnet200", "resnext101")  # only larger
+SLOW = re.compile("resnet(50|101|152|200)_v|resnext101|se_resnet152|mobilenet_v(1_100|2_1125)")
 every_model = pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=[pytest.mark.slow] * any(map(n.count, SLOW)))
+        pytest.param(n, marks=[pytest.mark.slow] * (SLOW.match(n) is not None))  # only larger
         for n in sorted(IMAGE_MODELS)
     ],
 )
@@ -37,7 +38,7 @@ def small(name: str, alpha: float = 0.0, **options: Any) -> nn.Module:
     """A narrow one, where the width can be set."""
     torch.manual_seed(0)
     if isinstance(spec := IMAGE_MODELS[name], ResNet2dSpec):
-        options = {"width": 32, "groups": min(spec.groups, 4), **options}
+        options = {"width": 16, "groups": min(spec.groups, 4), **options}
     return create_model(name, 5, octave_alpha=alpha, **options)
 
 

@@ -138,6 +138,7 @@ def test_networks(name: str, ablation: Ablation) -> None:
     """Made for inference they give the same, and not what the paper's network gives."""
     is_video = name == "c2d_r50"
     options = {"width_per_group": 8, "num_frames": 4, "crop_size": 32} if is_video else {}
+    options |= {"width": 16} if name.startswith("resnet") else {}
     torch.manual_seed(0)
     paper = create_model(name, 5, octave_alpha=0.25, head_activation="none", **options)
     torch.manual_seed(0)

@@ -4,6 +4,7 @@ The networks that they are compared with are written in mxnet_reference.py, path
 MXNet itself computed for two ResNets vouches for the operators there.
 """
 
+import re
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +54,13 @@ def test_the_reference_computes_what_mxnet_computed(network):
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param(network, marks=[pytest.mark.slow] * (alpha in (0.25, 0.5)))
+        for network, (_, alpha) in NETWORKS.items()
+    ],
+)
 def test_the_logits_of_the_authors_network(network, tmp_path):
     name, alpha = NETWORKS[network]
     arrays, path = authors_arrays(network), tmp_path / f"{network}-0000.params"
@@ -66,9 +73,9 @@ def test_the_logits_of_the_authors_network(network, tmp_path):
         assert_close(model(images(96)), reference_logits(network, arrays, images(96)))
 
 
-LARGE = ("101", "152", "200")
+LARGE = re.compile(r".*(101|152|200)|resnet-50_")  # a quick network has the same blocks
 RESNETS_OF_THEM = [
-    pytest.param(network, marks=[pytest.mark.slow] * any(map(network.count, LARGE)))
+    pytest.param(network, marks=[pytest.mark.slow] * (LARGE.match(network) is not None))
     for network in RESNETS
     if network != "resnet-50"  # the vanilla one, whose convolutions have strides
 ]
@@ -108,9 +115,14 @@ COSTS = {
     ("mobilenet_v2_1125", 0.0): (392_307_120, 4_243_006),
     ("mobilenet_v2_1125", 0.5): (292_764_600, 4_243_006),
 }
+QUICK_COSTS = (("densenet121", 0.0), ("mobilenet_v1_100", 0.5), ("mobilenet_v2_100", 0.375))
 
 
-@pytest.mark.parametrize(("name", "alpha"), COSTS, ids=str)
+@pytest.mark.parametrize(
+    ("name", "alpha"),
+    [pytest.param(*key, marks=[pytest.mark.slow] * (key not in QUICK_COSTS)) for key in COSTS],
+    ids=str,
+)
 def test_costs(name, alpha):
     with torch.device("meta"):
         model = create_model(name, octave_alpha=alpha)

@@ -506,8 +506,9 @@ def test_the_tool_on_good_and_bad_files(shared, tmp_path):
         (tmp_path / "v" / folder).mkdir(parents=True)
         for path in (shared / "videos" / folder).iterdir():
             (tmp_path / "v" / folder / path.name).symlink_to(path)
-    command = [*TOOL, "--tree", tmp_path / "v", "--out", tmp_path / "out", "--every-frame"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    words = ["--tree", tmp_path / "v", "--out", tmp_path / "out", "--every-frame"]
+    done = run_tool("prepare_dataset.py", *words, timeout=300)
+    assert done.returncode == 0, done.stderr
     bad = {Path(row["path"]).name for row in rows_of(tmp_path / "out" / "bad_videos.csv")}
     assert bad == {path.name for path in (shared / "videos/bad").iterdir()}
     assert len(read_list(tmp_path / "out" / "train.csv")) == 12
