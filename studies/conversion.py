@@ -167,12 +167,14 @@ def table(lines: Path) -> str:
     for text in lines.read_text().splitlines():
         line = json.loads(text)
         groups[line["network"], line["kind"], line["alpha"], line["choose"]].append(line)
-    heads = ["network, percent of", "seeds", "alpha", "multiply-adds", "low channels", *STEPS]
+    scored = {step for group in groups.values() for line in group for step in line["scores"]}
+    steps = [step for step in STEPS if step in scored]
+    heads = ["network, percent of", "seeds", "alpha", "multiply-adds", "low channels", *steps]
     rows = [heads, ["---"] * len(heads)]
     for (network, kind, alpha, choose), group in sorted(groups.items()):
         cells = [f"{network}, {kind}", len({line["seed"] for line in group}), f"{alpha:g}"]
         cells += [f"{group[0]['macs']:.3f}", choose]
-        for step in STEPS:
+        for step in steps:
             scores = [line["scores"][step] for line in group if step in line["scores"]]
             cells.append(_mean_and_range(scores))
         rows.append([str(cell) for cell in cells])
