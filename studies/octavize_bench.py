@@ -1,7 +1,7 @@
 """Everybody's networks, octavized: what works, what it saves, and where values are merged.
 
     python -m studies.octavize_bench --lines bench.jsonl              one JSON line a network
-    python -m studies.octavize_bench --lines bench.jsonl --table      a Markdown table of the lines
+    python -m studies.octavize_bench --lines bench.jsonl --table      a Markdown table of them
 
 The checks of one network, octavized at alpha 0.25 for 224 x 224 pixels:
 
@@ -169,7 +169,13 @@ class _Checks:
         if not _equal(self.run(copy.deepcopy(self.octave)), want):
             return "deepcopy differs"
         stored = io.BytesIO()
-        pickle.dump(self.octave, stored)
+        try:
+            pickle.dump(self.octave, stored)
+        except ERRORS:
+            with contextlib.suppress(*ERRORS):
+                pickle.dump(self.vanilla, io.BytesIO())
+                return "pickle fails"
+            return "vanilla neither"
         stored.seek(0)
         return None if _equal(self.run(pickle.load(stored)), want) else "pickle differs"
 
@@ -214,14 +220,21 @@ class _Checks:
         torch._dynamo.reset()
         try:
             got = self.run(record(self.octave))
-        except ERRORS:  # the vanilla network, too?
-            torch._dynamo.reset()
-            with contextlib.suppress(*ERRORS):
-                self.run(record(self.vanilla))
+        except ERRORS:
+            if self._is_recordable(record):
                 raise
             return "vanilla neither"
         want = self.run(self.octave)
         return None if all(_close(a, b) for a, b in zip(got, want, strict=True)) else "differs"
+
+    def _is_recordable(self, record: Callable[[nn.Module], Any]) -> bool:
+        """Whether the vanilla network can be compiled or exported."""
+        torch._dynamo.reset()
+        try:
+            self.run(record(self.vanilla))
+        except ERRORS:
+            return False
+        return True
 
 
 def _close(got: Tensor, want: Tensor) -> bool:
@@ -267,15 +280,17 @@ def _without_borders(model: nn.Module) -> Iterator[list[bool]]:
                 stack.callback(module.register_forward_pre_hook(look).remove)
             if isinstance(module, (nn.AvgPool2d, nn.AvgPool3d)):
                 module.count_include_pad = False
-        stack.enter_context(_AveragesInside())
+        stack.enter_context(_NoBorders())
         yield is_constant
 
 
-class _AveragesInside(torch.overrides.TorchFunctionMode):
+class _NoBorders(torch.overrides.TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func in (F.avg_pool2d, F.avg_pool3d):
             args, kwargs = args[:5], {**kwargs, "count_include_pad": False}
+        if func is F.pad and len(args[1]) == 2 * (args[0].dim() - 2):  # of space, and time
+            args, kwargs = args[:2], {"mode": "replicate"}
         return func(*args, **kwargs)
 
 
@@ -299,10 +314,30 @@ def table(lines: list[Line]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def counts(lines: list[Line]) -> str:
+    """Returns how many networks were examined, of which libraries, and what failed."""
+    libraries = Counter(line["network"].partition("/")[0] for line in lines)
+    done = [{check for check in (*CHEAP, *RECORDED) if _cell(line.get(check))} for line in lines]
+    whole = sum(checks == {*CHEAP, *RECORDED} for checks in done)
+    without = sum(checks == {*CHEAP} for checks in done)
+    failed = [
+        f"{line['network']}: {check} ({line[check]})"
+        for line, checks in zip(lines, done, strict=True)
+        for check in sorted(checks)
+        if not is_good(line[check])
+    ]
+    return (
+        f"{len(lines)} networks ({', '.join(f'{k} {n}' for k, n in libraries.items())}). "
+        f"All checks were made of {whole}, all but compile and export of {without}; "
+        f"{sum(not line['octave'] for line in lines)} stay vanilla. "
+        f"Failed: {'; '.join(failed) or 'nothing'}."
+    )
+
+
 def _cell(result: str | None) -> str:
-    if result is None:
+    if result in (None, LATE):
         return ""
-    return result if is_good(result) else "**no**"
+    return str(result) if is_good(result) else "**no**"
 
 
 def main() -> None:
@@ -317,7 +352,7 @@ def main() -> None:
         args.lines.exists()
     ) else []  # fmt: skip
     if args.table:
-        print(table(lines))
+        print(counts(lines), "", table(lines), sep="\n")
         return
     logging.getLogger("octvideo").setLevel(logging.ERROR)
     done = {line["network"] for line in lines}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from octvideo.layers.activation import Hardsigmoid, Hardswish, Swish
 from octvideo.layers.channels import split_channels
 from octvideo.layers.conv3d_as_2d import Conv2d, Conv3d
 from octvideo.layers.layout import Layout
@@ -25,6 +26,13 @@ _OCTAVE: dict[type, type[OctConv2d] | type[OctConv3d]] = {
     Conv2d: OctConv2d,
     nn.Conv3d: OctConv3d,
     Conv3d: OctConv3d,
+}
+# Layers of the same results: as fast as their octave neighbours, or fit for octave values.
+_AKIN: dict[str, type[nn.Module]] = {
+    "torch.nn.modules.conv.Conv3d": Conv3d,
+    "torch.nn.modules.activation.Hardsigmoid": Hardsigmoid,
+    "torch.nn.modules.activation.Hardswish": Hardswish,
+    "pytorchvideo.layers.swish.Swish": Swish,
 }
 
 
@@ -96,6 +104,9 @@ def octavize(
     """
     if placement.alpha == 0 and placement.layout is None:
         return model
+    before = {module: type(module) for module in model.modules()}
+    for module, usual in before.items():
+        module.__class__ = _AKIN.get(f"{usual.__module__}.{usual.__qualname__}", usual)
     vanilla: dict[nn.Module, nn.Module] = {}
     for name, module in _outside_non_local(model):
         new: nn.Module | None = None
@@ -115,11 +126,10 @@ def octavize(
         _learn_inputs(model, placement, example, run or _run)
     except BaseException:  # whatever it was, the network is as it came
         _replace(model, vanilla)
+        for module, usual in before.items():
+            module.__class__ = usual
         raise
     _replace(model, {new: old for new, old in vanilla.items() if _is_vanilla(new, placement)})
-    for module in model.modules():
-        if type(module) is nn.Conv3d:  # as fast as its octave neighbours, in their memory format
-            module.__class__ = Conv3d
     return model
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd import Function
 
 from octvideo.layers import (
     OctConv2d,
@@ -120,6 +121,8 @@ def octavize(
             swap_layers(model, chosen.placement(), example, seen.run)
             break
         except PlacementError as error:  # what only its input shows
+            if error.name not in chosen.capable:
+                raise
             _leave_vanilla(chosen, error)
     return _finished(model, chosen, seen, strict)
 
@@ -166,11 +169,32 @@ class _Seen:
         @contextlib.contextmanager
         def watch() -> Iterator[None]:
             self.merges.clear()
-            with where.follow(model), merges_to(note):
+            with where.follow(model), merges_to(note), _functions_of_tensors(where):
                 yield
 
         output = run(model, example, watch)
         self.is_octave = any(isinstance(x, OctTensor) for x in tensors_in(output))
+
+
+@contextlib.contextmanager
+def _functions_of_tensors(where: WhereAmI) -> Iterator[None]:
+    """Refuses octave values for functions with a gradient of their own, which would lose it."""
+    usual = Function.__dict__["apply"]
+
+    def apply(cls: type[Function], *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(x, OctTensor) for x in tensors_in(args)):
+            raise PlacementError(
+                where.name,
+                f"{cls.__name__} has a gradient of its own, and takes tensors alone. "
+                "Spare the convolutions before it, with exclude=",
+            )
+        return usual.__func__(cls, *args, **kwargs)
+
+    setattr(Function, "apply", classmethod(apply))  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(Function, "apply", usual)  # noqa: B010
 
 
 def _finished(model: nn.Module, chosen: Plan, seen: _Seen, strict: bool) -> nn.Module:

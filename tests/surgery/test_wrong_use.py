@@ -152,3 +152,33 @@ def test_functional_convolutions_are_counted_and_named() -> None:
     [row] = [row for row in report.rows if "function" in row.reason]
     assert row.macs == row.vanilla_macs == 14 * 14 * 16 * 16 * 9
     assert [(merge.function, merge.module) for merge in report.merges] == [("conv2d", "")]
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad
+
+
+class WithFunction(nn.Module):
+    """A function with a gradient of its own would lose it for an octave value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.octave, self.last = conv(3), conv(), conv()
+
+    def forward(self, x):
+        return self.last(Doubled.apply(self.octave(self.first(x))))
+
+
+def test_function_with_a_gradient_of_its_own() -> None:
+    before = torch.autograd.Function.__dict__["apply"]
+    with pytest.raises(ValueError, match="Doubled"):
+        octavize(WithFunction(), 0.25, example=X, placement="octave")
+    assert torch.autograd.Function.__dict__["apply"] is before
+    spared = octavize(WithFunction(), 0.25, example=X, placement="end", exclude="octave")
+    assert not any(isinstance(module, OctConv2d) for module in spared.modules())
