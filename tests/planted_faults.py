@@ -359,7 +359,7 @@ def found_by(fault: Fault, tree: Path) -> str | None:
     command += ["-m", "not slow and not slurm and not gpu"]
     environ = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, cwd=tree, env=environ, capture_output=True, text=True)
-    match = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(\S+)", done.stdout, re.MULTILINE)
+    match = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
     return match[1] if match else None
 
 
