@@ -367,7 +367,7 @@ def gradients_of_steps(rank: int, networks: list[tuple[str, float]]) -> list[str
 def test_gradients_lie_in_memory_as_their_kernels(tmp_path):
     """So that torch has no reason to warn of their strides, and nothing to reorder."""
     networks = [("i3d_r50", 0.0), ("i3d_r50", 0.25), ("slowfast_r50", 0.0)]
-    for told in run_processes(gradients_of_steps, 2, tmp_path, networks):
+    for told in run_processes(gradients_of_steps, 2, tmp_path, networks, timeout=200):
         assert not told
 
 
