@@ -112,7 +112,7 @@ def _meta(x: Any) -> Any:
 
 def call(model: nn.Module, x: Any) -> list[Tensor]:
     """Returns the tensors that a network gives."""
-    args, kwargs = arguments(x)
+    args, kwargs = arguments([*x] if isinstance(x, list) else x)  # some write into the list
     return [t for t in tree_leaves(model(*args, **kwargs)) if isinstance(t, Tensor)]
 
 
@@ -211,7 +211,7 @@ class _Checks:
 
     def export(self) -> str | None:
         def export(model: nn.Module) -> Any:
-            args, kwargs = arguments(self.x)
+            args, kwargs = arguments([*self.x] if isinstance(self.x, list) else self.x)
             return torch.export.export(model, args, kwargs).module()
 
         return self._recorded(export)
@@ -321,7 +321,7 @@ def counts(lines: list[Line]) -> str:
     whole = sum(checks == {*CHEAP, *RECORDED} for checks in done)
     without = sum(checks == {*CHEAP} for checks in done)
     failed = [
-        f"{line['network']}: {check} ({line[check]})"
+        f"{line['network']}, {check}"
         for line, checks in zip(lines, done, strict=True)
         for check in sorted(checks)
         if not is_good(line[check])
