@@ -101,7 +101,7 @@ def test_the_onnx_graph_has_few_nodes(crop, narrow, tmp_path):
 
 @pytest.mark.slow
 @every_format
-@pytest.mark.parametrize("name", ["resnet26_v2", "x3d_xs", "c2d_nln_r50", "mobilenet_v2_1.0"])
+@pytest.mark.parametrize("name", ["resnet26_v2", "x3d_xs", "c2d_nln_r50", "mobilenet_v2_100"])
 def test_other_networks(form, name, tmp_path):
     torch.manual_seed(0)
     model = liven(octvideo.create_model(name, 5, 0.25, crop_size=64))
@@ -112,7 +112,8 @@ def test_other_networks(form, name, tmp_path):
 @every_format
 @pytest.mark.parametrize("name", ["torchvision/resnet18", "pytorchvideo/slow_r50"])
 def test_networks_of_other_projects(form, name, tmp_path):
-    pytest.importorskip(name.partition("/")[0])
+    for package in (name.partition("/")[0], "torchvision"):  # PyTorchVideo imports it, too
+        pytest.importorskip(package, reason="needs octvideo[torchvision], octvideo[pytorchvideo]")
     torch.manual_seed(0)
     model = octvideo.create_model(name, 5, 0.25, crop_size=64).eval()
     exported(tmp_path, form, model, crop_size=64, logits=True)
