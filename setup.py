@@ -60,7 +60,11 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["octvideo", "octvideo.*"]),
-    package_data={"octvideo": ["py.typed"], "octvideo.data": ["class_names/*.json"]},
+    package_data={
+        "octvideo": ["py.typed"],
+        "octvideo.data": ["class_names/*.json"],
+        "octvideo.weights": ["packaged/*"],
+    },
     cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["octvideo = octvideo.cli.main:main"]},
     python_requires=">=3.10",

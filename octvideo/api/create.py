@@ -120,8 +120,8 @@ def create_model(
         rate = options.get("sampling_rate", protocol.sampling_rate)
         model.protocol = accepted(replace(protocol, num_frames=frames, sampling_rate=rate))
     names = weights.class_names
-    if weights.entry is not None:
-        names = class_names(weights.entry.class_names) if weights.entry.class_names else None
+    if weights.entry is not None and weights.entry.class_names:
+        names = class_names(weights.entry.class_names)
     if names and len(names) == classes and not is_new:
         model.class_names = names
     return model

@@ -42,6 +42,7 @@ _NETWORKS: dict[type[VideoSpec] | type[ImageSpec], Callable[..., Classifier]] = 
     MobileNetSpec: MobileNet,
 }
 _VARIANTS = {
+    "r14": partial(ResNetSpec, depth=14),
     "r18": partial(ResNetSpec, depth=18, transform="basic_transform", expansion=1),
     "r50": partial(ResNetSpec, depth=50),
     "r101": partial(ResNetSpec, depth=101),

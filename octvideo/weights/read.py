@@ -126,8 +126,9 @@ def read_weights(
         weights.entry = None if is_address(path) else zoo_entry(str(path))
         return weights
     except DamagedFile as error:
-        if is_address(address):
-            cached.unlink(missing_ok=True)
+        if not is_address(address):
+            raise
+        cached.unlink(missing_ok=True)
         raise DamagedFile(
             f"{error}. It came from {address} and was removed from the cache: the next call "
             "downloads it again"

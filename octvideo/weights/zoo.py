@@ -14,6 +14,7 @@ from octvideo.utils.errors import UserError
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+PACKAGED = Path(__file__).with_name("packaged")  # weights that come with octvideo
 _FB = "https://dl.fbaipublicfiles.com"
 _PYSLOWFAST = f"{_FB}/pyslowfast/model_zoo/kinetics400"
 _PYTORCHVIDEO = f"{_FB}/pytorchvideo/pysf_model_zoo/kinetics"
@@ -36,8 +37,8 @@ class ZooEntry:
     """A model of the zoo.
 
     config: file under configs/, without its ending.
-    model, options: what ``create_model`` takes for the same network. address: of the weights;
-    sha256 is None where it is not known.
+    model, options: what ``create_model`` takes for the same network. address: of the weights, or
+    the name of a file in ``PACKAGED``; sha256 is None where it is not known.
     inflate: the weights are of a 2D network. class_names: what `octvideo.data.labels` knows.
     num_frames, sampling_rate, crop_size, num_clips, num_crops: the views of a test.
     mean, std: of R, G, B in [0, 1], that inputs are normalised with. interpolation: of the resize
@@ -73,6 +74,11 @@ class ZooEntry:
         assert (self.origin is None) == (self.top1 is None), self.name
         assert self.origin is None or self.origin in ORIGINS, self.name
         assert (self.address is None) == (self.status == "config-only"), self.name
+
+    @property
+    def is_packaged(self) -> bool:
+        """Returns whether the weights come with octvideo."""
+        return self.address is not None and "://" not in self.address
 
     @property
     def is_image_network(self) -> bool:
@@ -278,7 +284,42 @@ def _authors_networks() -> Iterator[ZooEntry]:
         yield _of_the_authors(address, model, float(share), top1, top5, **usual)
 
 
+def _of_the_demo(config: str, model: str, top1: float, sha256: str, alpha: float = 0.0) -> ZooEntry:
+    """Returns the entry of a small network that comes with octvideo, trained by its own command."""
+    options: dict[str, object] = {"width_per_group": 8, "sampling_rate": 4, "crop_size": 64}
+    name = f"{config.lower()}_synthetic"
+    return ZooEntry(
+        name=name,
+        config=f"Synthetic/{config}",
+        model=model,
+        status="trained",
+        options=options | ({"octave_alpha": alpha} if alpha else {}),
+        address=f"{name}.pyth",
+        sha256=sha256,
+        data="synthetic actions",
+        class_names=None,
+        num_classes=8,
+        sampling_rate=4,
+        crop_size=64,
+        top1=top1,
+        origin="measured here",
+    )
+
+
 _ENTRIES = (
+    _of_the_demo(
+        *("I3D", "i3d_r14", 99.4),
+        "aa24bd2cf11adc4f11a52fe628dc1b44031b7c084e26986d7cf16685964e896a",
+    ),
+    _of_the_demo(
+        *("OCT_I3D", "i3d_r14", 100.0),
+        "f10bb01891fddb6b276b7519b046b262821761fd73d9b038a47d6bd1d97a06e4",
+        alpha=0.25,
+    ),
+    _of_the_demo(
+        *("C2D", "c2d_r14", 47.5),
+        "069269df13ea1f69247d5cb7ea7f3f80f3131b4456f1b52d28150406fa1afefd",
+    ),
     _published("C2D_NOPOOL_8x8_R50", "slow_c2d_r50", "pysf", 67.2, 87.8),
     _published("C2D_8x8_R50", "c2d_r50", "ptv", 71.46, 89.68),
     _published("I3D_8x8_R50", "i3d_r50", "pysf", 73.5, 90.8),
@@ -379,4 +420,5 @@ def zoo_address(source: Path | str) -> tuple[str, str | None]:
             f"{entry.name} has no weights yet: train it with configs/{entry.config}.yaml, or "
             "choose one of octvideo.list_pretrained()"
         )
-    return entry.address, entry.sha256
+    address = str(PACKAGED / entry.address) if entry.is_packaged else entry.address
+    return address, entry.sha256

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import re
+import socket
 import tarfile
 import threading
 from dataclasses import replace
@@ -20,6 +21,8 @@ import octvideo
 from octvideo.api import loading
 from octvideo.config import load_cfg
 from octvideo.data.labels import class_names
+from octvideo.data.synthetic.scenes import ACTIONS, render_clip
+from octvideo.data.synthetic.videos import write_video
 from octvideo.models import build_model
 from octvideo.models.build import IMAGE_MODELS
 from octvideo.utils.errors import UserError
@@ -76,8 +79,31 @@ def test_entries_say_what_they_are(entry):
     assert (entry.name in list_pretrained()) == (entry.address is not None)
     if entry.class_names:
         assert len(class_names(entry.class_names)) == entry.num_classes
-    if entry.address:
+    if entry.is_packaged:
+        file = zoo.PACKAGED / entry.address
+        assert file.stat().st_size < 2**20
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == entry.sha256
+    elif entry.address:
         assert entry.address.startswith("https://dl.fbaipublicfiles.com/")
+
+
+def test_networks_that_come_with_octvideo_know_their_actions(tmp_path, monkeypatch):
+    """Without a download, and on clips of another seed than they were trained on."""
+    monkeypatch.setenv("OCTVIDEO_CACHE", str(tmp_path / "none"))
+    monkeypatch.setattr(socket, "socket", None)
+    right = dict.fromkeys(("i3d_synthetic", "oct_i3d_synthetic", "c2d_synthetic"), 0)
+    models = {name: octvideo.load(name) for name in right}
+    for index, action in enumerate(ACTIONS):
+        path = tmp_path / f"{action}.mp4"
+        write_video(path, render_clip([99, index], action, 50, 64, 80, 25), 25)
+        for name, model in models.items():
+            [(label, _)] = octvideo.predict(path, model, topk=1)
+            right[name] += label == action
+    assert right["i3d_synthetic"] >= 7
+    assert right["oct_i3d_synthetic"] >= 7
+    assert right["c2d_synthetic"] < 7
+    assert models["oct_i3d_synthetic"].spec.octave.alpha == 0.25
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_page_is_up_to_date():
