@@ -67,7 +67,9 @@ def open_pt2(
 
 
 def _check(archive: zipfile.ZipFile) -> None:
-    """Raises ValueError where a file holds what could run code."""
+    """Raises ValueError where a file is damaged, or holds what could run code."""
+    if (damaged := archive.testzip()) is not None:  # torch does not look at the checksums
+        raise ValueError(f"{damaged} is damaged")
     for entry in archive.infolist():
         _, _, name = entry.filename.partition("/")
         if not name.startswith(_PLACES):
