@@ -1,4 +1,4 @@
-"""A trained network becomes octave: converted, calibrated, distilled, and measured on files."""
+"""A trained network becomes octave: converted, refitted, distilled, and measured on files."""
 
 import copy
 import logging
@@ -31,14 +31,16 @@ from octvideo.models.external import ExternalNetwork
 from octvideo.models.spec import OctavePlacement
 from octvideo.surgery import calibrate as measure_statistics
 from octvideo.surgery import distill, low_channels, octavize, summary
-from octvideo.surgery.tuning import divergence
+from octvideo.surgery import refit as solve_layers
+from octvideo.surgery.tuning import TEMPERATURE, divergence
 from octvideo.utils.errors import UserError
 from octvideo.utils.plain import to_plain
 from octvideo.weights import sha256_of
 
 logger = logging.getLogger("octvideo")
 
-_FEW = 16  # views that suffice to choose channels
+_FEW = 16  # views that suffice to choose channels, and to see whether a step helps
+_REFIT_VIEWS, _REFIT_BYTES = (8, 256), 2**31  # what refit takes: views, and what it keeps of them
 _ROUNDS, _WARM_UP = 7, 2  # of the measured time
 LEARNING_RATE = 1e-3
 
@@ -56,6 +58,7 @@ def convert_to_octave(
     alpha: float = 0.25,
     *,
     choose: str = "smooth",
+    refit: bool = True,
     calibrate: bool = True,
     steps: int = 200,
     lr: float = LEARNING_RATE,
@@ -68,10 +71,12 @@ def convert_to_octave(
 ) -> Conversion:
     """Makes a trained vanilla network octave, with the help of a few files without labels.
 
-    Three steps: ``octvideo.octavize`` keeps the low channels at half the resolution,
-    ``octvideo.calibrate`` measures the statistics of batch norms, ``octvideo.distill`` trains the
-    octave network to answer as the vanilla one. Every fifth file, of several at least one, takes
-    part in none of them: agreement is measured on these after each step.
+    ``octvideo.octavize`` keeps the low channels at half the resolution, ``octvideo.refit`` solves
+    for the weights of each layer, ``octvideo.calibrate`` measures the statistics of batch norms,
+    and ``octvideo.distill``, with another ``calibrate``, trains the octave network to answer as the
+    vanilla one. A step that makes it worse on the files that it saw is undone. Every fifth file, of
+    several at least one, takes part in none of them: agreement is measured on these after each
+    step.
 
     Args:
         source: what ``octvideo.load`` takes, or a model of it, which does not change.
@@ -80,6 +85,7 @@ def convert_to_octave(
         alpha: the share of low channels, in (0, 1).
         choose: which channels become low: "smooth", those that lose least on the files, or
             "first", as in the paper.
+        refit: whether the weights of each layer are solved for.
         calibrate: whether batch norms are measured.
         steps: of distillation, each on ``batch_size`` views; 0 for none.
         lr: the first learning rate of distillation.
@@ -102,13 +108,19 @@ def convert_to_octave(
     judge = Judge(teacher, views)
     example = next(iter(views))[:1]
     student = _octave(teacher, alpha, choose, example, views)
-    agreement, is_calibrated = [judge("octavize", student)], False
+    agreement, undone = [judge("octavize", student)], []
+    plan: dict[str, Callable[[], object]] = {}
+    if refit:
+        plan["refit"] = lambda: _refit(student, teacher, views)
     if calibrate:
-        is_calibrated = _calibrate(student, teacher, views)
-        agreement.append(judge("calibrate", student))
+        plan["calibrate"] = lambda: measure_statistics(student, views)
     if steps:
-        _distill(student, teacher, views, steps, lr)
-        agreement.append(judge("distill", student))
+        plan["distill"] = lambda: _distill(student, teacher, views, steps, lr, calibrate)
+    few = views.sample(_FEW)
+    for step, work in plan.items():
+        if not _helps(work, step, student, teacher, few):
+            undone.append(step)
+        agreement.append(judge(step, student))
     costs = summary(student, example)
     vanilla_ms, octave_ms = _milliseconds((teacher, student), example, settings.precision)
     report = ConversionReport(
@@ -128,7 +140,7 @@ def convert_to_octave(
         skipped=tuple(views.skipped),
         views=judge.num_views,
         agreement=tuple(agreement),
-        is_calibrated=is_calibrated,
+        undone=tuple(undone),
         steps=steps,
         learning_rate=lr,
         command=command,
@@ -196,11 +208,9 @@ def _copy(model: nn.Module, device: torch.device | str | None) -> Network:
         raise UserError(f"device {device}: {str(error).splitlines()[0]}") from error
 
 
-def _octave(
-    teacher: Network, alpha: float, choose: str, example: Tensor, views: Iterable[Tensor]
-) -> Network:
+def _octave(teacher: Network, alpha: float, choose: str, example: Tensor, views: Views) -> Network:
     """Returns the octave network with the teacher's weights, as its record builds it."""
-    few = _few(views) if choose == "smooth" else []
+    few = views.sample(_FEW) if choose == "smooth" else []
     placed = octavize(teacher, alpha, example=example, choose=choose, batches=few)
     channels = {name.removeprefix("network."): runs for name, runs in low_channels(placed).items()}
     if not channels:
@@ -214,48 +224,77 @@ def _octave(
     return student.to(example.device).eval()
 
 
-def _few(views: Iterable[Tensor]) -> list[Tensor]:
-    """Returns the first batches, of about _FEW views."""
-    few: list[Tensor] = []
-    for batch in views:
-        few.append(batch)
-        if sum(map(len, few)) >= _FEW:
-            break
-    return few
-
-
-def _calibrate(student: Network, teacher: Network, views: Iterable[Tensor]) -> bool:
-    """Measures batch norms, and returns whether that was of use: if not, nothing is changed.
+def _helps(
+    work: Callable[[], object],
+    step: str,
+    student: Network,
+    teacher: Network,
+    views: Sequence[Tensor],
+) -> bool:
+    """Does a step, and returns whether that was of use: if not, nothing is changed.
 
     Few views of small maps have accidental statistics, which can be worse than old ones.
     """
-    few = _few(views)
-    before, state = _distance(student, teacher, few), copy.deepcopy(student.state_dict())
-    measure_statistics(student, views)
-    after = _distance(student, teacher, few)
+    before, state = _distance(student, teacher, views), copy.deepcopy(student.state_dict())
+    work()
+    after = _distance(student, teacher, views)
     if after < before:
         return True
     student.load_state_dict(state)
     logger.warning(
-        "calibration was undone: on the files that it was measured on, the divergence from the "
-        "vanilla network grew from %.4f to %.4f; with more files it may help",
-        *(before, after),
+        "%s was undone: on the files that it saw, the divergence from the vanilla network grew "
+        "from %.4f to %.4f; with more files it may help",
+        *(step, before, after),
     )
     return False
+
+
+def _refit(student: Network, teacher: Network, views: Views) -> None:
+    """Solves for the weights, with as many views as memory may hold of one layer."""
+    least, most = _REFIT_VIEWS
+    size = _largest_layer(teacher, views.sample(1)[0])
+    batches = views.sample(min(max(_REFIT_BYTES // size, least), most))
+    try:
+        with tqdm(unit="layer", desc="refit", disable=None) as bar:
+
+            def progress(name: str) -> None:
+                bar.update()
+
+            solve_layers(student, teacher, batches, progress=progress)
+    except ValueError as error:
+        raise UserError(f"refit failed: {error}") from error
+
+
+@torch.no_grad()
+def _largest_layer(model: nn.Module, views: Tensor) -> int:
+    """Returns the bytes that a convolution takes and gives for one view, at most."""
+    sizes = [1]
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        sizes.append((inputs[0].nbytes + output.nbytes) // len(views))
+
+    kinds = (nn.Conv2d, nn.Conv3d)
+    hooks = [m.register_forward_hook(hook) for m in model.modules() if isinstance(m, kinds)]
+    model(views)
+    for handle in hooks:
+        handle.remove()
+    return max(sizes)
 
 
 @torch.no_grad()
 def _distance(student: Network, teacher: Network, batches: Sequence[Tensor]) -> float:
     with _giving_logits(student, teacher):
         pairs = [(student(x), teacher(x)) for x in batches]
-    return float(np.mean([_loss_of(teacher)(s, t).item() for s, t in pairs]))
+    return float(np.mean([_loss_of(teacher, 1.0)(s, t).item() for s, t in pairs]))
 
 
-def _loss_of(teacher: Network) -> Callable[[Tensor, Tensor], Tensor]:
+def _loss_of(
+    teacher: Network, temperature: float = TEMPERATURE
+) -> Callable[[Tensor, Tensor], Tensor]:
     """Returns the divergence of logits; with "sigmoid", each class is, or is not."""
     if teacher.spec.head_activation != "sigmoid":
-        return divergence
-    return lambda s, t: divergence(_or_not(s), _or_not(t))
+        return lambda s, t: divergence(s, t, temperature)
+    return lambda s, t: divergence(_or_not(s), _or_not(t), temperature)
 
 
 def _or_not(x: Tensor) -> Tensor:
@@ -278,7 +317,12 @@ def _giving_logits(*networks: Network) -> Iterator[None]:
 
 
 def _distill(
-    student: Network, teacher: Network, views: Iterable[Tensor], steps: int, lr: float
+    student: Network,
+    teacher: Network,
+    views: Iterable[Tensor],
+    steps: int,
+    lr: float,
+    calibrate: bool,
 ) -> None:
     with tqdm(total=steps, unit="step", disable=None) as bar:
 
@@ -292,6 +336,8 @@ def _distill(
                 distill(student, teacher, views, steps, lr=lr, loss=loss, progress=progress)
         except ValueError as error:
             raise UserError(f"distillation with lr {lr:g} failed: {error}") from error
+    if calibrate:
+        measure_statistics(student, views)
 
 
 def _milliseconds(networks: Sequence[nn.Module], clip: Tensor, precision: str) -> tuple[float, ...]:

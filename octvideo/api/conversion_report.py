@@ -14,7 +14,7 @@ class Agreement:
     """How far an octave network answers as the vanilla one does, on the files that measure it.
 
     Attributes:
-        step: after which it was measured: "octavize", "calibrate" or "distill".
+        step: after which it was measured: "octavize", "refit", "calibrate" or "distill".
         top1_views, top1_files: the share of views, and of files (by the scores of all their views
             together), whose likeliest class is the vanilla network's; in [0, 1].
         kl: the mean over views of the Kullback-Leibler divergence KL(vanilla || octave), in nats.
@@ -51,7 +51,7 @@ class ConversionReport:
         skipped: files that could not be read, and why.
         views: how many views of the measured files were compared.
         agreement: after each step, in order.
-        is_calibrated: whether calibration was kept; it is undone where it does harm.
+        undone: steps that did harm on the files that they saw, and were undone.
         learning_rate: of ``steps`` steps of distillation.
         command: how it was made.
         versions: of octvideo, Python and torch.
@@ -73,7 +73,7 @@ class ConversionReport:
     skipped: tuple[tuple[str, str], ...]
     views: int
     agreement: tuple[Agreement, ...]
-    is_calibrated: bool
+    undone: tuple[str, ...]
     steps: int
     learning_rate: float
     command: str
@@ -144,8 +144,11 @@ class ConversionReport:
         else:
             how = "measured on the file that it learned from, because there was only one"
         text = f"Learned from {_count(learned, 'file')}; {how} ({_count(self.views, 'view')})."
-        if not self.is_calibrated and any(a.step == "calibrate" for a in self.agreement):
-            text += " Calibration was undone, because it did harm: more files may help."
+        if self.undone:
+            text += (
+                f" Undone, because it did harm on the files that it saw: {', '.join(self.undone)}. "
+                "More files may help."
+            )
         if self.steps:
             text += f" Distillation: {self.steps} steps, learning rate {self.learning_rate:g}."
         return text

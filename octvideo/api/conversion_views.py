@@ -86,15 +86,28 @@ class Views:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yields batches (B, 3, [T,] S, S) that mix files; each file is read once for all views."""
-        for start in range(0, len(self._learned), self.batch_size):
-            items = [self._items[i] for i in self._learned[start : start + self.batch_size]]
+        return self._batches(self._learned)
+
+    def sample(self, count: int) -> list[Tensor]:
+        """Returns batches of about ``count`` views, from as many files as possible."""
+        files = self._learned[:: -(-len(self._learned) // count)]
+        return [*self._batches(files, each=max(round(count / len(files)), 1))]
+
+    def _batches(self, files: Sequence[int], each: int | None = None) -> Iterator[Tensor]:
+        """Yields batches of all views of files, or of ``each`` of a file, spread over them."""
+        for start in range(0, len(files), self.batch_size):
+            items = [self._items[i] for i in files[start : start + self.batch_size]]
             frames = [self.settings.normalized(item["frames"].to(self.device)) for item in items]
             count = [item["clips"].shape[0] * item["crops"].shape[0] for item in items]
-            for number in range(max(count)):
+            chosen = [
+                range(n) if each is None else np.unique(np.linspace(0, n - 1, each, dtype=int))
+                for n in count
+            ]
+            for number in range(max(map(len, chosen))):
                 views = [
-                    self._view(item, pixels, number)
-                    for item, pixels, n in zip(items, frames, count, strict=True)
-                    if number < n
+                    self._view(item, pixels, int(places[number]))
+                    for item, pixels, places in zip(items, frames, chosen, strict=True)
+                    if number < len(places)
                 ]
                 for shape in dict.fromkeys(x.shape for x in views):  # images beside videos
                     yield torch.stack([x for x in views if x.shape == shape])

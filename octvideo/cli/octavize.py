@@ -4,9 +4,9 @@
     octvideo octavize i3d_8x8_r50_k400_pysf --alpha .125 --files *.mp4
 
 SOURCE is the folder of a training run, a checkpoint, or a name of the zoo. A few videos (or images,
-for an image network) without labels suffice: they choose the low channels, measure the statistics
-of the batch norms, and the vanilla network teaches the octave one on them. Every fifth file is held
-out, and agreement with the vanilla network is measured on it after each step.
+for an image network) without labels suffice: they choose the low channels, and each layer is solved
+for what the vanilla layer gives on them; then the vanilla network teaches the octave one. Every
+fifth file is held out, and agreement with the vanilla network is measured on it after each step.
 
 The checkpoint works with octvideo predict and features, with octvideo.load and create_model, and as
 TEST.CHECKPOINT_FILE_PATH of octvideo run, with the configuration of the vanilla network. Files that
@@ -42,6 +42,7 @@ def parse_args(words: Sequence[str] | None = None, prog: str | None = None) -> a
         "--choose", choices=("smooth", "first"), default="smooth",
         help="low channels: those that lose least on the files, or the first; default: smooth",
     )  # fmt: skip
+    add("--no-refit", action="store_true", help="keep the weights of the layers")
     add("--no-calibrate", action="store_true", help="keep the statistics of the batch norms")
     add("--steps", type=at_least(0), default=200, help="of distillation; default: %(default)s")
     add("--lr", type=float, default=1e-3, help="of distillation; default: %(default)s")
@@ -81,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
         files_of(args.files, model),
         args.alpha,
         choose=args.choose,
+        refit=not args.no_refit,
         calibrate=not args.no_calibrate,
         steps=args.steps,
         lr=args.lr,

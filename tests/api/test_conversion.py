@@ -115,7 +115,9 @@ def test_agreement_is_that_of_predict_on_files_that_were_held_out(vanilla, made)
     assert report["measured"] == [made.files[4], made.files[9]]
     assert report["learned"] == [f for i, f in enumerate(made.files) if i not in (4, 9)]
     assert [path for path, _ in report["skipped"]] == [made.damaged]
-    assert [step["step"] for step in report["agreement"]] == ["octavize", "calibrate", "distill"]
+    assert [step["step"] for step in report["agreement"]] == [
+        *("octavize", "refit", "calibrate", "distill")
+    ]
     settings = protocol_of(vanilla.model)
     same, kl = [], []
     for file in report["measured"]:
@@ -127,7 +129,8 @@ def test_agreement_is_that_of_predict_on_files_that_were_held_out(vanilla, made)
     last = report["agreement"][-1]
     assert last["top1_views"] == last["top1_files"] == np.mean(same)
     assert last["kl"] == pytest.approx(np.mean(kl), rel=1e-4)
-    assert len({step["kl"] for step in report["agreement"]}) == 3
+    kept = [step["kl"] for step in report["agreement"] if step["step"] not in report["undone"]]
+    assert len(set(kept)) == len(kept) == 4 - len(report["undone"])
     assert report["views"] == 2
 
 
@@ -169,7 +172,7 @@ def test_markdown_has_the_figures_of_the_json(made) -> None:
 def test_distillation_on_more_steps_brings_it_nearer(vanilla, clips) -> None:
     """Without labels; the views of all files, and one file that is all there is."""
     [video] = clips[:1]
-    settings = {"steps": 40, "lr": 0.0002, "calibrate": False, "fast": True}
+    settings = {"steps": 40, "lr": 0.002, "refit": False, "calibrate": False, "fast": True}
     report = convert_to_octave(vanilla.model, [video], 0.5, choose="first", **settings).report
     before, after = report.agreement
     assert after.kl < 0.3 * before.kl
@@ -178,9 +181,49 @@ def test_distillation_on_more_steps_brings_it_nearer(vanilla, clips) -> None:
     assert "only one" in report.to_markdown()
 
 
+@pytest.mark.slow
+def test_refit_brings_it_nearer(vanilla, clips) -> None:
+    """On files that it has not seen."""
+    settings = {"steps": 0, "calibrate": False}
+    report = convert_to_octave(vanilla.model, clips, 0.5, **settings).report
+    before, after = report.agreement
+    assert after.step == "refit"
+    assert after.kl < 0.8 * before.kl
+    assert not report.undone
+
+
+def test_a_step_that_does_harm_is_undone(vanilla, clips, monkeypatch) -> None:
+    def harm(student: nn.Module, *rest: object, **options: object) -> None:
+        for parameter in student.parameters():
+            parameter.data.mul_(1.5)
+
+    monkeypatch.setattr(conversion, "solve_layers", harm)
+    settings = {"steps": 0, "calibrate": False, "fast": True, "choose": "first"}
+    model, report = convert_to_octave(vanilla.model, clips[:3], 0.5, **settings)
+    assert report.undone == ("refit",)
+    before, after = report.agreement
+    assert before.kl == after.kl
+    assert "refit" in report.to_markdown().split("did harm")[1]
+    for name, value in model.named_parameters():
+        assert torch.equal(value, vanilla.model.get_parameter(name))
+
+
+def test_a_sample_takes_of_every_file(vanilla, clips) -> None:
+    views = Views(clips, vanilla.model.protocol, False, 4, torch.device("cpu"))
+    for wanted, total in ((9, 9), (18, 18), (3, 3), (10_000, 9 * 30)):
+        sample = views.sample(wanted)
+        assert sum(map(len, sample)) == total
+        assert all(len(batch) <= 4 for batch in sample)
+    everything = torch.cat([*views])
+    assert sorted(x.sum().item() for x in torch.cat(views.sample(10_000))) == sorted(
+        x.sum().item() for x in everything
+    )
+
+
 def test_the_vanilla_network_stays_as_it_was(vanilla, clips) -> None:
     before = {name: value.clone() for name, value in vanilla.model.state_dict().items()}
-    model, report = convert_to_octave(vanilla.model, clips[:2], steps=1, batch_size=4)
+    options = {"steps": 1, "batch_size": 4, "refit": False}
+    model, report = convert_to_octave(vanilla.model, clips[:2], **options)
     assert all(torch.equal(v, before[k]) for k, v in vanilla.model.state_dict().items())
     assert not model.training
     assert report.views == 30
@@ -290,7 +333,7 @@ def test_wrong_use(vanilla, made, clips, tmp_path, capsys) -> None:
         (["--files", video, "--out", vanilla.path], None, "source itself"),
         (["--files", video, "--out", tmp_path], None, "folder"),
         (["--files", video, "--report", tmp_path / "a", "--json", tmp_path / "a"], None, "same"),
-        (["--files", video, "--steps", 2, "--lr", 1e9, "--fast"], None, "lr"),
+        (["--files", video, "--steps", 2, "--lr", 1e30, "--fast"], None, "lr"),
         (["--files", video, "--device", "nonsense"], None, "nonsense"),
     ]:
         out = [] if "--out" in words else ["--out", tmp_path / "out.pyth"]
