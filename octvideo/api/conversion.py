@@ -42,7 +42,7 @@ logger = logging.getLogger("octvideo")
 _FEW = 16  # views that suffice to choose channels, and to see whether a step helps
 _REFIT_VIEWS, _REFIT_BYTES = (8, 256), 2**31  # what refit takes: views, and what it keeps of them
 _ROUNDS, _WARM_UP = 7, 2  # of the measured time
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 2e-3
 
 
 class Conversion(NamedTuple):
@@ -73,10 +73,9 @@ def convert_to_octave(
 
     ``octvideo.octavize`` keeps the low channels at half the resolution, ``octvideo.refit`` solves
     for the weights of each layer, ``octvideo.calibrate`` measures the statistics of batch norms,
-    and ``octvideo.distill``, with another ``calibrate``, trains the octave network to answer as the
-    vanilla one. A step that makes it worse on the files that it saw is undone. Every fifth file, of
-    several at least one, takes part in none of them: agreement is measured on these after each
-    step.
+    and ``octvideo.distill`` trains the octave network to answer as the vanilla one. A step that
+    makes it worse on the files that it saw is undone. Every fifth file, of several at least one,
+    takes part in none of them: agreement is measured on these after each step.
 
     Args:
         source: what ``octvideo.load`` takes, or a model of it, which does not change.
@@ -115,7 +114,9 @@ def convert_to_octave(
     if calibrate:
         plan["calibrate"] = lambda: measure_statistics(student, views)
     if steps:
-        plan["distill"] = lambda: _distill(student, teacher, views, steps, lr, calibrate)
+        plan["distill"] = lambda: _distill(
+            student, teacher, views, steps, lr, refit and "refit" not in undone
+        )
     few = views.sample(_FEW)
     for step, work in plan.items():
         if not _helps(work, step, student, teacher, few):
@@ -322,7 +323,7 @@ def _distill(
     views: Iterable[Tensor],
     steps: int,
     lr: float,
-    calibrate: bool,
+    fixed_norms: bool,
 ) -> None:
     with tqdm(total=steps, unit="step", disable=None) as bar:
 
@@ -333,10 +334,13 @@ def _distill(
         try:
             loss = _loss_of(teacher)
             with _giving_logits(student, teacher):
-                distill(student, teacher, views, steps, lr=lr, loss=loss, progress=progress)
+                distill(
+                    student, teacher, views, steps,
+                    lr=lr, fixed_norms=fixed_norms, loss=loss, progress=progress,
+                )  # fmt: skip
         except ValueError as error:
             raise UserError(f"distillation with lr {lr:g} failed: {error}") from error
-    if calibrate:
+    if not fixed_norms:
         measure_statistics(student, views)
 
 

@@ -45,7 +45,7 @@ def parse_args(words: Sequence[str] | None = None, prog: str | None = None) -> a
     add("--no-refit", action="store_true", help="keep the weights of the layers")
     add("--no-calibrate", action="store_true", help="keep the statistics of the batch norms")
     add("--steps", type=at_least(0), default=200, help="of distillation; default: %(default)s")
-    add("--lr", type=float, default=1e-3, help="of distillation; default: %(default)s")
+    add("--lr", type=float, default=2e-3, help="of distillation; default: %(default)s")
     add("--out", type=Path, metavar="FILE", help="octave checkpoint to write, *.pyth")
     add("--report", type=Path, metavar="FILE", help="Markdown to write; default: print it")
     add("--json", type=Path, metavar="FILE", help="the same figures as JSON")

@@ -68,6 +68,7 @@ def distill(
     steps: int,
     *,
     lr: float = 0.002,
+    fixed_norms: bool = False,
     max_norm: float = 1.0,
     momentum: float = 0.9,
     weight_decay: float = 0.0,
@@ -79,7 +80,8 @@ def distill(
 
     SGD on the Kullback-Leibler divergence of the student's answers from the teacher's (Hinton et
     al., arXiv 1503.02531). The student's batch norms use and update the statistics of each batch,
-    so `calibrate` it afterwards. Dropout is off. The learning rate falls by a cosine to 0.
+    so `calibrate` it afterwards; behind `refit`, fix them. Dropout is off. The learning rate falls
+    by a cosine to 0.
 
     Args:
         student: the octave network; its mode stays.
@@ -87,6 +89,7 @@ def distill(
         batches: inputs; they start over where they end.
         steps: how many batches to take.
         lr: the first learning rate.
+        fixed_norms: batch norms keep their statistics, which `refit` has made right.
         max_norm: longer gradients are shortened to it: without, a network with large outputs
             moves away from its teacher.
         loss: of the student's and the teacher's outputs, in place of the divergence of logits
@@ -104,7 +107,7 @@ def distill(
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     inputs = _again(batches)
-    norms = [module for module in student.modules() if isinstance(module, _BatchNorm)]
+    norms = [m for m in student.modules() if isinstance(m, _BatchNorm) and not fixed_norms]
     with in_mode(student, norms), in_mode(teacher, ()):
         for step in range(steps):
             args, kwargs = arguments(next(inputs))
