@@ -14,7 +14,7 @@ after each step the accuracy, or the agreement of the first class with the vanil
 there are no labels.
 
 "converted" is ``octavize`` alone, "calibrated" that and ``calibrate``, "refit" that and ``refit``.
-"distilled 20" is 20 steps of ``distill`` behind that, and ``calibrate``.
+"distilled 20" is 20 steps of ``distill`` behind that, with fixed batch norms.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from octvideo import calibrate, distill, load, octavize, refit, summary
 
 ALPHAS = (0.125, 0.25, 0.5)
 LEARNING_RATE = 0.002  # of distillation
-STEPS = ("vanilla", "converted", "calibrated", "refit", "distilled 20", "distilled 200")
+STEPS = ("vanilla", "converted", "calibrated", "refit", "distilled 20", "distilled 100")
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -68,8 +68,10 @@ def convert(
         scores["refit"] = task.measure(octave)
     for count in steps:
         student = copy.deepcopy(octave)
-        distill(student, task.model, task.batches, count, lr=LEARNING_RATE)
-        calibrate(student, task.batches)
+        fixed = refit_batches > 0
+        distill(student, task.model, task.batches, count, lr=LEARNING_RATE, fixed_norms=fixed)
+        if not fixed:
+            calibrate(student, task.batches)
         scores[f"distilled {count}"] = task.measure(student)
     return {
         "network": task.name,
