@@ -105,7 +105,7 @@ def test_options(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "argv", [str(tool), "--help"])
         with contextlib.suppress(SystemExit):
             runpy.run_path(str(tool), run_name="__main__")
-    for words in ([], *([name] for name in COMMANDS)):
+    for words in ([], *([name] for name in COMMANDS), ["prepare", "shrec17"]):
         with contextlib.suppress(SystemExit):
             main([*words, "--help"])
     assert not {option: file for option, file in named(OPTION).items() if option not in taken}

@@ -197,7 +197,7 @@ def test_inflated_it_sees_in_a_still_video_what_it_sees_in_the_image(alpha: floa
     image = small("resnet50_v1b", alpha, head_activation="none")
     for _ in range(2):
         image(images())  # statistics that are not those of the start
-    sizes = {"width_per_group": 32, "crop_size": 64, "head_activation": "none"}
+    sizes = {"width_per_group": 16, "crop_size": 64, "head_activation": "none"}
     octave = {"octave_alpha": alpha, "octave_stages": (2, 3, 4), "pool_stride": True}
     video = create_model("c2d_r50", 5, **octave, **sizes).eval()
     shapes = {key: value.shape for key, value in video.state_dict().items()}
