@@ -34,10 +34,7 @@ TIMM = (
     "vit_tiny_patch16_224"
 )
 PYTORCHVIDEO = "slow_r50 c2d_r50 i3d_r50 r2plus1d_r50 csn_r101 x3d_xs x3d_s x3d_m slowfast_r50"
-OWN = (
-    "i3d_r50 i3d_nln_r50 c2d_r50 slow_r50 slowfast_4x16_r50 x3d_s resnet50_v1b resnet50_v2 "
-    "mobilenet_v2_100"
-)
+OWN = "i3d_r50 c2d_r50 slow_r50 slowfast_4x16_r50 x3d_s resnet50_v1b resnet50_v2 mobilenet_v2_100"
 LARGE = ("maskrcnn", "keypointrcnn", "swin", "mvit", "regnet_y_128gf", "vit_h", "vit_l", "vit_b_32")
 
 
@@ -97,6 +94,8 @@ def _of_torchvision(name: str) -> Callable[[int], nn.Module]:
             options["weights_backbone"] = None
         if name in ("googlenet", "inception_v3"):
             options["init_weights"] = False
+        if name == "inception_v3":
+            options["aux_logits"] = False  # it takes no small images in training
         network: nn.Module = models.get_model(name, **options)
         return network
 

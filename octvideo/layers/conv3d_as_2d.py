@@ -237,6 +237,14 @@ class Conv2d(nn.Conv2d):
         return conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
+def plain(option: Any) -> Any:
+    """Returns an option of a convolution, with sizes as ints: others' are NumPy's, or in lists.
+
+    The compiler cannot compare such sizes.
+    """
+    return tuple(map(int, option)) if isinstance(option, (list, tuple)) else option
+
+
 class Conv3d(nn.Conv3d):
     """torch's layer, as `conv3d` computes it."""
 

@@ -160,7 +160,7 @@ class _OctConvNd(nn.Module):
         count = low if isinstance(low, int) else low.num_low
         layer.channels_out = Channels(conv.out_channels - count, count)
         for name in _COPIED:
-            setattr(layer, name, getattr(conv, name))
+            setattr(layer, name, conv3d_as_2d.plain(getattr(conv, name)))
         layer.pool_stride, layer.in_octavized = pool_stride, True
         for index in ("rows", "columns"):
             layer.register_buffer(index, None, persistent=False)

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo.layers.activation import Hardsigmoid, Hardswish, Swish
 from octvideo.layers.channels import split_channels
-from octvideo.layers.conv3d_as_2d import Conv2d, Conv3d
+from octvideo.layers.conv3d_as_2d import Conv2d, Conv3d, plain
 from octvideo.layers.layout import Layout
 from octvideo.layers.non_local import NonLocal3d
 from octvideo.layers.norm import BatchNorm2d, BatchNorm3d, batch_norm_of
@@ -107,6 +107,9 @@ def octavize(
     before = {module: type(module) for module in model.modules()}
     for module, usual in before.items():
         module.__class__ = _AKIN.get(f"{usual.__module__}.{usual.__qualname__}", usual)
+        if isinstance(module, Conv3d):
+            for size in ("stride", "padding", "dilation"):
+                setattr(module, size, plain(getattr(module, size)))
     vanilla: dict[nn.Module, nn.Module] = {}
     for name, module in _outside_non_local(model):
         new: nn.Module | None = None
