@@ -239,9 +239,9 @@ def measure(cfg: str, opts: Sequence[str], rounds: int) -> Iterator[Line]:
         )
         for name, seconds in times.items():
             ratio = float(np.median(np.divide(seconds, times["vanilla"])))
-            line = {"network": name, "time": what, "ratio": round(ratio, 3)}
+            line = {"network": name, "measured": what, "ratio": round(ratio, 3)}
             line["ms"] = round(1000 * float(np.median(seconds)), 3)
-            yield {**line, **{k: v for k, v in _made_by().items() if k != "time"}}
+            yield {**line, **_made_by()}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ def paired_difference(
 def report(lines: Sequence[Line]) -> list[Line]:
     """Returns a row for each network: costs, mean accuracy and differences, with intervals."""
     runs = [line for line in lines if "test_top1" in line]
-    times = {(n["network"], n["time"]): n["ratio"] for n in lines if "ratio" in n}
+    times = {(n["network"], n["measured"]): n["ratio"] for n in lines if "ratio" in n}
     names = list(dict.fromkeys(line["network"] for line in runs))
     by_seed = {
         name: {line["seed"]: bits(line) for line in runs if line["network"] == name}

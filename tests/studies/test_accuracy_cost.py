@@ -52,8 +52,8 @@ def test_report_pairs_each_network_with_its_rivals() -> None:
         *(line("vanilla", seed, many, 100) for seed in range(3)),
         *(line("octave 0.25", seed, many, 75, 0.25) for seed in range(3)),
         *(line("narrowed 0.25", seed, few, 76, 0.25) for seed in range(3)),
-        {"network": "octave 0.25", "time": "inference", "ratio": 0.8, "ms": 3.0},
-        {"network": "vanilla", "time": "inference", "ratio": 1.0, "ms": 4.0},
+        {"network": "octave 0.25", "measured": "inference", "ratio": 0.8, "ms": 3.0},
+        {"network": "vanilla", "measured": "inference", "ratio": 1.0, "ms": 4.0},
     ]
     rows = {row["network"]: row for row in report(lines)}
     assert rows["octave 0.25"]["macs"] == 0.75
