@@ -12,6 +12,7 @@ EXTRAS = {
     # The last torchcodec wheel on PyPI that loads beside a CPU build of torch.
     "torchcodec": ["torchcodec==0.13.0"],
     "safetensors": ["safetensors>=0.4"],
+    "hub": ["huggingface_hub>=0.30", "safetensors>=0.4"],
     "torchvision": ["torchvision>=0.19"],
     "timm": ["timm>=1.0"],
     # It imports torchvision, and does not say so.

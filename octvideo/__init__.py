@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from octvideo.api.create import create_model
     from octvideo.api.exporting import export
-    from octvideo.api.loading import load
+    from octvideo.api.loading import from_pretrained, load
     from octvideo.api.predict import extract_features, predict
     from octvideo.data import VideoError
     from octvideo.data.protocol import Protocol
@@ -31,6 +31,7 @@ _PUBLIC = {
     "distill": "octvideo.surgery",
     "export": "octvideo.api.exporting",
     "extract_features": "octvideo.api.predict",
+    "from_pretrained": "octvideo.api.loading",
     "list_models": "octvideo.models",
     "list_pretrained": "octvideo.weights.zoo",
     "load": "octvideo.api.loading",
@@ -67,6 +68,7 @@ __all__ = [
     "distill",
     "export",
     "extract_features",
+    "from_pretrained",
     "list_models",
     "list_pretrained",
     "load",

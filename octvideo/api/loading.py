@@ -23,6 +23,7 @@ from octvideo.utils.errors import UserError
 from octvideo.weights import CheckpointError, Weights, check_fit, load_into, read_weights
 from octvideo.weights.converted import as_converted
 from octvideo.weights.download import is_address
+from octvideo.weights.pretrained import HUB, REPOSITORY, weights_file
 from octvideo.weights.zoo import zoo_entry
 
 logger = logging.getLogger("octvideo")
@@ -37,9 +38,10 @@ def load(
     """Loads a trained model, in evaluation mode and on the CPU, with all that `predict` needs.
 
     Args:
-        source: the folder of a training run (its OUTPUT_DIR), a checkpoint file, the address of one
-            (http, https), a name of ``list_pretrained()``, or a file of ``octvideo.export``, which
-            runs in its own runtime. Of a run, the checkpoint with the
+        source: the folder of a training run (its OUTPUT_DIR) or of ``save_pretrained``, a
+            checkpoint file, the address of one (http, https) or of a repository of the Hugging Face
+            Hub (hf://owner/name), a name of ``list_pretrained()``, or a file of
+            ``octvideo.export``, which runs in its own runtime. Of a run, the checkpoint with the
             best validation error is loaded, or the newest one where there was no validation.
         cfg: a configuration file, for a checkpoint that holds none.
         network: the "package.module:function" of a network of your own. Its code is run, so a
@@ -70,6 +72,30 @@ def load(
     raise failures[0]
 
 
+def from_pretrained(
+    source: str | os.PathLike[str], revision: str | None = None, *, network: str | None = None
+) -> nn.Module:
+    """Loads what ``model.save_pretrained`` or ``model.push_to_hub`` wrote, as `load` does.
+
+    Args:
+        source: a folder; or "owner/name" of a repository of the Hugging Face Hub, which is
+            downloaded once (with the extra "hub"). A folder of that name comes first.
+        revision: a branch, tag or commit of the repository.
+        network: as of `load`.
+
+    Raises:
+        UserError: there is no such folder or repository, or it is damaged or another project's.
+    """
+    text = os.fspath(source)
+    if not Path(text).expanduser().is_dir():
+        if not text.startswith(HUB):
+            if REPOSITORY.fullmatch(text) is None:
+                raise UserError(f"{text} is neither a folder nor a repository, as owner/name")
+            text = HUB + text
+        text = f"{text}@{revision}" if revision else text
+    return load(text, network=network)
+
+
 def checkpoints_of(source: str | os.PathLike[str]) -> list[Path]:
     """Returns the local files that `load` tries, in order; [] for an address or a zoo name.
 
@@ -85,7 +111,12 @@ def checkpoints_of(source: str | os.PathLike[str]) -> list[Path]:
             best = [file for file in (best_path(folder),) if file.is_file()]
             if found := [*best, *reversed(list_checkpoints(folder))]:
                 return found
-        raise UserError(f"{path} holds no checkpoints: give the OUTPUT_DIR of a training run")
+        if (weights := weights_file(path)) != path:
+            return [weights]
+        raise UserError(
+            f"{path} holds no checkpoints: give the OUTPUT_DIR of a training run, or a folder of "
+            "save_pretrained"
+        )
     text = os.fspath(source)
     if path.is_file():
         return [path]

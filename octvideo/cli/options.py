@@ -82,8 +82,8 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         metavar="FILE",
-        help="weights, instead of --model; the folder of a training run: its best checkpoint; or "
-        "an exported network (*.onnx, *.xml, *.pt2)",
+        help="weights, instead of --model; the folder of a training run (its best checkpoint) or "
+        "of save_pretrained; hf://OWNER/NAME; or an exported network (*.onnx, *.xml, *.pt2)",
     )
 
 
@@ -134,10 +134,13 @@ def load_model(args: argparse.Namespace) -> "nn.Module":
     from octvideo.api.loading import checkpoints_of, load_trained, load_zoo
     from octvideo.deploy.files import is_exported
     from octvideo.utils.memory import keep_freed_memory
+    from octvideo.weights.download import fetch, is_address
 
     if args.checkpoint and is_exported(args.checkpoint):
         return _load_exported(args)
-    if args.checkpoint and Path(args.checkpoint).is_dir():
+    if args.checkpoint and is_address(args.checkpoint):
+        args.checkpoint = str(fetch(args.checkpoint))
+    elif args.checkpoint and Path(args.checkpoint).is_dir():
         args.checkpoint = str(checkpoints_of(args.checkpoint)[0])
     model = (
         load_zoo(args.model) if args.model else load_trained(args.cfg, args.checkpoint, args.opts)

@@ -22,6 +22,7 @@ from octvideo.models import build_model
 from octvideo.utils.errors import UserError
 from octvideo.utils.files import write_whole
 from octvideo.weights.download import is_address
+from octvideo.weights.pretrained import weights_file
 from octvideo.weights.zoo import zoo_address
 
 logger = logging.getLogger("octvideo")
@@ -51,7 +52,7 @@ def check_run(cfg: CfgNode, build: Build = build_model) -> None:
         is_made_here = cfg.TRAIN.ENABLE and Path(cfg.OUTPUT_DIR) in Path(path).parents
         # Downloaded when it is read.
         is_remote = is_address(path) or bool(zoo_address(path)[0]) or library_of(path) is not None
-        is_here = is_remote or Path(path).expanduser().is_file()
+        is_here = is_remote or weights_file(Path(path).expanduser()).is_file()
         if path and not is_made_here and not is_here:
             raise UserError(
                 f"{section}.CHECKPOINT_FILE_PATH: there is no file {path}, nor is it a name of "

@@ -1,7 +1,6 @@
 """Training as a configuration says: the parts of a `Trainer`, and the run."""
 
 import logging
-import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -50,6 +49,7 @@ from octvideo.utils.complexity import count
 from octvideo.utils.plain import to_plain
 from octvideo.weights import CheckpointError, read_weights
 from octvideo.weights.converted import as_converted
+from octvideo.weights.pretrained import weights_file
 
 logger = logging.getLogger("octvideo")
 
@@ -116,8 +116,9 @@ def _as_it_starts(model: nn.Module, cfg: CfgNode) -> nn.Module:
     """Returns the network that the checkpoint to start from was converted to, or ``model``."""
     train = cfg.TRAIN
     files = list_checkpoints(Path(cfg.OUTPUT_DIR) / "checkpoints") if train.AUTO_RESUME else []
-    if not files and os.path.isfile(train.CHECKPOINT_FILE_PATH):
-        files = [Path(train.CHECKPOINT_FILE_PATH)]
+    start = weights_file(Path(train.CHECKPOINT_FILE_PATH))
+    if not files and start.is_file():
+        files = [start]
     for file in reversed(files):
         try:
             weights = read_weights(file, clear_names=train.CHECKPOINT_CLEAR_NAME_PATTERN)

@@ -1,7 +1,9 @@
 """The last layer of a network, which users replace for classes of their own, or leave out."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,6 +45,66 @@ class Network(nn.Module):
     def reset_classifier(self, num_classes: int) -> None:
         """Replaces the last layer by one with random weights; 0 classes leave it out."""
         raise NotImplementedError
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        licence: str = "",
+        dataset: str = "",
+        metrics: Mapping[str, float | str] | None = None,
+    ) -> Path:
+        """Writes the network as a folder that ``octvideo.from_pretrained`` and ``load`` open.
+
+        It has model.safetensors, config.json (spec, protocol, class names) and README.md, a card
+        with what is known: cost, protocol, classes, and the accuracy that is given here.
+
+        Args:
+            licence: of the weights, as "apache-2.0".
+            dataset: what ``metrics`` were measured on.
+            metrics: what was measured, as {"top-1 (%), 30 views": 74.1}; it is not checked.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: safetensors is not installed, the folder cannot be written, or the network
+                was changed so that it cannot be built again from ``spec``.
+        """
+        from octvideo.models.pretrained import save_pretrained
+
+        return save_pretrained(self, folder, licence=licence, dataset=dataset, metrics=metrics)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool = False,
+        message: str = "Upload a network of octvideo",
+        licence: str = "",
+        dataset: str = "",
+        metrics: Mapping[str, float | str] | None = None,
+    ) -> str:
+        """Uploads what ``save_pretrained`` writes to a repository of the Hugging Face Hub.
+
+        The repository is made where it is missing. Log in first: ``hf auth login``, or HF_TOKEN.
+
+        Args:
+            repository: "owner/name".
+            private: whether a new repository is private.
+            message: of the commit.
+            licence, dataset, metrics: as in ``save_pretrained``.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            UserError: as ``save_pretrained``, huggingface_hub is not installed, or the Hub refuses.
+        """
+        from octvideo.models.pretrained import push_to_hub
+
+        card = {"licence": licence, "dataset": dataset, "metrics": metrics}
+        return push_to_hub(self, repository, private, message, **card)
 
 
 class Classifier(Network):

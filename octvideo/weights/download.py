@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from octvideo.utils.errors import UserError
 from octvideo.weights.formats.files import CheckpointError, file_format, sha256_of, verify_sha256
+from octvideo.weights.pretrained import HUB, fetch_repository
 
 logger = logging.getLogger("octvideo")
 
@@ -100,6 +101,8 @@ def is_address(path: str | os.PathLike[str]) -> TypeGuard[str]:
 def fetch(address: str, sha256: str | None = None, folder: Path | None = None) -> Path:
     """Returns the local file of an address (http, https, ftp, or a path), downloading it if needed.
 
+    Of "hf://owner/name" it is the weights in that repository of the Hugging Face Hub.
+
     Args:
         sha256: of the whole file, or its first digits. None: unknown; then a download must at least
             begin as a checkpoint does, and its SHA-256 is logged.
@@ -110,7 +113,9 @@ def fetch(address: str, sha256: str | None = None, folder: Path | None = None) -
         CheckpointError: the file does not have this SHA-256.
         UserError: the cache cannot be written.
     """
-    if not is_address(address):
+    if address.startswith(HUB):
+        path = fetch_repository(address)
+    elif not is_address(address):
         path = Path(address).expanduser()
         if not path.is_file():
             raise DownloadError(f"there is no file {path}")

@@ -17,7 +17,6 @@ from octvideo.utils.errors import check_known
 from octvideo.utils.plain import from_plain
 from octvideo.weights.download import fetch, is_address
 from octvideo.weights.formats.files import CheckpointError, DamagedFile, file_format
-from octvideo.weights.formats.safetensors_file import read_safetensors
 from octvideo.weights.formats.torch_file import check_state, read_torch
 from octvideo.weights.kernels import has_one_frame, is_2d
 from octvideo.weights.libraries import library_address, library_class_names, library_state
@@ -26,6 +25,7 @@ from octvideo.weights.names.prefixes import cleared, find_state, without_prefix
 from octvideo.weights.names.pyslowfast import read_caffe2
 from octvideo.weights.names.pytorchvideo import is_pytorchvideo, pytorchvideo_names
 from octvideo.weights.names.torchvision import is_torchvision, torchvision_names
+from octvideo.weights.pretrained import read_pretrained, weights_file
 from octvideo.weights.zoo import ZooEntry, zoo_address, zoo_entry
 
 # Kinds of PyTorch and safetensors files, recognised by the names in them; timm's are torchvision's.
@@ -101,9 +101,10 @@ def read_weights(
     """Reads a checkpoint of any known kind; nothing in it is run.
 
     Args:
-        path: a file, the address of one (http, https), which is downloaded once, or, unless there
-            is a file of that name, a name from ``list_pretrained()`` or a network of a library,
-            as "timm/resnet50", for the weights that it publishes.
+        path: a file, a folder of ``save_pretrained``, the address of a file (http, https) or a
+            repository (hf://owner/name), which is downloaded once, or, unless there is a file of
+            that name, a name from ``list_pretrained()`` or a network of a library, as
+            "timm/resnet50", for the weights that it publishes.
         kind: one of ``KINDS``; "auto" recognises the kind, another is checked ("pytorch": any of
             ``TORCH_KINDS``).
         clear_names: texts to remove, at their first occurrence, from the names in a PyTorch or
@@ -119,7 +120,7 @@ def read_weights(
         return _of_library(str(path), clear_names, average)
     address, sha256 = (str(path), None) if is_address(path) else zoo_address(path)
     if not address:
-        return _read(Path(path).expanduser(), kind, clear_names, average)
+        return _read(weights_file(Path(path).expanduser()), kind, clear_names, average)
     cached = fetch(address, sha256)
     try:
         weights = _read(cached, kind, clear_names, average)
@@ -128,7 +129,8 @@ def read_weights(
     except DamagedFile as error:
         if not is_address(address):
             raise
-        cached.unlink(missing_ok=True)
+        for file in (cached.resolve(), cached):  # the Hub's are links
+            file.unlink(missing_ok=True)
         raise DamagedFile(
             f"{error}. It came from {address} and was removed from the cache: the next call "
             "downloads it again"
@@ -158,7 +160,7 @@ def _read(path: Path, kind: str, clear_names: ClearNames, average: bool) -> Weig
         state, low_channels = read_octconv(path)
         weights = Weights(path, found, state, low_channels=low_channels)
     else:
-        content = read_safetensors(path) if form == "safetensors" else read_torch(path)
+        content = read_pretrained(path) if form == "safetensors" else read_torch(path)
         weights = _of_pytorch(path, content, kind, clear_names, average)
     for key in [key for key in weights.state if key.endswith(".running_var")]:
         counter = key.replace("running_var", "num_batches_tracked")  # older files have none
