@@ -48,4 +48,4 @@ $(VENV)/.installed-dev: setup.py constraints.txt | $(BIN)/python
 	@touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) .venv-torch-next build *.egg-info
+	rm -rf $(VENV) .venv-torch-next .venv-headers examples/javascript/node_modules build *.egg-info
