@@ -77,7 +77,7 @@ class ExportedNetwork(nn.Module):
             raise ValueError(f"{self.path}: call the network itself for scores")
         return x
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "ExportedNetwork":
+    def __deepcopy__(self, memo: dict[int, object]) -> "ExportedNetwork":
         return self  # nothing in it changes
 
     def train(self, mode: bool = True) -> "ExportedNetwork":

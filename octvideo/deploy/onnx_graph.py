@@ -6,10 +6,10 @@ compute them. Where that batch size stands in the graph, any batch size is put a
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,12 +18,15 @@ from octvideo.deploy.form import ExportForm, inputs_of
 from octvideo.deploy.record import KEY, Record
 from octvideo.utils.extras import import_extra
 
+if TYPE_CHECKING:
+    from onnxscript import ir
+
 OPSET = 18
 _BATCH = 13  # a prime: sizes that are multiples of it come from the batch
 _LARGEST = 2**31  # values of a weight that is computed beforehand
 
 
-def onnx_program(form: ExportForm, record: Record, flat: bool = True) -> Any:
+def onnx_program(form: ExportForm, record: Record, flat: bool = True) -> "ir.Model":
     """Returns the graph of a network, an ``onnx_ir.Model``, for any batch size.
 
     flat: videos are upsampled as images with more channels, for which ONNX Runtime has a function
@@ -39,7 +42,7 @@ def onnx_program(form: ExportForm, record: Record, flat: bool = True) -> Any:
 
     inputs = tuple(inputs_of(torch.zeros(record.clips_shape(_BATCH)), record))
     with _quiet():
-        program: Any = torch.onnx.export(
+        program = torch.onnx.export(
             form,
             inputs,
             dynamo=True,
@@ -49,12 +52,13 @@ def onnx_program(form: ExportForm, record: Record, flat: bool = True) -> Any:
             input_names=record.input_names,
             output_names=record.output_names,
         )
-    model = program.model
+    assert program is not None
+    model: ir.Model = program.model
     optimizer.optimize(model, input_size_limit=_LARGEST, output_size_limit=_LARGEST)
     graph = model.graph
-    _any_batch(graph, ir)
+    _any_batch(graph)
     for node in [node for node in graph if node.op_type == "Resize"]:
-        _resize(graph, node, ir, flat)
+        _resize(graph, node, flat)
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:
         del graph.initializers[name]  # of before constants were folded
     for node in graph:
@@ -63,11 +67,11 @@ def onnx_program(form: ExportForm, record: Record, flat: bool = True) -> Any:
             value.metadata_props.clear()
             value.shape = None  # it was recorded for one batch size
     for value in (*graph.inputs, *graph.outputs):
-        value.shape = ir.Shape(["batch", *list(value.shape)[1:]])
+        value.shape = ir.Shape(["batch", *_sizes(value)[1:]])
     return model
 
 
-def save_onnx(model: Any, record: Record, path: Path) -> None:
+def save_onnx(model: "ir.Model", record: Record, path: Path) -> None:
     """Writes a graph and its record."""
     from onnxscript import ir
 
@@ -88,32 +92,34 @@ def _quiet() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _any_batch(graph: Any, ir: Any) -> None:
+def _any_batch(graph: "ir.Graph") -> None:
     """Lets every Reshape find the batch size by itself."""
     for node in graph:
-        if node.op_type != "Reshape" or node.inputs[1].const_value is None:
+        wanted = node.inputs[1] if node.op_type == "Reshape" else None
+        if wanted is None or wanted.const_value is None:
             continue
-        shape = node.inputs[1].const_value.numpy().copy()
+        shape = wanted.const_value.numpy()
         if not len(shape) or shape[0] <= 0 or shape[0] % _BATCH:
             continue
-        shape = np.array([-1, *list(node.outputs[0].shape)[1:]], np.int64)
-        node.replace_input_with(1, _constant(graph, ir, f"{node.outputs[0].name}_shape", shape))
+        shape = np.array([-1, *_sizes(node.outputs[0])[1:]], np.int64)
+        node.replace_input_with(1, _constant(graph, f"{node.outputs[0].name}_shape", shape))
 
 
-def _resize(graph: Any, node: Any, ir: Any, flat: bool) -> None:
+def _resize(graph: "ir.Graph", node: "ir.Node", flat: bool) -> None:
     """Writes an upsampling with factors instead of sizes, of which the batch is one.
 
     From n to 2 n - 1 pixels it is one of all by 2 whose last ones are cut off.
     """
     x, y = node.inputs[0], node.outputs[0]
-    before, after = list(x.shape), list(y.shape)
+    assert x is not None  # it is what Resize resizes
+    before, after = _sizes(x), _sizes(y)
     factors = [-(-b // a) for a, b in zip(before, after, strict=True)]
     whole = [a * f for a, f in zip(before, factors, strict=True)]
     cut = [i for i, (a, b) in enumerate(zip(whole, after, strict=True)) if a != b]
     is_nearest = node.attributes.get_string("mode", "nearest") == "nearest"
     if not is_nearest or any(factors[i] != 2 or whole[i] != after[i] + 1 for i in cut):
         return
-    steps = _Steps(graph, ir, y.name)
+    steps = _Steps(graph, y.name)
     is_flat = flat and len(before) == 5 and factors[2] == 1
     value = steps.as_images(x) if is_flat else x
     value = steps.add(
@@ -132,41 +138,55 @@ def _resize(graph: Any, node: Any, ir: Any, flat: bool) -> None:
     steps.replace(node, value)
 
 
+def _sizes(value: "ir.Value") -> list[int]:
+    """Returns the shape of a value, which was recorded with all sizes known."""
+    assert value.shape is not None
+    return [*value.shape.numpy()]
+
+
 class _Steps:
     """Nodes that take the place of another one."""
 
-    def __init__(self, graph: Any, ir: Any, name: str) -> None:
-        self.graph, self.ir, self.name = graph, ir, name
-        self.nodes: list[Any] = []
+    def __init__(self, graph: "ir.Graph", name: str | None) -> None:
+        self.graph, self.name = graph, name
+        self.nodes: list[ir.Node] = []
 
-    def constant(self, what: str, values: np.ndarray) -> Any:
-        return _constant(self.graph, self.ir, f"{self.name}_{what}{len(self.nodes)}", values)
+    def constant(self, what: str, values: np.ndarray) -> "ir.Value":
+        return _constant(self.graph, f"{self.name}_{what}{len(self.nodes)}", values)
 
-    def add(self, operation: str, inputs: list[Any], **attributes: object) -> Any:
-        node = self.ir.node(operation, inputs, attributes)
+    def add(
+        self, operation: str, inputs: "Sequence[ir.Value | None]", **attributes: str
+    ) -> "ir.Value":
+        from onnxscript import ir
+
+        node = ir.node(operation, inputs, attributes)
         node.outputs[0].name = f"{self.name}_{operation}{len(self.nodes)}"
         self.nodes.append(node)
         return node.outputs[0]
 
-    def as_images(self, value: Any) -> Any:
+    def as_images(self, value: "ir.Value") -> "ir.Value":
         """(N, C, T, H, W) -> (N, C * T, H, W)."""
-        _, channels, frames, *size = value.shape
+        _, channels, frames, *size = _sizes(value)
         return self.reshape(value, [-1, channels * frames, *size])
 
-    def replace(self, node: Any, value: Any) -> None:
+    def replace(self, node: "ir.Node", value: "ir.Value") -> None:
         """Puts the new nodes, which end in ``value``, in the place of an old one."""
+        from onnxscript import ir
+
         self.graph.insert_before(node, self.nodes)
         value.shape = node.outputs[0].shape
-        self.ir.convenience.replace_all_uses_with(
+        ir.convenience.replace_all_uses_with(
             node.outputs[0], value, replace_graph_outputs=True
         )
         self.graph.remove(node, safe=True)
 
-    def reshape(self, value: Any, shape: list[int]) -> Any:
+    def reshape(self, value: "ir.Value", shape: list[int]) -> "ir.Value":
         return self.add("Reshape", [value, self.constant("shape", np.array(shape, np.int64))])
 
 
-def _constant(graph: Any, ir: Any, name: str, values: np.ndarray) -> Any:
+def _constant(graph: "ir.Graph", name: str, values: np.ndarray) -> "ir.Value":
+    from onnxscript import ir
+
     value = ir.Value(name=name, const_value=ir.tensor(values, name=name))
     value.shape, value.type = (
         ir.Shape(values.shape),

@@ -94,7 +94,7 @@ def _check_value(file: str, key: str, value: object) -> None:
         raise ValueError("it holds objects of other classes")
 
 
-def _leaves(content: Any, key: str) -> Iterator[tuple[str, object]]:
+def _leaves(content: object, key: str) -> Iterator[tuple[str, object]]:
     """Yields each value that is neither a dict nor a list, with the name that it stands under."""
     if isinstance(content, dict):
         for name, value in content.items():

@@ -11,17 +11,17 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octvideo.layers.oct_tensor import OctTensor
+from octvideo.layers.oct_tensor import OctTensor, Value
 
 
 class Hardswish(nn.Hardswish):
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Value) -> Any:
         """Returns a value of the same kind and shape."""
         return _looked_up(F.hardswish, x, self.inplace)
 
 
 class Hardsigmoid(nn.Hardsigmoid):
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Value) -> Any:
         """Returns a value of the same kind and shape."""
         return _looked_up(F.hardsigmoid, x, self.inplace)
 
@@ -29,12 +29,12 @@ class Hardsigmoid(nn.Hardsigmoid):
 class Swish(nn.Module):
     """x * sigmoid(x)."""
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Value) -> Any:
         """Returns a value of the same kind and shape."""
         return x * x.sigmoid()
 
 
-def _looked_up(func: Callable[..., Tensor], x: Any, inplace: bool) -> Any:
+def _looked_up(func: Callable[..., Tensor], x: Value, inplace: bool) -> Any:
     if isinstance(x, OctTensor):
         return OctTensor.__torch_function__(func, (OctTensor,), (x,), {"inplace": inplace})
     return func(x, inplace)

@@ -58,7 +58,7 @@ def for_each_frequency(fn: F_) -> F_:
     """Makes a function of maps act on both maps of an octave value."""
 
     @wraps(fn)
-    def call(x: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(x: Any, *args: object, **kwargs: object) -> object:
         if hasattr(type(x), "map"):  # an OctTensor, which is built upon this module
             return x.map(fn, *args, **kwargs)
         return fn(x, *args, **kwargs)
@@ -237,7 +237,7 @@ class Conv2d(nn.Conv2d):
         return conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
-def plain(option: Any) -> Any:
+def plain(option: object) -> Any:
     """Returns an option of a convolution, with sizes as ints: others' are NumPy's, or in lists.
 
     The compiler cannot compare such sizes.

@@ -79,7 +79,7 @@ class _BatchNormNd(_BatchNorm):
             return torch.tensor(layout.indices(), device=device)
         return self.order
 
-    def learn_input(self, x: Any) -> None:
+    def learn_input(self, x: object) -> None:
         """Takes the channels of an octave value, in an octavized network."""
         if not isinstance(x, OctTensor):
             return
@@ -320,7 +320,7 @@ def _per_channel(parts: tuple[Tensor, ...]) -> Tensor:
     return torch.cat([torch.full((c,), n, dtype=torch.float64, device=device) for c, n in counts])
 
 
-def _split(t: Tensor | None, sizes: list[int]) -> tuple[Any, ...]:
+def _split(t: Tensor | None, sizes: list[int]) -> tuple[Tensor | None, ...]:
     return (None,) * len(sizes) if t is None else t.split(sizes)
 
 

@@ -23,7 +23,7 @@ from octvideo.layers.channels import Channels, as_channels
 from octvideo.layers.checks import check_arguments, check_value
 from octvideo.layers.eager import is_eager
 from octvideo.layers.layout import Layout
-from octvideo.layers.oct_tensor import OctTensor
+from octvideo.layers.oct_tensor import OctTensor, Value
 from octvideo.layers.resample import add_upsampled, join_groups, pool
 
 for leaf in ("pool", "add_upsampled"):
@@ -276,7 +276,7 @@ class _OctConvNd(nn.Module):
             return 0
         return x_l.shape[1] if self.in_octavized else self.channels_in.low  # type: ignore[union-attr]
 
-    def learn_input(self, x: Any) -> None:
+    def learn_input(self, x: Value) -> None:
         """Takes the channels of the input from a value, in an octavized network.
 
         They are for those who ask about the layer; the forward pass looks at its own input.

@@ -281,7 +281,7 @@ class ExternalNetwork(Network):
         """Returns the state dict of the network."""
         return self.network.state_dict(*args, **kwargs)
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> object:
         """Loads a state dict of the network."""
         return self.network.load_state_dict(*args, **kwargs)
 

@@ -40,8 +40,12 @@ class _Watch(TorchDispatchMode):
         self.after: set[str] = set()
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: Any,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         self.after.add(func.overloadpacket.__name__)
         return func(*args, **(kwargs or {}))
 

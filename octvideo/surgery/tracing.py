@@ -120,7 +120,7 @@ class _QuickNorms(TorchFunctionMode):
         self,
         func: Func,
         types: object,
-        args: tuple[Any, ...] = (),
+        args: tuple[Tensor, ...] = (),
         kwargs: dict[str, object] | None = None,
     ) -> object:
         if func in (F.batch_norm, torch.batch_norm, F.layer_norm) and args and args[0].is_meta:
