@@ -175,9 +175,7 @@ class _Steps:
 
         self.graph.insert_before(node, self.nodes)
         value.shape = node.outputs[0].shape
-        ir.convenience.replace_all_uses_with(
-            node.outputs[0], value, replace_graph_outputs=True
-        )
+        ir.convenience.replace_all_uses_with(node.outputs[0], value, replace_graph_outputs=True)
         self.graph.remove(node, safe=True)
 
     def reshape(self, value: "ir.Value", shape: list[int]) -> "ir.Value":
