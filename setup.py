@@ -20,6 +20,8 @@ EXTRAS = {
     "slurm": ["submitit>=1.5"],
     "onnx": ["onnx>=1.16", "onnxscript>=0.2", "onnxruntime>=1.18"],
     "openvino": ["openvino>=2024.4", "onnx>=1.16", "onnxscript>=0.2"],
+    # Of files that octvideo[onnx] or octvideo[openvino] run.
+    "int8": ["nncf>=3.0"],
     "plot": ["matplotlib>=3.6"],
     "dev": [
         *("pytest>=8", "pytest-timeout>=2.2", "pytest-xdist>=3.6", "hypothesis>=6.90"),

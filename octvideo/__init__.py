@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from octvideo.api.exporting import export
     from octvideo.api.loading import from_pretrained, load
     from octvideo.api.predict import extract_features, predict
+    from octvideo.api.quantization import quantize
     from octvideo.data import VideoError
     from octvideo.data.protocol import Protocol
     from octvideo.data.protocol import Protocol as ViewSettings
@@ -38,6 +39,7 @@ _PUBLIC = {
     "octavize": "octvideo.surgery",
     "optimize_for_inference": "octvideo.models",
     "predict": "octvideo.api.predict",
+    "quantize": "octvideo.api.quantization",
     "refit": "octvideo.surgery",
     "summary": "octvideo.surgery",
 }
@@ -75,6 +77,7 @@ __all__ = [
     "octavize",
     "optimize_for_inference",
     "predict",
+    "quantize",
     "refit",
     "summary",
 ]

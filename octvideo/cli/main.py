@@ -23,6 +23,7 @@ COMMANDS = {
     "convert": "convert a checkpoint of another project",
     "octavize": "make a trained network octave, and report what it cost",
     "export": "write a network as ONNX, OpenVINO or torch.export",
+    "quantize": "write an exported network in int8",
     "benchmark": "measure speed, memory and multiply-adds",
     "zoo": "list the pretrained networks",
     "config": "print a configuration or all keys",

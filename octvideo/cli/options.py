@@ -58,6 +58,12 @@ def new_model_parser(description: str | None, prog: str | None) -> argparse.Argu
     add_source(parser)
     add_run_options(parser)
     parser.add_argument("videos", nargs="*", metavar="VIDEO", help="a video or image file")
+    add_lists(parser)
+    return parser
+
+
+def add_lists(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of lists of videos."""
     parser.add_argument(
         "--list",
         action="append",
@@ -71,7 +77,6 @@ def new_model_parser(description: str | None, prog: str | None) -> argparse.Argu
     parser.add_argument(
         "--prefix", default="", metavar="FOLDER", help="put before the paths in a --list"
     )
-    return parser
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:

@@ -22,6 +22,7 @@ class Record:
     pixels uint8 (N, T, S, S, 3), of image networks (N, S, S, 3); "pathways", the two clips slow
     and fast of SlowFast. T and S are num_frames and crop_size; 0: any size.
     logits: the scores come before the activation. features: a second output, (N, C).
+    precision: of weights and layers, "fp32" or "int8".
     """
 
     protocol: Protocol
@@ -37,6 +38,7 @@ class Record:
     class_names: tuple[str, ...] = ()
     licence: str = ""
     source: str = ""
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         if self.inputs not in INPUTS:

@@ -48,8 +48,7 @@ def export_network(
     """
     write = _WRITERS[format_of(path)]
     form = ExportForm(network, record)
-    with _beside(path) as folder:
-        part = folder / path.name
+    with beside(path) as part:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of exporters about themselves
             write(form, record, part)
@@ -59,23 +58,26 @@ def export_network(
                 f"{path} would differ from the network by {difference:.1e} of its largest score, "
                 f"more than the tolerance, {tolerance:.1e}: nothing is written"
             )
-        for file in sorted(folder.iterdir(), reverse=True):  # the .xml after its .bin
-            with open(file, "rb+") as written:
-                os.fsync(written.fileno())
-            file.replace(path.with_name(file.name))
     return difference
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """Gives a hidden folder on the same disk, which is removed in the end."""
+def beside(path: Path) -> Iterator[Path]:
+    """Gives a path in a hidden folder on the same disk; what is written there ends up at ``path``.
+
+    After an error nothing does.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(prefix=f".{path.stem[:50]}.", dir=path.parent)
     except OSError as error:
         raise UserError(f"{path.parent} cannot be written to: {error.strerror}") from error
     with folder as name:
-        yield Path(name)
+        yield Path(name, path.name)
+        for file in sorted(Path(name).iterdir(), reverse=True):  # the .xml after its .bin
+            with open(file, "rb+") as written:
+                os.fsync(written.fileno())
+            file.replace(path.with_name(file.name))
 
 
 @torch.no_grad()
