@@ -31,8 +31,8 @@ ALLOWED = {
 }
 ALLOWED["layers"] = {"layers", "utils"}  # plain arguments only, no configuration
 OPTIONAL = {
-    "cv2", "decord", "huggingface_hub", "matplotlib", "nncf", "onnx", "onnxruntime",
-    "onnxscript", "openvino", "pandas", "pytorchvideo", "safetensors", "timm", "torchcodec", "torchvision",
+    "cv2", "decord", "huggingface_hub", "matplotlib", "nncf", "onnx", "onnxruntime", "onnxscript",
+    "openvino", "pandas", "pytorchvideo", "safetensors", "timm", "torchcodec", "torchvision",
 }  # fmt: skip
 MAX_LINES = 450
 

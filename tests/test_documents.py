@@ -51,6 +51,7 @@ ONLY_PARSED = {
     "octvideo convert": DOWNLOAD,
     "octvideo octavize": DOWNLOAD,
     "octvideo features --model": DOWNLOAD,
+    "octvideo quantize": TIME,
     "octvideo benchmark model": TIME,
     "octvideo benchmark train": TIME,
     "octvideo submit": CLUSTER,
