@@ -3,6 +3,7 @@
 import copy
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ def export(
     crop_size: int | None = None,
     settings: Protocol | None = None,
     licence: str = "",
+    source: str | None = None,
     tolerance: float = 1e-4,
 ) -> float:
     """Writes a model as a file that runs without octvideo, for any number of clips at a time.
@@ -53,6 +55,7 @@ def export(
         crop_size: S; None: that of the model's test.
         settings: the protocol to keep in the file, instead of the model's own.
         licence: a text to keep in the file.
+        source: the same, of where the weights come from; None: the name that ``model`` is given by.
         tolerance: the largest difference allowed, relative to the largest score.
 
     Returns:
@@ -66,7 +69,9 @@ def export(
     name = format_of(path, format)
     network = _on_cpu(model if isinstance(model, nn.Module) else load(model))
     record = _record(network, settings or protocol_of(network), inputs, crop_size, logits, licence)
-    record = Record(**{**vars(record), "features": features})
+    if source is None:
+        source = "" if isinstance(model, nn.Module) else Path(model).name
+    record = replace(record, features=features, source=source)
     difference = export_network(network, record, path, tolerance)
     logger.info("%s (%s) differs from the model by %.1e at most", path, name, difference)
     return difference
@@ -122,4 +127,4 @@ def _record(
     with torch.inference_mode():
         scores = network(torch.zeros(record.clips_shape(1)))
     names = tuple(getattr(network, "class_names", None) or ())
-    return Record(**{**vars(record), "num_classes": scores.shape[1], "class_names": names})
+    return replace(record, num_classes=scores.shape[1], class_names=names)

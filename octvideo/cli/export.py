@@ -10,6 +10,7 @@ how it looks at a video: octvideo predict --checkpoint mine.onnx clip.mp4
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from octvideo.cli.options import add_source, exit_status, load_model, new_parser
 from octvideo.utils.console import escape_warnings, say
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
     format_of(args.file, args.format)  # before the network is loaded
     args.device = "cpu"
+    source = Path(args.model or args.checkpoint or "").name  # which loading changes
     model = load_model(args)
     from octvideo.api.exporting import export
 
@@ -51,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         features=args.features,
         crop_size=args.crop_size,
         licence=args.licence,
+        source=source,
         tolerance=args.tolerance,
     )
     say(f"{args.file}: largest difference from the network {difference:.1e}")

@@ -20,6 +20,7 @@ from torch import Tensor
 from octvideo.deploy.files import format_of
 from octvideo.deploy.network import ExportedNetwork, open_exported
 from octvideo.deploy.record import KEY
+from octvideo.deploy.seal import BLANK, seal
 from octvideo.utils.errors import UserError
 from octvideo.utils.extras import import_extra
 
@@ -86,7 +87,8 @@ class Quantiser:
             )
         for file in path.parent.glob(f"{path.stem}.*"):
             file.unlink()  # the one before may still be mapped into memory
-        self._save(model, replace(self.source.record, precision="int8").to_json(), path)
+        self._save(model, replace(self.source.record, precision="int8").to_json(BLANK), path)
+        seal(path)
 
     def by_sensitivity(self, path: Path) -> list[list[str]]:
         """Returns groups of layers, first those without which scores are nearest to the float ones.

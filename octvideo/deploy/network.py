@@ -12,6 +12,7 @@ from octvideo.deploy.files import format_of
 from octvideo.deploy.form import inputs_of
 from octvideo.deploy.pt2 import open_pt2
 from octvideo.deploy.record import KEY, Record, record_from_json
+from octvideo.deploy.seal import check_seal
 from octvideo.models.build import Spec
 from octvideo.utils.errors import UserError
 from octvideo.utils.extras import import_extra
@@ -125,9 +126,10 @@ def open_exported(path: str | os.PathLike[str]) -> ExportedNetwork:
             "in its own runtime, or export the network again"
         )
     try:
-        record = record_from_json(text)
+        record, digest = record_from_json(text)
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} has a damaged record ({error}): export it again") from error
+    check_seal(path, digest)
     return ExportedNetwork(record, run, path)
 
 

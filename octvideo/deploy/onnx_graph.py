@@ -16,6 +16,7 @@ import torch
 
 from octvideo.deploy.form import ExportForm, inputs_of
 from octvideo.deploy.record import KEY, Record
+from octvideo.deploy.seal import BLANK, seal
 from octvideo.utils.extras import import_extra
 
 if TYPE_CHECKING:
@@ -75,9 +76,10 @@ def save_onnx(model: "ir.Model", record: Record, path: Path) -> None:
     """Writes a graph and its record."""
     from onnxscript import ir
 
-    model.metadata_props[KEY] = record.to_json()
+    model.metadata_props[KEY] = record.to_json(BLANK)
     model.producer_name = KEY
     ir.save(model, path)
+    seal(path)
 
 
 @contextmanager

@@ -20,9 +20,10 @@ class Record:
 
     inputs: "clips", normalised float32 (N, 3, T, S, S), of image networks (N, 3, S, S); "frames",
     pixels uint8 (N, T, S, S, 3), of image networks (N, S, S, 3); "pathways", the two clips slow
-    and fast of SlowFast. T and S are num_frames and crop_size; 0: any size.
+    and fast of SlowFast. T and S are num_frames and crop_size.
     logits: the scores come before the activation. features: a second output, (N, C).
     precision: of weights and layers, "fp32" or "int8".
+    source: where the weights come from.
     """
 
     protocol: Protocol
@@ -68,21 +69,25 @@ class Record:
     def output_names(self) -> tuple[str, ...]:
         return ("scores", "features") if self.features else ("scores",)
 
-    def to_json(self) -> str:
-        """Returns the record as text, first what readers in other languages want to know."""
+    def to_json(self, sha256: str | None = None) -> str:
+        """Returns the record as text, first what readers in other languages want to know.
+
+        sha256: what stands in the place of the file's own; see `seal`.
+        """
         own = {k: v for k, v in to_plain(replace(self, spec=None)).items() if k != "spec"}
         content = {
             "version": octvideo.__version__,
             "input_shape": ["batch", *self.shape()[1:]],
             "octave_alpha": self.spec.octave.alpha if self.spec else None,
+            **({"sha256": sha256} if sha256 else {}),
             **own,
             "spec": self.spec and self.spec.to_dict(),
         }
         return json.dumps(content)
 
 
-def record_from_json(text: str) -> Record:
-    """Returns the record of a file.
+def record_from_json(text: str) -> tuple[Record, object]:
+    """Returns the record of a file, and its SHA-256; None: it has none.
 
     Raises:
         ValueError: it is none, or a value is not of its type or out of range.
@@ -91,15 +96,16 @@ def record_from_json(text: str) -> Record:
     if not isinstance(content, Mapping):
         raise ValueError(f"the record must be a dict, got {content!r:.60}")
     values = dict(content)
+    digest = values.pop("sha256", None)
     for name in ("version", "input_shape", "octave_alpha"):  # for other readers
         values.pop(name, None)
     spec = spec_from_dict(values.pop("spec", None))
     record = from_plain(_Plain, values)
     limits = {"num_frames": 1024, "crop_size": 4096, "num_classes": MAX_CLASSES}
     for name, limit in limits.items():
-        if not 0 <= getattr(record, name) <= limit:
-            raise ValueError(f"{name} must be 0 to {limit}, got {getattr(record, name)}")
-    return Record(**{**vars(record), "spec": spec})
+        if not 0 < getattr(record, name) <= limit:
+            raise ValueError(f"{name} must be 1 to {limit}, got {getattr(record, name)}")
+    return Record(**{**vars(record), "spec": spec}), digest
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from octvideo.deploy.form import ExportForm, inputs_of
 from octvideo.deploy.network import open_exported
 from octvideo.deploy.onnx_graph import onnx_program, save_onnx
 from octvideo.deploy.record import KEY, Record
+from octvideo.deploy.seal import BLANK, seal
 from octvideo.layers import eager
 from octvideo.utils.errors import UserError
 from octvideo.utils.extras import import_extra
@@ -116,9 +117,10 @@ def _write_openvino(form: ExportForm, record: Record, path: Path) -> None:
     program = onnx_program(form, record, flat=False)
     save_onnx(program, record, between)
     model = openvino.convert_model(between)
-    model.set_rt_info(record.to_json(), [KEY])
+    model.set_rt_info(record.to_json(BLANK), [KEY])
     openvino.save_model(model, path, compress_to_fp16=False)
     del model
+    seal(path)
     between.unlink()
 
 

@@ -177,5 +177,6 @@ def test_the_command(small, tmp_path, capsys):
     [record] = [p.value for p in onnx.load(path).metadata_props if p.key == "octvideo"]
     record = json.loads(record)
     assert record["input_shape"] == ["batch", 3, 4, 72, 72] or record["input_shape"][3:] == [72, 72]
+    assert record["source"] == small.checkpoint.name
     assert (record["licence"], record["octave_alpha"]) == ("CC0", small.model.spec.octave.alpha)
     assert main(["export", *words[:4], str(tmp_path / "small.txt")]) == 2

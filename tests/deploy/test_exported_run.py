@@ -140,6 +140,23 @@ def test_damaged_files(form, damage, files, tmp_path):
         octvideo.load(path)
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".bin", ".pt2"])
+def test_one_changed_bit_of_the_weights(suffix, files, tmp_path):
+    """A network with other weights runs as well: its runtime does not notice."""
+    form = {".bin": "openvino"}.get(suffix) or next(f for f, s in SUFFIXES.items() if s == suffix)
+    source = files(form)
+    for file in (source, source.with_suffix(".bin")) if form == "openvino" else (source,):
+        shutil.copy(file, tmp_path)
+    octvideo.load(tmp_path / source.name)
+    path = (tmp_path / source.name).with_suffix(suffix)
+    content = bytearray(path.read_bytes())
+    number = content.find(b'pads_begin="') + len(b'pads_begin="')
+    content[number if suffix == ".xml" else len(content) * 2 // 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(octvideo.UserError, match="damaged"):
+        octvideo.load(tmp_path / source.name)
+
+
 def test_a_foreign_file(tmp_path):
     onnx = pytest.importorskip("onnx")
     helper = onnx.helper
