@@ -128,6 +128,7 @@ def test_import_is_quick_and_light() -> None:
     assert not set(modules) & (OPTIONAL | {"torch", "av", "numpy"})
 
 
+@pytest.mark.slow
 def test_importing_every_room_needs_nothing_optional() -> None:
     """Not even through a package that octvideo depends on."""
     names = [".".join(f.relative_to(ROOT).with_suffix("").parts) for f in FILES]

@@ -96,6 +96,7 @@ def _die(_pipe: object, _subject: Subject) -> None:
     sys.exit(3)
 
 
+@pytest.mark.slow
 def test_command_line() -> None:
     command = "model i3d_r18 --alphas --variants ours --size 32 --rounds 1 --json"
     out = subprocess.run(

@@ -350,6 +350,7 @@ def test_tool(small, tmp_path):
         np.testing.assert_allclose([s for _, s in row["scores"]], [s for _, s in wanted], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_without_a_traceback(small):
     command = [sys.executable, ROOT / "tools/predict.py", "--cfg", small.cfg, "--checkpoint"]
     command += [small.checkpoint, *small.videos * 100, "--opts", *small.opts]

@@ -462,7 +462,7 @@ POSSIBLE = st.fixed_dictionaries(
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(values=POSSIBLE)
 def test_dump_reads_back_to_an_equal_tree(tmp_path: Path, values: dict[str, Any]) -> None:

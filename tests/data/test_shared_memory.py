@@ -39,6 +39,7 @@ print(json.dumps(means))
 """
 
 
+@pytest.mark.slow
 def test_batches_come_through_a_pipe_where_shared_memory_is_full():
     """Of 16 MB, so that one batch of 24 MB has no room, and one clip of several has."""
     mount = "mount -t tmpfs -o size=16m tmpfs /dev/shm"

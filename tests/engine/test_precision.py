@@ -59,6 +59,7 @@ def assert_same_run(a, b):
 # ---------------------------------------------------------------------------- whole runs
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_fp32(opts, tmp_path, monkeypatch):
     """Four steps from the same weights; the whole run with precise BN, validation and a test."""
     start_scale_at(monkeypatch, 2.0**10)  # a network so small overflows at torch's
@@ -140,6 +141,7 @@ def test_a_network_that_is_lost_ends_the_run_in_fp16_too(opts, log_period):
     assert not list_checkpoints(Path(cfg.OUTPUT_DIR) / "checkpoints")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_pyslowfast_brings_its_scale(opts):
     """Its scaler_state is what torch's GradScaler gives, and its optimizer was not fused."""
     cfg = opts("TRAIN.MIXED_PRECISION", True)

@@ -144,6 +144,7 @@ def test_parts_of_a_mixed_batch_add_up_to_its_gradient(tiny_opts):
     torch.testing.assert_close(weights_after_a_step(2), weights_after_a_step(1))
 
 
+@pytest.mark.slow
 def test_the_average_is_validated_saved_and_tested(tiny_opts, monkeypatch):
     cfg = with_opts(tiny_opts, EMA__ENABLE=True, EMA__DECAY=0.5)
     used = []
@@ -186,6 +187,7 @@ def test_precise_batch_norm_is_of_the_average_itself(tiny_opts):
             torch.testing.assert_close(value, content[key][name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_without_an_average_can_begin_one(tiny_opts, tmp_path):
     run_train(with_opts(tiny_opts, SOLVER__MAX_EPOCH=1))
     cfg = with_opts(tiny_opts, EMA__ENABLE=True)
@@ -203,6 +205,7 @@ def test_a_run_without_an_average_can_begin_one(tiny_opts, tmp_path):
     assert_same(trainer.average.model.state_dict(), load_checkpoint(path)["model_state"])
 
 
+@pytest.mark.slow
 def test_all_of_it_together_still_learns(all_opts):
     """A set that is learnt by heart, with mild settings."""
     cfg = with_opts(

@@ -187,7 +187,9 @@ def stats_of(folder: Path, kind: str) -> list[dict]:
     return [s for s in stats if s["_type"] == kind]
 
 
-@pytest.mark.parametrize("checks", [0, 2, 3, 5])
+@pytest.mark.parametrize(
+    "checks", [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (0, 3, 5))]
+)
 def test_the_log_goes_on_as_if_nothing_had_been(tiny_opts, tmp_path, checks):
     """Losses and errors of log steps and epochs, those with steps before the stop as well."""
     more = {"LOG_PERIOD": 3, "SOLVER.MAX_EPOCH": 2, "TRAIN.EVAL_PERIOD": 0}

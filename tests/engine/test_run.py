@@ -83,6 +83,7 @@ def test_training_writes_what_users_expect(tiny_opts):
     assert load_cfg(folder / "config.yaml") == cfg
 
 
+@pytest.mark.slow
 def test_tensorboard_forgets_the_steps_that_a_killed_run_makes_again(tiny_opts):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -27,6 +27,7 @@ NETWORK = {
 }
 
 
+@pytest.mark.slow
 def test_run(tiny_opts: list[str]) -> None:
     opts = [*tiny_opts, *(str(word) for pair in NETWORK.items() for word in pair)]
     cfg = load_cfg(ROOT / "configs/Synthetic/OCT_I3D.yaml", opts)

@@ -30,6 +30,7 @@ for ndim, channels, size in ((2, 2, 8), (2, 4, 8), (2, 6, 56), (3, 2, 8), (3, 4,
 """
 
 
+@pytest.mark.slow
 def test_strided_pointwise_convolutions_of_few_channels() -> None:
     env = {**os.environ, "LD_PRELOAD": CHECKS, "MALLOC_CHECK_": "3"}
     probe = subprocess.run(["true"], env=env, capture_output=True, text=True, check=False)

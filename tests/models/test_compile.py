@@ -19,7 +19,8 @@ SMALL = {"crop_size": 32, "num_classes": 5}
 # With one block a stage, the first two have every kind of layer; tracing octave ones takes longest.
 EVERY_STAGE = (2, 3, 4, 5)
 SHALLOW = [
-    *(("slowfast_nln_r50", 0.25, (2, 3)), ("x3d_xs", 0.25, (2, 3))),
+    ("slowfast_nln_r50", 0.25, (2, 3)),
+    pytest.param("x3d_xs", 0.25, (2, 3), marks=pytest.mark.slow),
     *(
         pytest.param(name, alpha, EVERY_STAGE, marks=pytest.mark.slow)
         for name, alpha in (
@@ -96,6 +97,7 @@ def test_a_break_would_be_found() -> None:
         assert_whole(Breaks())
 
 
+@pytest.mark.slow
 def test_another_number_of_frames_is_traced_anew() -> None:
     """What the slow pathway takes of a clip is a constant of the graph, not of the network."""
     model = shallow("slowfast_r50").eval()

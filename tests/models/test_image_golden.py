@@ -65,7 +65,12 @@ def test_table_5_at_320() -> None:
 # torchvision's networks have these parameters; C2D has them, too.
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
-    ("depth", "params"), [(50, 25_557_032), (101, 44_549_160), (152, 60_192_808)]
+    ("depth", "params"),
+    [
+        (50, 25_557_032),
+        pytest.param(101, 44_549_160, marks=pytest.mark.slow),
+        pytest.param(152, 60_192_808, marks=pytest.mark.slow),
+    ],
 )
 def test_v1b_is_the_network_that_everybody_knows(depth: int, params: int) -> None:
     for alpha in (0.0, 0.25):

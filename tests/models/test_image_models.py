@@ -97,7 +97,9 @@ def test_small_alpha_is_the_vanilla_network(name: str) -> None:
         assert torch.equal(vanilla(images()), model(images()))
 
 
-@pytest.mark.parametrize("name", RESNETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * ("152" in n)) for n in RESNETS]
+)
 def test_placement(name: str) -> None:
     """The authors' rule: conv1 plain, res2..res4 octave, res5 plain; the last stride is a pool."""
     with torch.device("meta"):

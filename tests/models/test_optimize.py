@@ -218,6 +218,7 @@ def test_an_optimized_model_is_exported() -> None:
         torch.testing.assert_close(exported(x), model(x))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 def test_an_optimized_model_is_traced() -> None:
     model = optimize_for_inference(small("i3d_r18", 0.25, (2, 3, 4)))

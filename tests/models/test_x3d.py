@@ -77,7 +77,9 @@ def pyslowfast_keys(spec: X3DSpec, bn_lin5: bool = False) -> list[str]:
 
 
 @pytest.mark.parametrize("bn_lin5", [False, True])
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "x3d_l")) for n in PUBLISHED]
+)
 def test_names_of_pyslowfast(name: str, bn_lin5: bool) -> None:
     model = on_meta(name, bn_lin5=bn_lin5)
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}

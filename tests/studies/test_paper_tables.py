@@ -93,6 +93,7 @@ def test_table_6_is_that_of_its_own_command(monkeypatch: pytest.MonkeyPatch) -> 
     assert paper_tables.paper_tables([6]) == [{"table": 6, "name": "I3D"}]
 
 
+@pytest.mark.slow
 def test_times_of_table_2(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the benchmark says that alpha .25 is twice as fast, it takes half the time."""
     asked = {}
@@ -120,6 +121,7 @@ def test_times_of_table_2(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(row["median_ms"] is None and row["relative_time"] is None for row in without)
 
 
+@pytest.mark.slow
 def test_markdown_of_every_table() -> None:
     text = paper_tables.format_paper_tables(paper_tables.paper_tables([1, 3]))
     assert [line for line in text.splitlines() if line.startswith("### Table")] == [

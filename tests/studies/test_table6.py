@@ -64,6 +64,7 @@ def test_the_networks_of_the_paper() -> None:
     }
 
 
+@pytest.mark.slow
 def test_some_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     some = {"C2D": 0.0, "Oct-I3D": 0.2, "Oct-I3D, Kinetics-600": 0.1}
     monkeypatch.setattr("studies.table6.PAPER", [p for p in PAPER if some.get(p.name) == p.alpha])

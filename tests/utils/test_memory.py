@@ -29,6 +29,7 @@ print(usual, faults(10))  # the heap takes a while to find its size
 """
 
 
+@pytest.mark.slow
 @linux
 def test_kept_memory_costs_no_page_faults() -> None:
     out = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)

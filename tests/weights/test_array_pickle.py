@@ -193,7 +193,9 @@ BOMBS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.parametrize(
+    "bomb", [pytest.param(name, marks=[pytest.mark.slow] * (name == "opcodes")) for name in BOMBS]
+)
 def test_no_memory_on_the_word_of_a_file(tmp_path, bomb):
     path = tmp_path / "bomb.pkl"
     path.write_bytes(BOMBS[bomb])

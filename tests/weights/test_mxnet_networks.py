@@ -130,6 +130,7 @@ def test_costs(name, alpha):
     assert (cost.macs, cost.params) == COSTS[name, alpha]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_the_tool(tmp_path, monkeypatch, capsys):
     """A .tar as it is released, converted, into a model of a configuration."""
@@ -155,6 +156,7 @@ def test_the_tool(tmp_path, monkeypatch, capsys):
         assert_close(model(images()), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_the_tool_tells_the_network_and_its_file_knows_it(tmp_path, monkeypatch, capsys, caplog):
     network = "resnet-26_alpha-0.250"

@@ -79,7 +79,13 @@ def logits_of(network: str, path: Path) -> np.ndarray:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("network", ["resnet-26_alpha-0.250", "resnet-50_alpha-0.125"])
+@pytest.mark.parametrize(
+    "network",
+    [
+        "resnet-26_alpha-0.250",
+        pytest.param("resnet-50_alpha-0.125", marks=pytest.mark.slow),
+    ],
+)
 def test_logits_are_the_authors(network: str, tmp_path: Path) -> None:
     need_lists()
     logits = logits_of(network, tmp_path / "x.params")
@@ -88,13 +94,11 @@ def test_logits_are_the_authors(network: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("network", "stride_on"),
-    [
-        ("resnet50_v1b_alpha-0.5", 2),
-        pytest.param("resnet152_v1f_alpha-0.125", 3, marks=pytest.mark.slow),
-    ],
+    [("resnet50_v1b_alpha-0.5", 2), ("resnet152_v1f_alpha-0.125", 3)],
 )
 def test_logits_of_gluon_networks(network: str, stride_on: int, tmp_path: Path) -> None:
     """Against their arrays, one by one, in double precision."""

@@ -41,7 +41,7 @@ TINY = {"depth": 14, "width_per_group": 4}
     "entry",
     [
         pytest.param(
-            entry, marks=[pytest.mark.slow] * bool(re.search("net(101|152|200)|x101", entry.name))
+            entry, marks=[pytest.mark.slow] * bool(re.search("101|152|200|densenet", entry.name))
         )
         for entry in zoo_entries()
     ],
@@ -132,7 +132,9 @@ def test_the_authors_networks_are_there():
     ("network", "name"),
     [
         ("mobilenet_v1_075_alpha-0.375", "oct_mobilenet_v1_075_a0.375_in1k_mxnet"),
-        ("resnet-26_alpha-0.250", "oct_resnet26_v2_a0.25_in1k_mxnet"),
+        pytest.param(
+            *("resnet-26_alpha-0.250", "oct_resnet26_v2_a0.25_in1k_mxnet"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_file_of_the_authors_by_name(network, name, tmp_path, monkeypatch):

@@ -534,7 +534,11 @@ def listed(*folders: str) -> list[tuple[str, int]]:
 
 
 def real(*folders: str) -> pytest.MarkDecorator:
-    rows = [pytest.param(*row, id=row[0]) for row in listed(*folders)]
+    large = ("good/imageio_cockatoo.mp4", "good/sam2_05_default_juggle.mp4")
+    rows = [
+        pytest.param(*row, id=row[0], marks=[pytest.mark.slow] * (row[0] in large))
+        for row in listed(*folders)
+    ]
     if not rows:
         skip = pytest.mark.skip("needs the reference clips beside the checkout")
         rows = [pytest.param("", 0, marks=skip)]

@@ -201,6 +201,7 @@ def test_lists_and_files(small: Path) -> None:
     assert len(contents) == len(set(contents)) == 32
 
 
+@pytest.mark.slow
 def test_processes_do_not_change_the_files(small: Path, tmp_path: Path) -> None:
     assert make_synthetic(tmp_path, **SMALL, num_workers=2)
     assert files_of(tmp_path) == files_of(small)
@@ -252,6 +253,7 @@ def test_finished_set_is_left_alone_and_repaired(tmp_path: Path) -> None:
     assert files_of(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_two_jobs_make_one_set(small: Path, tmp_path: Path) -> None:
     words = ["--train", 16, "--val", 8, "--test", 8, "--short-side", 32, 48, "--workers", 1]
     command = [sys.executable, ROOT / "tools/make_synthetic.py", "--out", tmp_path, *words]
