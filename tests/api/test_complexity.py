@@ -50,7 +50,7 @@ def test_a_network_counted_by_hand() -> None:
     assert cost.activations == 1920 + 360 + 300
 
 
-@pytest.mark.parametrize("name", ["c2d_r18", "i3d_r50"])
+@pytest.mark.parametrize("name", ["c2d_r18", pytest.param("i3d_r50", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("alpha", [0.0, 0.25])
 def test_equals_fvcore_which_runs_the_model(name: str, alpha: float) -> None:
     model = create_model(

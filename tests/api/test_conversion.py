@@ -169,6 +169,7 @@ def test_markdown_has_the_figures_of_the_json(made) -> None:
     assert report["versions"]["torch"] == torch.__version__
 
 
+@pytest.mark.slow
 def test_distillation_on_more_steps_brings_it_nearer(vanilla, clips) -> None:
     """Without labels; the views of all files, and one file that is all there is."""
     [video] = clips[:1]
@@ -230,6 +231,7 @@ def test_the_vanilla_network_stays_as_it_was(vanilla, clips) -> None:
     assert (len(report.learned), len(report.measured)) == (1, 1)
 
 
+@pytest.mark.slow
 def test_an_image_network(tmp_path: Path) -> None:
     from PIL import Image
 
@@ -277,6 +279,7 @@ def test_a_test_takes_the_checkpoint(small, tmp_path: Path) -> None:
             np.testing.assert_allclose(wanted, scores, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_the_checkpoint(small, tmp_path: Path) -> None:
     """With the configuration of the vanilla network: from the start, resumed, and loaded."""
     opts = [*small.opts, "OCTAVE.ENABLE", False]

@@ -131,6 +131,7 @@ def test_a_fused_convolution_refuses_it() -> None:
         FusedConv(ablated(CASES["pair"], 2, Ablation("max")))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @every_variant
 @pytest.mark.parametrize("name", ["c2d_r50", "resnet26_v2", "resnet26_v1b", "mobilenet_v1_075"])

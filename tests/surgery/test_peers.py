@@ -30,7 +30,13 @@ SIDE = 128
     ],
     ids=["default, half", "end, an eighth", "default, an eighth", "end, half"],
 )
-@pytest.mark.parametrize("name", ["i3d_r50", "c2d_r50", "slow_r50", "slowfast_4x16_r50"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("i3d_r50", "slowfast_4x16_r50"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("c2d_r50", "slow_r50")),
+    ],
+)
 def test_pytorchvideo(name: str, alpha: float, stages: tuple[int, ...], shared: Path) -> None:
     torch.manual_seed(0)
     vanilla = build_peer(name, 32, SIDE)
