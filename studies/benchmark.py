@@ -3,13 +3,14 @@
     python tools/benchmark.py complexity --cfg Kinetics/OCT_I3D_8x8 [--json]
     python tools/benchmark.py model [MODEL ...] [--alphas .125 .25 .5] [--device cuda] [--json]
     python tools/benchmark.py train [MODEL ...] [--batch 8] [--dtype bf16] [--json]
+    python tools/benchmark.py deploy [MODEL ...] [--alphas .25 .5] [--forms onnx ours] [--json]
     python tools/benchmark.py scale --cfg FILE --gpu-clips N --core-clips N --file-mb N [--json]
     python tools/benchmark.py tables [--table N ...] [--time] [--json]
     python tools/benchmark.py table6 [--json]
     python tools/benchmark.py loader [--video FILE] [--json]
     python tools/benchmark.py test [--video FILE] [--json]
 
-complexity, model, train, scale: see `octvideo benchmark --help`.
+complexity, model, train, deploy, scale: see `octvideo benchmark --help`.
 
 tables: Tables 1 to 6 of "Drop an Octave", our multiply-adds and parameters beside the paper's;
 --time adds the times of Table 2, measured on one thread of this CPU in one interleaved run.

@@ -54,6 +54,8 @@ ONLY_PARSED = {
     "octvideo quantize": TIME,
     "octvideo benchmark model": TIME,
     "octvideo benchmark train": TIME,
+    "octvideo benchmark deploy": TIME,
+    "python -m studies.export_table": TIME,
     "octvideo submit": CLUSTER,
     "octvideo synthetic --hard": TIME,
     "python -m pytest": "the tests are running",

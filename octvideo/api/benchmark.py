@@ -9,13 +9,11 @@ same machine; peak memory is that of its tensors. The variants:
     ours_compiled  the same under torch.compile
 """
 
-import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -26,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from octvideo.api.create import create_model
+from octvideo.api.turns import process
 from octvideo.engine.precision import DTYPES, autocast, channels_last, move_model
 from octvideo.layers import conv3d_as_2d
 from octvideo.models import named_spec, optimize_for_inference
@@ -63,6 +62,12 @@ class Subject:
             octave_stages=self.stages,
             channel_divisor=self.channel_divisor,
         )
+
+    def begin(self) -> Callable[[str], float]:
+        """Returns what answers "step" with seconds and "peak" with megabytes."""
+        step = _step(self)
+        answers = {"step": _time, "peak": _peak_memory}
+        return lambda what: answers[what](step, self.device)
 
 
 def benchmark_models(
@@ -114,7 +119,7 @@ def benchmark_models(
 def _measure(subjects: Sequence[Subject], rounds: int) -> dict[Subject, tuple[list[float], float]]:
     """Seconds of each round, and peak megabytes."""
     with ExitStack() as stack:
-        started = [(s, stack.enter_context(_process(s))) for s in subjects]
+        started = [(s, stack.enter_context(process(s))) for s in subjects]
         times: dict[Subject, list[float]] = {subject: [] for subject in subjects}
         for n in tqdm(range(_WARM_UP + rounds), desc=subjects[0].model, leave=False, disable=None):
             for subject, run in started:
@@ -122,52 +127,6 @@ def _measure(subjects: Sequence[Subject], rounds: int) -> dict[Subject, tuple[li
                 if n >= _WARM_UP:
                     times[subject].append(seconds)
         return {subject: (times[subject], run("peak")) for subject, run in started}
-
-
-@contextmanager
-def _process(subject: Subject) -> Iterator[Callable[[str], float]]:
-    """Yields a function that asks a process with the model to do something, and its answer."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_work, args=(there, subject), daemon=True)
-    process.start()
-    there.close()
-
-    def run(what: str) -> float:
-        try:
-            here.send(what)
-            answer = here.recv()
-        except (EOFError, ConnectionError) as error:
-            process.join()
-            reason = f"the process of {subject} ended with status {process.exitcode}"
-            raise UserError(f"{reason}: was there memory enough?") from error
-        if isinstance(answer, str):
-            raise UserError(f"{subject}: {answer}")
-        return answer
-
-    try:
-        yield run
-    finally:
-        here.close()
-        process.terminate()
-        process.join()
-
-
-def _work(pipe: Connection, subject: Subject) -> None:
-    """Runs in its process: answers "step" with seconds and "peak" with megabytes."""
-    torch.set_num_threads(subject.threads)
-    step: Callable[[], object] | None = None
-    while True:
-        try:
-            what = pipe.recv()
-        except EOFError:
-            return
-        try:
-            step = step or _step(subject)
-            peak = what == "peak"
-            pipe.send(_peak_memory(step, subject.device) if peak else _time(step, subject.device))
-        except (RuntimeError, ValueError, ImportError) as error:  # out of memory, no compiler ...
-            pipe.send(f"{type(error).__name__}: {error}")
 
 
 def _time(step: Callable[[], object], device: str) -> float:

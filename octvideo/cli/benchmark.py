@@ -3,6 +3,7 @@
     octvideo benchmark complexity --cfg Kinetics/OCT_I3D_8x8 [--json]
     octvideo benchmark model [MODEL ...] [--alphas .125 .25 .5] [--device cuda] [--json]
     octvideo benchmark train [MODEL ...] [--batch 8] [--dtype bf16] [--json]
+    octvideo benchmark deploy [MODEL ...] [--alphas .25 .5] [--forms onnx ours] [--threads 1 2]
     octvideo benchmark scale --cfg FILE --gpu-clips N --core-clips N --file-mb N [--json]
 
 complexity: multiply-adds (convolutions and linear layers, 1 FLOP = 1 multiply-add), parameters
@@ -12,17 +13,21 @@ model, train: time of a forward pass and of a training step, throughput and peak
 network for each alpha and of its vanilla twin, in one interleaved run, and how much of the
 speed-up that the multiply-adds predict is achieved; beside the network in torch's 3D operations.
 
+deploy: time, throughput, memory and file size of networks on a CPU in every form: ours in fp32, in
+bf16 and compiled, and exported to ONNX and OpenVINO, in float and in int8, in one interleaved run.
+
 scale: what a training run needs of network, loader cores and storage on 1 to 512 GPUs, computed
 from the measured clips a second of one GPU and of one loader core.
 """
 
 import argparse
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from octvideo.cli.options import exit_status, new_parser
+from octvideo.cli.options import at_least, exit_status, new_parser
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -53,7 +58,25 @@ def parsers(description: str | None, prog: str | None) -> "Parsers":
     add("--gpus-per-node", type=int, default=8, metavar="N", help="default: %(default)s")
     scale.set_defaults(run=run_scale)
     _add_model_commands(commands)
+    _add_deploy_command(commands)
     return parser, commands
+
+
+def _add_deploy_command(commands: "Commands") -> None:
+    deploy = commands.add_parser("deploy", help="time and memory of a network in every form")
+    add = deploy.add_argument
+    text = "name of create_model, run folder, checkpoint or zoo name; default: i3d_r50"
+    add("models", nargs="*", default=["i3d_r50"], metavar="MODEL", help=text)
+    text = "of names of create_model, beside the vanilla network; default: 0.25 0.5"
+    add("--alphas", nargs="*", type=float, default=[0.25, 0.5], metavar="A", help=text)
+    text = "ours, ours_bf16, ours_compiled, onnx, onnx_int8, openvino, openvino_int8; default: all"
+    add("--forms", nargs="+", metavar="FORM", help=text)
+    add("--threads", type=at_least(1), nargs="+", default=[1], metavar="N", help="default: 1")
+    add("--batch", type=at_least(1), default=1, metavar="N", help="clips; default: 1")
+    add("--rounds", type=at_least(1), default=8, metavar="N", help="default: 8")
+    add("--folder", type=Path, metavar="FOLDER", help="keep the exported files, and use them again")
+    add("--json", action="store_true", help="print JSON instead of Markdown")
+    deploy.set_defaults(run=run_deploy)
 
 
 def _add_model_commands(commands: "Commands") -> None:
@@ -97,6 +120,22 @@ def run_models(args: argparse.Namespace) -> None:
         channel_divisor=args.divisor,
     )
     print(json.dumps(rows) if args.json else format_model_rows(rows))
+
+
+def run_deploy(args: argparse.Namespace) -> None:
+    from octvideo.api.benchmark_deploy import FORMS, benchmark_deploy, format_deploy_rows
+
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = benchmark_deploy(
+            args.models,
+            args.alphas,
+            args.forms or FORMS,
+            args.threads,
+            args.batch,
+            args.rounds,
+            folder=args.folder or Path(scratch),
+        )
+    print(json.dumps(rows) if args.json else format_deploy_rows(rows))
 
 
 def run_complexity(args: argparse.Namespace) -> None:

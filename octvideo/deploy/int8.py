@@ -85,8 +85,8 @@ class Quantiser:
                 ignored_scope=nncf.IgnoredScope(names=[*in_float]),
                 advanced_parameters=parameters,
             )
-        for file in path.parent.glob(f"{path.stem}.*"):
-            file.unlink()  # the one before may still be mapped into memory
+        weights = path.with_suffix(".bin") if path.suffix == ".xml" else path
+        weights.unlink(missing_ok=True)  # those of before may still be mapped into memory
         self._save(model, replace(self.source.record, precision="int8").to_json(BLANK), path)
         seal(path)
 

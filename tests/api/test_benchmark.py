@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from octvideo import create_model
-from octvideo.api import benchmark
+from octvideo.api import turns
 from octvideo.api.benchmark import Subject, benchmark_models, format_model_rows
 from octvideo.utils.complexity import count
 from octvideo.utils.errors import UserError
@@ -27,7 +27,7 @@ KEYS = {
 def quick_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forks the processes from a server that has imported torch; only the command spawns them."""
     cheap = SimpleNamespace(get_context=lambda kind: CONTEXT)
-    monkeypatch.setattr("octvideo.api.benchmark.multiprocessing", cheap)
+    monkeypatch.setattr("octvideo.api.turns.multiprocessing", cheap)
 
 
 @pytest.mark.parametrize("training", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -71,7 +71,7 @@ def test_errors(options: dict, message: str, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.timeout(60)
 def test_a_step_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("octvideo.api.benchmark._work", _fail)
+    monkeypatch.setattr("octvideo.api.turns._work", _fail)
     with pytest.raises(UserError, match="ValueError: no such loss"):
         benchmark_models(["resnet26_v2"], [], ["ours"], 1, training=True, size=32)
 
@@ -83,11 +83,11 @@ def _fail(pipe: object, subject: Subject) -> None:
         raise ValueError("no such loss")
 
     torch.nn.functional.cross_entropy = loss
-    benchmark._work(pipe, subject)
+    turns._work(pipe, subject)
 
 
 def test_a_process_that_is_killed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("octvideo.api.benchmark._work", _die)
+    monkeypatch.setattr("octvideo.api.turns._work", _die)
     with pytest.raises(UserError, match=r"ended with status 3: was there memory enough\?"):
         benchmark_models(["i3d_r18"], [], rounds=1, size=32)
 
