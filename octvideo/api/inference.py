@@ -18,6 +18,7 @@ from octvideo.engine.precision import DTYPES
 from octvideo.layers import conv3d_as_2d
 from octvideo.layers.fused import FusedConv
 from octvideo.models import optimize_for_inference
+from octvideo.models.external import ExternalNetwork, keep_input
 from octvideo.models.video_resnet import VideoResNet
 from octvideo.utils.errors import UserError
 
@@ -48,12 +49,13 @@ def in_evaluation(model: nn.Module) -> nn.Module:
 def for_inference(model: nn.Module, precision: str) -> nn.Module:
     """Returns a network in evaluation mode with the weights that the model has now.
 
-    Of a video network of octvideo it is the result of ``optimize_for_inference``, kept until the
-    model changes (see `_State`). Used as they are: models that have hooks, whose tensors cannot be
-    watched, that are optimised already or of another project, and, while ``conv3d_as_2d.enabled``
-    is off, all.
+    Of a video network of octvideo, or one that octvideo has built from another project, it is the
+    result of ``optimize_for_inference``, kept until the model changes (see `_State`). Used as they
+    are: models that have hooks, whose tensors cannot be watched, that are optimised already, and,
+    while ``conv3d_as_2d.enabled`` is off, all.
     """
-    if not isinstance(model, VideoResNet) or not conv3d_as_2d.enabled or _hooks(model):
+    is_known = isinstance(model, (VideoResNet, ExternalNetwork))
+    if not is_known or not conv3d_as_2d.enabled or _hooks(model):
         return in_evaluation(model)
     if any(isinstance(module, FusedConv) for module in model.modules()):
         return in_evaluation(model)
@@ -149,6 +151,7 @@ def _hooks(model: nn.Module) -> list[Callable[..., object]]:
         for m in modules
         for hooks in (m._forward_hooks, m._forward_pre_hooks)
         for hook in hooks.values()
+        if hook is not keep_input
     ]
 
 

@@ -156,7 +156,7 @@ def _as_texts(options: Mapping[str, object] | Sequence[str]) -> list[str]:
 _taken: ContextVar[list[Tensor] | None] = ContextVar("taken", default=None)
 
 
-def _take(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def keep_input(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     """Keeps the input of the last layer for who asks for features in this thread."""
     if torch.compiler.is_compiling():  # a compiled network gives scores alone
         return
@@ -184,7 +184,7 @@ class ExternalNetwork(Network):
         self.activation = HEAD_ACTIVATIONS[spec.head_activation]
         if trial.head is not None:
             self._new_head = _maker_of(network.get_submodule(trial.head))
-            network.get_submodule(trial.head).register_forward_pre_hook(_take)
+            network.get_submodule(trial.head).register_forward_pre_hook(keep_input)
 
     def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
         """Images (N, C, H, W), or clips (N, C, T, H, W), or one for each pathway -> (N, K).
@@ -270,7 +270,7 @@ class ExternalNetwork(Network):
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         else:
             layer = NoClassifier(self._new_head.args[0], self.activation).to(**place)
-        layer.register_forward_pre_hook(_take)
+        layer.register_forward_pre_hook(keep_input)
         parent, _, child = self.head_name.rpartition(".")
         setattr(self.network.get_submodule(parent), child, layer.train(old.training))
         self.spec = spec

@@ -11,12 +11,17 @@ from octvideo.layers import NonLocal3d, OctConv3d, conv3d_as_2d
 from octvideo.layers.fused import FusedConv, dense, folded, is_fusible
 from octvideo.models import densenet, mobilenet, resnet2d, x3d
 from octvideo.models.blocks import Bottleneck, PreActBlock, ResBlock, Transform
+from octvideo.models.external import ExternalNetwork
 from octvideo.models.pathways import Stem
 from octvideo.models.slowfast import Fuse
+from octvideo.surgery.fusing import fuse
+from octvideo.surgery.tracing import Example
 from octvideo.utils.errors import NonFiniteError
 
 
-def optimize_for_inference(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+def optimize_for_inference(
+    model: nn.Module, dtype: torch.dtype | None = None, *, example: Example | None = None
+) -> nn.Module:
     """Returns a copy of a model for inference, faster, with the same outputs to rounding.
 
     Batch norm is folded into the convolutions, the slices of an octave weight are stored apart,
@@ -29,16 +34,25 @@ def optimize_for_inference(model: nn.Module, dtype: torch.dtype | None = None) -
     On a CPU, ``octvideo.utils.memory.keep_freed_memory()`` makes it faster still.
 
     Args:
-        model: stays as it is. Blocks that are not known here are left as they are.
+        model: stays as it is. Blocks that are not known here are left as they are, but see
+            ``example``.
         dtype: torch.bfloat16 or torch.float16 for all weights and inputs; None: as they are.
             The model's output is in float32 all the same.
+        example: an input of a network of another project, as ``octavize`` takes it. It shows which
+            batch norms and ReLUs can become part of the convolutions before them. An
+            `ExternalNetwork` has its own.
 
     Raises:
+        ValueError: the network cannot take the example.
         NonFiniteError: weights are nan or inf, or become so in ``dtype``.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     with torch.no_grad():
         _replace(model)
+        if example is None and isinstance(model, ExternalNetwork):
+            example = model.spec.example(device=next(model.parameters()).device)
+        if example is not None:
+            fuse(model, example)
     if dtype is not None:
         model.to(dtype)
     _check_finite(model)

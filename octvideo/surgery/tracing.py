@@ -28,12 +28,12 @@ _FOREIGN = (RuntimeError, TypeError, ValueError, AssertionError, LookupError, At
 
 @dataclass
 class Call:
-    """One convolution or function of a forward pass.
+    """One layer or function of a forward pass.
 
     Attributes:
-        name: of the convolution, as in ``named_modules``; of a function, its own.
+        name: of the layer, as in ``named_modules``; of a function, its own.
         module: the innermost module that it runs in.
-        conv: the convolution.
+        layer: the layer; None of a function.
         inputs: the calls that made its inputs; None for what comes from outside.
         shape: of its (first) output.
         input_shapes: of its inputs that are tensors.
@@ -43,7 +43,7 @@ class Call:
 
     name: str
     module: str
-    conv: Conv | None
+    layer: nn.Module | None
     inputs: list["Call | None"]
     input_shapes: list[torch.Size]
     shape: torch.Size
@@ -56,6 +56,11 @@ class Call:
 
     def __eq__(self, other: object) -> bool:
         return self is other
+
+    @property
+    def conv(self) -> Conv | None:
+        """The layer, where it is a convolution."""
+        return self.layer if isinstance(self.layer, (nn.Conv2d, nn.Conv3d)) else None
 
     @property
     def area(self) -> int:
@@ -188,25 +193,35 @@ def trace(model: nn.Module, example: Example) -> list[Call]:
     Raises:
         ValueError: the network cannot take the example.
     """
-    convs = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Conv2d, nn.Conv3d))
-    }
+    return trace_layers(model, example, (nn.Conv2d, nn.Conv3d))[0]
+
+
+def trace_layers(
+    model: nn.Module, example: Example, kinds: tuple[type[nn.Module], ...]
+) -> tuple[list[Call], set[Call]]:
+    """Returns the layers of some kinds and the functions of one forward pass, in order.
+
+    What these layers do inside is not recorded. The second of the two are the calls whose values
+    the network returns.
+
+    Raises:
+        ValueError: the network cannot take the example.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
     where = WhereAmI()
-    recorder = _Recorder(where, convs)
+    recorder = _Recorder(where, layers)
     with contextlib.ExitStack() as hooks, where.follow(model):
-        for name, conv in convs.items():
-            hook = conv.register_forward_hook(recorder.conv_hook(name))
+        for name, layer in layers.items():
+            hook = layer.register_forward_hook(recorder.layer_hook(name))
             hooks.callback(hook.remove)
-        run(model, example, recorder.start)
-    return recorder.calls
+        output = run(model, example, recorder.start)
+    return recorder.calls, recorder.makers_of(output)
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, where: WhereAmI, convs: Mapping[str, nn.Module]) -> None:
+    def __init__(self, where: WhereAmI, layers: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.where, self.convs = where, convs
+        self.where, self.layers = where, layers
         self.start()
 
     def start(self) -> "_Recorder":
@@ -224,7 +239,7 @@ class _Recorder(TorchFunctionMode):
         kwargs: dict[str, object] | None = None,
     ) -> object:
         output = func(*args, **(kwargs or {}))
-        if self.where.is_inside and self.where.name not in self.convs:
+        if self.where.is_inside and self.where.name not in self.layers:
             call = self._add(func.__name__, None, [*tensors_in([args, kwargs or {}])], output)
             if call is not None and func.__name__ == "group_norm":
                 groups = args[1] if len(args) > 1 else (kwargs or {})["num_groups"]
@@ -234,21 +249,26 @@ class _Recorder(TorchFunctionMode):
                 call.borders = borders_of(func, args, kwargs or {})
         return output
 
-    def conv_hook(self, name: str) -> Callable[..., None]:
-        def record(conv: Conv, inputs: object, output: object) -> None:
-            self._add(name, conv, [*tensors_in(inputs)], output)
+    def layer_hook(self, name: str) -> Callable[..., None]:
+        def record(layer: nn.Module, inputs: object, output: object) -> None:
+            self._add(name, layer, [*tensors_in(inputs)], output)
 
         return record
 
+    def makers_of(self, value: object) -> set[Call]:
+        """Returns the calls that made the tensors of a value."""
+        made_by = (self._made.get(id(x)) for x in tensors_in(value))
+        return {call for call in made_by if call is not None}
+
     def _add(
-        self, name: str, conv: Conv | None, inputs: list[Value], output: object
+        self, name: str, layer: nn.Module | None, inputs: list[Value], output: object
     ) -> Call | None:
         outputs = [*tensors_in(output)]
         if not outputs:
             return None
         made_by = [self._made.get(id(x)) for x in inputs]
         shapes = [x.shape for x in inputs]
-        call = Call(name, self.where.name, conv, made_by, shapes, outputs[0].shape)
+        call = Call(name, self.where.name, layer, made_by, shapes, outputs[0].shape)
         self.calls.append(call)
         self._kept += outputs
         for maker in made_by:

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 import octvideo
+from octvideo.api.inference import for_inference
 from octvideo.config import ConfigError, dump, get_cfg, load_cfg
+from octvideo.layers.fused import FusedConv
 from octvideo.models import build, build_model, spec_from_dict
 from octvideo.models.external import ExternalSpec
 from octvideo.surgery import octavize
@@ -150,6 +152,23 @@ def test_the_octave_form_is_what_octavize_makes() -> None:
     assert not model.spec.differences(same)
     assert model.spec.differences(replace(same, crop_size=64))
     assert not vanilla.spec.differences(replace(vanilla.spec, crop_size=64))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_for_inference_norms_and_relus_are_part_of_the_convolutions(alpha: float) -> None:
+    model: Any = octvideo.create_model(f"{OWN}:video", 5, octave_alpha=alpha, **SMALL).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    fast = for_inference(model, "fp32")
+    kinds = [type(m) for m in fast.modules()]
+    assert (kinds.count(FusedConv), kinds.count(nn.ReLU)) == (4, 0)
+    assert not any(issubclass(kind, nn.BatchNorm3d) for kind in kinds)
+    assert for_inference(model, "fp32") is fast
+    x = torch.randn(2, 3, 4, 32, 32)
+    torch.testing.assert_close(fast(x), model(x))
+    torch.testing.assert_close(fast.forward_features(x), model.forward_features(x))
 
 
 def test_an_image_network_takes_images_and_clips_of_one_frame() -> None:

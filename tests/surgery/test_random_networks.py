@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from octvideo import octavize
+from octvideo import octavize, optimize_for_inference
 from octvideo.layers import OctConv2d, OctConv3d
 from support import slow_octave as parts
 
@@ -258,6 +258,23 @@ def check(model, x, alpha, placement, training) -> None:
     for name, value in octave.state_dict().items():
         if "num_batches" not in name:
             torch.testing.assert_close(value, model.state_dict()[name], atol=1e-9, rtol=1e-9)
+
+
+@examples(40)
+@given(cases())
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+def test_optimized_for_inference(case) -> None:
+    """Batch norms and ReLUs move into convolutions only where nothing else sees their inputs."""
+    model, x, alpha, placement, _ = case
+    randomise(model)
+    octave = octavize(model.eval(), alpha, example=x[:1], placement=placement).eval()
+    for network in (model, octave):
+        fast = optimize_for_inference(network, example=x[:1])
+        with torch.no_grad():
+            torch.manual_seed(7)  # some parts draw
+            want = network(x)
+            torch.manual_seed(7)
+            torch.testing.assert_close(fast(x), want, atol=1e-9, rtol=1e-9)
 
 
 @examples(5)
