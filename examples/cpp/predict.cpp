@@ -41,7 +41,8 @@ std::vector<double> score(Ort::Session& session, const Json& record,
                           std::vector<std::uint8_t>& frames) {
   std::vector<std::int64_t> shape{1};  // one clip at a time needs least memory
   const Json& whole = record.at("input_shape");  // "batch" T H W 3
-  for (auto side = whole.begin() + 1; side != whole.end(); ++side) shape.push_back(*side);
+  for (auto side = whole.begin() + 1; side != whole.end(); ++side)
+    shape.push_back(side->is_number() ? *side : record.at("crop_size"));  // for any size: names
   const auto size = static_cast<std::size_t>(
       std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>()));
   if (frames.empty() || frames.size() % size)

@@ -27,7 +27,8 @@ async function score(record, frames) {
   if (record.inputs !== "frames") {
     throw new Error(`${modelPath} takes ${record.inputs}: export it with --inputs frames`);
   }
-  const clip = record.input_shape.slice(1); // T H W 3
+  // T H W 3; a file for any size has names for H and W.
+  const clip = record.input_shape.slice(1).map((n) => (isNaN(n) ? record.crop_size : n));
   const size = clip.reduce((a, b) => a * b);
   const count = frames.length / size;
   if (!count || !Number.isInteger(count)) {

@@ -29,6 +29,7 @@ def export(
     logits: bool = False,
     features: bool = False,
     crop_size: int | None = None,
+    dynamic_size: bool = False,
     settings: Protocol | None = None,
     licence: str = "",
     source: str | None = None,
@@ -53,6 +54,8 @@ def export(
             are the model's own, probabilities.
         features: a second output, what the last layer sees, (N, C).
         crop_size: S; None: that of the model's test.
+        dynamic_size: the sides may be any from ``crop_size`` on, with onnx and openvino. ONNX
+            Runtime is slower then, see docs/EXPORT.md.
         settings: the protocol to keep in the file, instead of the model's own.
         licence: a text to keep in the file.
         source: the same, of where the weights come from; None: the name that ``model`` is given by.
@@ -71,7 +74,7 @@ def export(
     record = _record(network, settings or protocol_of(network), inputs, crop_size, logits, licence)
     if source is None:
         source = "" if isinstance(model, nn.Module) else Path(model).name
-    record = replace(record, features=features, source=source)
+    record = replace(record, features=features, source=source, dynamic_size=dynamic_size)
     difference = export_network(network, record, path, tolerance)
     logger.info("%s (%s) differs from the model by %.1e at most", path, name, difference)
     return difference

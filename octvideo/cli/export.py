@@ -29,6 +29,10 @@ def parse_args(words: Sequence[str] | None = None, prog: str | None = None) -> a
     add("--logits", action="store_true", help="scores before softmax or sigmoid")
     add("--features", action="store_true", help="a second output: what the last layer sees")
     add("--crop-size", type=int, help="side of the clips; default: that of the test")
+    add(
+        "--dynamic-size", action="store_true",
+        help="onnx, openvino: clips of any size, from the crop size on",
+    )  # fmt: skip
     add("--licence", default="", metavar="TEXT", help="kept in the file")
     add("--tolerance", type=float, default=1e-4, help="largest difference; default: %(default)s")
     add("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs, as in --cfg")
@@ -52,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         logits=args.logits,
         features=args.features,
         crop_size=args.crop_size,
+        dynamic_size=args.dynamic_size,
         licence=args.licence,
         source=source,
         tolerance=args.tolerance,

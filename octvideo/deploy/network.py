@@ -96,12 +96,24 @@ class ExportedNetwork(nn.Module):
                 f"{self.path} gives logits, whose mean over views is no score: export the network "
                 "without logits"
             )
-        want = self.record.clips_shape(len(clips))
+        size = self._size_of(clips)
+        want = self.record.clips_shape(len(clips), size)
         if tuple(clips.shape) != want:
             raise UserError(
                 f"{self.path} is exported for {_words(want)} and cannot take {_words(clips.shape)}"
             )
         return self.run(inputs_of(clips.float(), self.record))
+
+    def _size_of(self, clips: Tensor) -> Sequence[int] | None:
+        """Returns the (H, W) of clips if they may have it; None: the record's own."""
+        side, size = self.record.crop_size, clips.shape[-2:]
+        if not self.record.dynamic_size:
+            return None
+        if min(size) < side:
+            raise UserError(
+                f"{self.path} takes sides from {side} pixels on, not {size[0]}x{size[1]}"
+            )
+        return size
 
 
 def _words(shape: Sequence[int]) -> str:
@@ -134,11 +146,19 @@ def open_exported(path: str | os.PathLike[str]) -> ExportedNetwork:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines() or [type(error).__name__]
     return UserError(
         f"{path} cannot be opened: it is damaged, or not written for this version of its runtime "
-        f"({reason[0][:200]})"
+        f"({_reason(error)})"
     )
+
+
+def _refused(path: Path, inputs: Sequence[np.ndarray], error: Exception) -> UserError:
+    shapes = " and ".join(str(x.shape) for x in inputs)
+    return UserError(f"{path} cannot be run on {shapes}: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _open_onnx(path: Path) -> tuple[str | None, Run]:
@@ -155,7 +175,14 @@ def _open_onnx(path: Path) -> tuple[str | None, Run]:
         raise _damaged(path, error) from error
     names = [value.name for value in session.get_inputs()]
     record = session.get_modelmeta().custom_metadata_map.get(KEY)
-    return record, lambda inputs: session.run(None, dict(zip(names, inputs, strict=True)))
+
+    def run(inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        try:
+            return session.run(None, dict(zip(names, inputs, strict=True)))
+        except damages as error:
+            raise _refused(path, inputs, error) from error
+
+    return record, run
 
 
 def _open_openvino(path: Path) -> tuple[str | None, Run]:
@@ -176,7 +203,10 @@ def _open_openvino(path: Path) -> tuple[str | None, Run]:
 
     def run(inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         # A request of its own, as threads may share the network.
-        results = network.create_infer_request().infer([*inputs])
+        try:
+            results = network.create_infer_request().infer([*inputs])
+        except RuntimeError as error:
+            raise _refused(path, inputs, error) from error
         return [results[i] for i in range(len(network.outputs))]
 
     return record, run

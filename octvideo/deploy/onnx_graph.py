@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 OPSET = 18
 _BATCH = 13  # a prime: sizes that are multiples of it come from the batch
+_REPEAT = {"coordinate_transformation_mode": "asymmetric", "mode": "nearest",
+           "nearest_mode": "floor"}  # fmt: skip
 _LARGEST = 2**31  # values of a weight that is computed beforehand
 
 
@@ -59,7 +61,8 @@ def onnx_program(form: ExportForm, record: Record, flat: bool = True) -> "ir.Mod
     graph = model.graph
     _any_batch(graph)
     for node in [node for node in graph if node.op_type == "Resize"]:
-        _resize(graph, node, flat)
+        if not (record.dynamic_size and _resize_to_addend(graph, node)):
+            _resize(graph, node, flat)
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:
         del graph.initializers[name]  # of before constants were folded
     for node in graph:
@@ -67,8 +70,11 @@ def onnx_program(form: ExportForm, record: Record, flat: bool = True) -> "ir.Mod
         for value in (v for v in node.outputs if v not in graph.outputs):
             value.metadata_props.clear()
             value.shape = None  # it was recorded for one batch size
-    for value in (*graph.inputs, *graph.outputs):
+    for value in graph.outputs:
         value.shape = ir.Shape(["batch", *_sizes(value)[1:]])
+    for value in graph.inputs:
+        sides = record.input_shape[-3 if record.inputs == "frames" else -2 :]
+        value.shape = ir.Shape(["batch", *_sizes(value)[1 : -len(sides)], *sides])
     return model
 
 
@@ -127,9 +133,7 @@ def _resize(graph: "ir.Graph", node: "ir.Node", flat: bool) -> None:
     value = steps.add(
         "Resize",
         [value, None, steps.constant("factors", np.array(factors[is_flat:], np.float32))],
-        coordinate_transformation_mode="asymmetric",
-        mode="nearest",
-        nearest_mode="floor",
+        **_REPEAT,
     )
     if is_flat:
         value = steps.reshape(value, [-1, *whole[1:]])
@@ -138,6 +142,24 @@ def _resize(graph: "ir.Graph", node: "ir.Node", flat: bool) -> None:
         inputs = [steps.constant(k, np.array(v, np.int64)) for k, v in bounds.items()]
         value = steps.add("Slice", [value, *inputs])
     steps.replace(node, value)
+
+
+def _resize_to_addend(graph: "ir.Graph", node: "ir.Node") -> bool:
+    """Lets an upsampling give the size of what it is added to, whatever size that has.
+
+    Returns whether it could be done.
+    """
+    x, y, uses = node.inputs[0], node.outputs[0], list(node.outputs[0].uses())
+    if len(uses) != 1 or uses[0].node.op_type != "Add":
+        return False
+    add = uses[0].node
+    [other] = [value for value in add.inputs if value is not y]
+    if other is None or _sizes(other) != _sizes(y):
+        return False
+    steps = _Steps(graph, y.name)
+    inputs = [x, None, None, steps.add("Shape", [other])]
+    steps.replace(node, steps.add("Resize", inputs, **_REPEAT), before=add)
+    return True
 
 
 def _sizes(value: "ir.Value") -> list[int]:
@@ -171,11 +193,11 @@ class _Steps:
         _, channels, frames, *size = _sizes(value)
         return self.reshape(value, [-1, channels * frames, *size])
 
-    def replace(self, node: "ir.Node", value: "ir.Value") -> None:
-        """Puts the new nodes, which end in ``value``, in the place of an old one."""
+    def replace(self, node: "ir.Node", value: "ir.Value", before: "ir.Node | None" = None) -> None:
+        """Puts the new nodes, which end in ``value``, in the place of an old one, or ``before``."""
         from onnxscript import ir
 
-        self.graph.insert_before(node, self.nodes)
+        self.graph.insert_before(before or node, self.nodes)
         value.shape = node.outputs[0].shape
         ir.convenience.replace_all_uses_with(node.outputs[0], value, replace_graph_outputs=True)
         self.graph.remove(node, safe=True)

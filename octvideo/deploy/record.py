@@ -1,7 +1,7 @@
 """What an exported file says about itself, so that who runs it needs nothing else."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import octvideo
@@ -21,6 +21,7 @@ class Record:
     inputs: "clips", normalised float32 (N, 3, T, S, S), of image networks (N, 3, S, S); "frames",
     pixels uint8 (N, T, S, S, 3), of image networks (N, S, S, 3); "pathways", the two clips slow
     and fast of SlowFast. T and S are num_frames and crop_size.
+    dynamic_size: the sides may be any from crop_size on.
     logits: the scores come before the activation. features: a second output, (N, C).
     precision: of weights and layers, "fp32" or "int8".
     source: where the weights come from.
@@ -33,6 +34,7 @@ class Record:
     crop_size: int = 224
     num_classes: int = 1000
     frame_ratio: int = 1
+    dynamic_size: bool = False
     logits: bool = False
     features: bool = False
     spec: Spec | None = None
@@ -49,17 +51,27 @@ class Record:
                 f"there are {len(self.class_names)} class names for {self.num_classes} classes"
             )
 
-    def shape(self, batch: int = 1, size: int | None = None) -> tuple[int, ...]:
+    def shape(self, batch: int = 1) -> tuple[int, ...]:
         """Returns the shape of the (fast) input."""
-        side = size or self.crop_size
-        time = () if self.is_image else (self.num_frames,)
-        if self.inputs == "frames":
-            return (batch, *time, side, side, 3)
-        return (batch, 3, *time, side, side)
+        clips = self.clips_shape(batch)
+        return (batch, *clips[2:], 3) if self.inputs == "frames" else clips
 
-    def clips_shape(self, batch: int) -> tuple[int, ...]:
-        """Returns the shape of the normalised clips (or images) that the input is made of."""
-        return replace(self, inputs="clips").shape(batch)
+    def clips_shape(self, batch: int, size: Sequence[int] | None = None) -> tuple[int, ...]:
+        """Returns the shape of the normalised clips (or images) that the input is made of.
+
+        size: (H, W); None: crop_size.
+        """
+        time = () if self.is_image else (self.num_frames,)
+        return (batch, 3, *time, *(size or (self.crop_size, self.crop_size)))
+
+    @property
+    def input_shape(self) -> list[str | int]:
+        """The shape of the (fast) input, with names of what may vary."""
+        named: list[str | int] = ["batch", *self.shape()[1:]]
+        if self.dynamic_size:
+            end = len(named) - (self.inputs == "frames")
+            named[end - 2 : end] = ["height", "width"]
+        return named
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -77,7 +89,7 @@ class Record:
         own = {k: v for k, v in to_plain(replace(self, spec=None)).items() if k != "spec"}
         content = {
             "version": octvideo.__version__,
-            "input_shape": ["batch", *self.shape()[1:]],
+            "input_shape": self.input_shape,
             "octave_alpha": self.spec.octave.alpha if self.spec else None,
             **({"sha256": sha256} if sha256 else {}),
             **own,

@@ -23,6 +23,7 @@ from octvideo.deploy.onnx_graph import onnx_program, save_onnx
 from octvideo.deploy.record import KEY, Record
 from octvideo.deploy.seal import BLANK, seal
 from octvideo.layers import eager
+from octvideo.models.libraries import FOREIGN_ERRORS
 from octvideo.utils.errors import UserError
 from octvideo.utils.extras import import_extra
 
@@ -47,7 +48,10 @@ def export_network(
         UserError: a package is missing, the folder cannot be written, the network cannot be
             exported, or the file differs from the network.
     """
-    write = _WRITERS[format_of(path)]
+    name = format_of(path)
+    if record.dynamic_size and name == "pt2":
+        raise UserError(f"{path} is for one size: only onnx and openvino can have a dynamic one")
+    write = _WRITERS[name]
     form = ExportForm(network, record)
     with beside(path) as part:
         with torch.no_grad(), warnings.catch_warnings():
@@ -86,12 +90,23 @@ def _difference(network: nn.Module, form: ExportForm, record: Record, part: Path
     """Returns how far the file is from the network, at worst; nan where it gives no numbers."""
     runtime, worst = open_exported(part), 0.0
     generator = torch.Generator().manual_seed(0)
-    for batch in BATCHES:
-        shape = record.clips_shape(batch)
+    shapes = [record.clips_shape(batch) for batch in BATCHES]
+    if record.dynamic_size:
+        side = record.crop_size
+        shapes.append(record.clips_shape(2, (side + 32, side + 75)))  # even and odd maps
+    for shape in shapes:
         pixels = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
         protocol, axis = record.protocol, 1 - len(shape)  # of the colours
         clips = normalize(pixels, protocol.mean, protocol.std, protocol.reverse_channels, axis)
-        got = runtime.run(inputs_of(clips, record))
+        try:
+            got = runtime.run(inputs_of(clips, record))
+        except UserError as refusal:
+            if shape[-1] == record.crop_size or not record.dynamic_size:
+                raise
+            raise UserError(
+                f"the network cannot be exported for clips of any size: leave out dynamic_size "
+                f"(--dynamic-size). {refusal}"
+            ) from refusal
         for mine, theirs in zip(_own(network, form, record, clips), got, strict=True):
             error = (torch.as_tensor(theirs) - mine).abs().max() / mine.abs().max()
             worst = max(worst, float(error)) if worst == worst and error == error else float("nan")
@@ -100,14 +115,22 @@ def _difference(network: nn.Module, form: ExportForm, record: Record, part: Path
 
 def _own(network: nn.Module, form: ExportForm, record: Record, clips: Tensor) -> list[Tensor]:
     """Returns what the file has to give: of the network itself where that gives it."""
-    if record.logits or record.features or record.inputs == "frames":
-        found = form(*inputs_of(clips, record))
-        return list(found) if isinstance(found, tuple) else [found]
-    return [network(clips)]
+    try:
+        if record.logits or record.features or record.inputs == "frames":
+            found = form(*inputs_of(clips, record))
+            return list(found) if isinstance(found, tuple) else [found]
+        return [network(clips)]
+    except FOREIGN_ERRORS as error:
+        if not record.dynamic_size:
+            raise
+        raise UserError(
+            f"the network does not take {tuple(clips.shape[-2:])} pixels ({error}): export it "
+            "without a dynamic size"
+        ) from error
 
 
 def _write_onnx(form: ExportForm, record: Record, path: Path) -> None:
-    program = onnx_program(form, record)
+    program = onnx_program(form, record, flat=not record.dynamic_size)
     save_onnx(program, record, path)
 
 

@@ -152,7 +152,10 @@ def open_tested(model: nn.Module, cfg: CfgNode) -> ExportedNetwork:
     record = exported.record
     found: dict[str, tuple[object, object]] = {
         "DATA.NUM_FRAMES": (record.num_frames, cfg.DATA.NUM_FRAMES),
-        "DATA.TEST_CROP_SIZE": (record.crop_size, cfg.DATA.TEST_CROP_SIZE),
+        "DATA.TEST_CROP_SIZE": (
+            cfg.DATA.TEST_CROP_SIZE if record.dynamic_size else record.crop_size,
+            cfg.DATA.TEST_CROP_SIZE,
+        ),
         "MODEL.NUM_CLASSES": (record.num_classes, cfg.MODEL.NUM_CLASSES),
         "TEST.PRECISION": ("fp32", cfg.TEST.PRECISION),
     }

@@ -119,6 +119,36 @@ def test_networks_of_other_projects(form, name, tmp_path):
     exported(tmp_path, form, model, crop_size=64, logits=True)
 
 
+@pytest.mark.parametrize("form", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["i3d_r14", *(pytest.param(n, marks=pytest.mark.slow) for n in (
+    "slowfast_4x16_r50", "resnet26_v2"))])  # fmt: skip
+def test_any_size(form, name, tmp_path):
+    torch.manual_seed(0)
+    model = liven(octvideo.create_model(name, 5, 0.25, crop_size=64)).eval()
+    inputs = "frames" if name == "i3d_r14" else "clips"
+    path = exported(tmp_path, form, model, crop_size=64, dynamic_size=True, inputs=inputs)
+    frames = model.spec.num_frames
+    time = () if model.spec.is_image else (frames,)
+    clips = torch.randn(1, 3, *time, 81, 160)
+    loaded = octvideo.load(path)
+    if inputs == "clips":
+        with torch.no_grad():
+            check(run(path, clips.numpy())[0], model(clips))
+            check(loaded(clips).numpy(), model(clips))
+    with pytest.raises(octvideo.UserError, match="64x63"):
+        loaded(torch.zeros(1, 3, *time, 64, 63))
+
+
+@pytest.mark.slow
+def test_a_graph_of_one_size_is_refused(tmp_path):
+    """Some graphs cannot be written for any size, as those of X3D and of non-local blocks."""
+    pytest.importorskip("onnxscript", reason="needs octvideo[onnx]")
+    model = liven(octvideo.create_model("x3d_xs", 5, 0.25, crop_size=64)).eval()
+    with pytest.raises(octvideo.UserError, match="dynamic_size"):
+        octvideo.export(model, tmp_path / "x3d.onnx", crop_size=64, dynamic_size=True)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_an_optimised_network(narrow, tmp_path):
     exported(tmp_path, "onnx", octvideo.optimize_for_inference(narrow))
 
@@ -136,6 +166,7 @@ def test_a_file_that_differs_gets_no_name(form, narrow, tmp_path):
     ("path", "options", "words"),
     [
         ("model.tflite", {}, ("onnx", "openvino", "pt2")),
+        ("model.pt2", {"dynamic_size": True}, ("model.pt2", "onnx")),
         ("model.onnx", {"format": "pt2"}, ("model.onnx", "pt2")),
         ("model.onnx", {"format": "coreml"}, ("coreml", "onnx")),
         ("file/model.onnx", {}, ("file",)),
