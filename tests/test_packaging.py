@@ -63,6 +63,10 @@ def test_metadata(sdist: dict[str, bytes]) -> None:
     assert "Programming Language :: Python :: 3.10" in metadata.get_all("Classifier")
 
 
+def test_an_import_warns_of_nothing() -> None:
+    subprocess.run([sys.executable, "-W", "error", "-c", "import octvideo"], cwd=ROOT, check=True)
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin folder of an environment that has the wheel, and the dependencies of this one."""
