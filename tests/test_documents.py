@@ -27,6 +27,7 @@ import octvideo.cli.run
 import octvideo.cli.submit
 from octvideo.config import load_cfg
 from octvideo.data.synthetic.videos import make_synthetic
+from studies.api_page import PAGE, api_page
 from support import ROOT, load_tool
 from support.documents import DOCUMENTS, Block, blocks, of_kind, words
 
@@ -75,6 +76,7 @@ TEXTS = (
     "y_H = ",  # Eq. 4
     "utils <- {config",
     "imagenet/train/",
+    "docker ",  # tests/test_image.py
 )
 # Values for the words that a document leaves to the reader.
 STAND_INS = {
@@ -183,6 +185,10 @@ def test_links_lead_somewhere(page: Path) -> None:
         target = page.parent / path if path else page
         assert target.is_file(), link
         assert not anchor or anchor in _anchors(target), link
+
+
+def test_the_page_of_the_interface_is_current() -> None:
+    assert PAGE.read_text() == api_page(), "run python -m studies.api_page"
 
 
 def test_names_in_the_architecture_exist() -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from support import ROOT
 
 NAMES = ("README", "GETTING_STARTED", "DATASET", "MODEL_ZOO", "INSTALL", "CONTRIBUTING")
-DOCUMENTS = [ROOT / f"{name}.md" for name in NAMES] + sorted((ROOT / "docs").glob("*.md"))
+# docs/API.md consists of docstrings.
+_PAGES = sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "API.md")
+DOCUMENTS = [ROOT / f"{name}.md" for name in NAMES] + _PAGES
 
 # First words of a line of a shell.
 _PROGRAMS = (
