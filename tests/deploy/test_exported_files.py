@@ -99,12 +99,22 @@ def test_the_onnx_graph_has_few_nodes(crop, narrow, tmp_path):
     assert onnx.load(path).opset_import[0].version == 18
 
 
+NETWORKS: dict[str, dict[str, int]] = {
+    "resnet26_v2": {},
+    "x3d_xs": {},
+    "c2d_nln_r50": {},
+    "mobilenet_v2_100": {},
+    "r2plus1d_r50": {"depth": 14, "width_per_group": 8, "num_frames": 4},
+    "csn_r101": {"depth": 14, "width_per_group": 8, "num_frames": 8},
+}
+
+
 @pytest.mark.slow
 @every_format
-@pytest.mark.parametrize("name", ["resnet26_v2", "x3d_xs", "c2d_nln_r50", "mobilenet_v2_100"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_other_networks(form, name, tmp_path):
     torch.manual_seed(0)
-    model = liven(octvideo.create_model(name, 5, 0.25, crop_size=64))
+    model = liven(octvideo.create_model(name, 5, 0.25, crop_size=64, **NETWORKS[name]))
     exported(tmp_path, form, model, crop_size=64)
 
 

@@ -1,6 +1,8 @@
-"""Networks as they are, recorded by torch and by exporters, give what they give in eager mode."""
+"""Networks as they are, recorded by torch, give what they give in eager mode.
 
-import warnings
+What `octvideo.export` writes of them is in tests/deploy.
+"""
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,20 +139,6 @@ def test_onnx_by_tracing(name, optimized, tmp_path) -> None:
             check(got, model(x))
 
 
-@pytest.mark.slow
-@as_it_is_and_optimized
-@every_network
-def test_onnx_by_torch_export(name, optimized, tmp_path) -> None:
-    for package in ("onnx", "onnxscript"):
-        pytest.importorskip(package, reason="needs octvideo[onnx]")
-    model, clips = build(name, optimized)
-    path = tmp_path / "model.onnx"
-    torch.onnx.export(model, (clips(64, 64),), path, dynamo=True, verbose=False)
-    [got] = onnx_outputs(path, clips(64, 64))
-    with torch.no_grad():
-        check(got, model(clips(64, 64)))
-
-
 @pytest.mark.parametrize(
     ("name", "optimized"),
     [("oct_resnet", True), pytest.param("oct_i3d", False, marks=pytest.mark.slow)],
@@ -163,29 +151,3 @@ def test_torch_export_has_a_guard(name, optimized) -> None:
         check(program.module()(x), model(x))
         with pytest.raises((RuntimeError, AssertionError)):
             program.module()(clips(96, 64))
-
-
-@pytest.mark.parametrize(
-    ("name", "optimized"),
-    [
-        *(("oct_resnet", False), ("oct_i3d", True)),
-        *(
-            pytest.param(name, optimized, marks=pytest.mark.slow)
-            for name, optimized in (
-                *(("oct_resnet", True), ("oct_i3d", False)),
-                *(("oct_slowfast", False), ("oct_slowfast", True)),
-            )
-        ),
-    ],
-)
-def test_openvino(name, optimized) -> None:
-    openvino = pytest.importorskip("openvino", reason="needs octvideo[openvino]")
-    model, clips = build(name, optimized)
-    x = clips(64, 64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        converted = openvino.convert_model(model, example_input=x)
-    got = openvino.compile_model(converted, "CPU")(x.numpy())[0]
-    with torch.no_grad():
-        scale = model(x).abs().max().item()
-        torch.testing.assert_close(torch.from_numpy(got), model(x), rtol=0, atol=1e-3 * scale)
