@@ -61,7 +61,7 @@ def onnx_program(form: ExportForm, record: Record, flat: bool = True) -> "ir.Mod
     graph = model.graph
     _any_batch(graph)
     for node in [node for node in graph if node.op_type == "Resize"]:
-        if not (record.dynamic_size and _resize_to_addend(graph, node)):
+        if not (record.dynamic_size and _resize_to_partner(graph, node)):
             _resize(graph, node, flat)
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:
         del graph.initializers[name]  # of before constants were folded
@@ -144,21 +144,27 @@ def _resize(graph: "ir.Graph", node: "ir.Node", flat: bool) -> None:
     steps.replace(node, value)
 
 
-def _resize_to_addend(graph: "ir.Graph", node: "ir.Node") -> bool:
-    """Lets an upsampling give the size of what it is added to, whatever size that has.
+def _resize_to_partner(graph: "ir.Graph", node: "ir.Node") -> bool:
+    """Lets an upsampling give the size of what it is added to or joined with, whatever that is.
 
     Returns whether it could be done.
     """
     x, y, uses = node.inputs[0], node.outputs[0], list(node.outputs[0].uses())
-    if len(uses) != 1 or uses[0].node.op_type != "Add":
+    if len(uses) != 1 or uses[0].node.op_type not in ("Add", "Concat"):
         return False
-    add = uses[0].node
-    [other] = [value for value in add.inputs if value is not y]
-    if other is None or _sizes(other) != _sizes(y):
+    user = uses[0].node
+    partners = [
+        value
+        for value in user.inputs
+        if value is not None and value is not y and _sizes(value)[2:] == _sizes(y)[2:]
+        if (maker := value.producer()) is None or maker.op_type != "Resize"
+    ]
+    if not partners:
         return False
     steps = _Steps(graph, y.name)
-    inputs = [x, None, None, steps.add("Shape", [other])]
-    steps.replace(node, steps.add("Resize", inputs, **_REPEAT), before=add)
+    shapes = [steps.add("Shape", [x], end=2), steps.add("Shape", [partners[0]], start=2)]
+    inputs = [x, None, None, steps.add("Concat", shapes, axis=0)]
+    steps.replace(node, steps.add("Resize", inputs, **_REPEAT), before=user)
     return True
 
 
@@ -179,7 +185,7 @@ class _Steps:
         return _constant(self.graph, f"{self.name}_{what}{len(self.nodes)}", values)
 
     def add(
-        self, operation: str, inputs: "Sequence[ir.Value | None]", **attributes: str
+        self, operation: str, inputs: "Sequence[ir.Value | None]", **attributes: str | int
     ) -> "ir.Value":
         from onnxscript import ir
 
