@@ -22,6 +22,7 @@ from tqdm import tqdm
 from octvideo.api.create import create_model
 from octvideo.api.exporting import export
 from octvideo.api.loading import load
+from octvideo.api.protocols import protocol_of
 from octvideo.api.turns import process
 from octvideo.deploy import FORMATS, open_exported
 from octvideo.deploy.int8 import Quantiser
@@ -138,9 +139,10 @@ def benchmark_deploy(
     for source in sources:
         for alpha in dict.fromkeys((0.0, *alphas)) if source in list_models() else (None,):
             model = network_of(source, alpha or 0.0)
-            spec = model.spec
-            time_axis = () if spec.is_image else (spec.num_frames,)
-            shape = (batch, 3, *time_axis, spec.crop_size, spec.crop_size)
+            spec, protocol = model.spec, protocol_of(model)
+            time_axis = () if spec.is_image else (protocol.num_frames,)
+            side = (protocol.centre_crop or protocol).crop_size  # of a test, as in exported files
+            shape = (batch, 3, *time_axis, side, side)
             subject = Form(source, spec.octave.alpha, "", shape)
             macs[source, subject.alpha] = count(model, (1, *shape[1:])).macs
             for form in forms:
