@@ -305,6 +305,7 @@ def start(name: str, *words: object, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
 
 
+@pytest.mark.slow
 def test_names_of_files_cannot_steer_a_terminal(small, tmp_path):
     strange = b"caf\xe9 \xe2\x80\xae\x1b[31m\xc2\x9b\r\nclass 1\xe3\x81\x82".decode(
         errors="surrogateescape"

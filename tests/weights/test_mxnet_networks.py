@@ -73,7 +73,8 @@ def test_the_logits_of_the_authors_network(network, tmp_path):
         assert_close(model(images(96)), reference_logits(network, arrays, images(96)))
 
 
-LARGE = re.compile(r".*(101|152|200)|resnet-50_")  # a quick network has the same blocks
+# A quick network has the same blocks.
+LARGE = re.compile(r".*(101|152|200)|resnet-50_|.*alpha-0.5")
 RESNETS_OF_THEM = [
     pytest.param(network, marks=[pytest.mark.slow] * (LARGE.match(network) is not None))
     for network in RESNETS
