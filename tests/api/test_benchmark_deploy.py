@@ -30,6 +30,7 @@ def rows_of(monkeypatch, tmp_path, seconds, **options):
     return benchmark_deploy(["i3d_r18"], [0.5], forms, rounds=3, folder=tmp_path, **options)
 
 
+@pytest.mark.slow
 def test_ratios(monkeypatch, tmp_path) -> None:
     forms = ["ours", "onnx", "onnx_int8"]
     cpu = {0.0: (6, 8, 4), 0.5: (3, 5, 2)}
@@ -50,6 +51,7 @@ def test_ratios(monkeypatch, tmp_path) -> None:
     assert format_deploy_rows(rows).count("\n") == 7
 
 
+@pytest.mark.slow
 def test_several_threads_are_compared_by_the_clock(monkeypatch, tmp_path) -> None:
     seconds = {
         (form, a): (2 - 2 * a, 9.0) for form in ("ours", "onnx", "onnx_int8") for a in (0, 0.5)

@@ -19,7 +19,9 @@ PACKAGES = {
     "openvino": ("onnxscript", "openvino"),
     "pt2": (),
 }
-every_format = pytest.mark.parametrize("form", SUFFIXES)
+every_format = pytest.mark.parametrize(
+    "form", ["onnx", *(pytest.param(form, marks=pytest.mark.slow) for form in ("openvino", "pt2"))]
+)
 
 
 def exported(tmp_path, form, model, **options):
@@ -71,10 +73,10 @@ def test_frames_in_logits_and_features_out(form, narrow, tmp_path):
     )
 
 
+@every_format
 @pytest.mark.parametrize(
-    "form", ["onnx", *(pytest.param(f, marks=pytest.mark.slow) for f in ("openvino", "pt2"))]
+    "inputs", ["clips", pytest.param("pathways", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("inputs", ["clips", "pathways"])
 def test_slowfast(form, inputs, tmp_path):
     torch.manual_seed(0)
     options = {"depth": 14, "width_per_group": 32, "crop_size": 64, "num_frames": 16}
@@ -87,7 +89,8 @@ def test_slowfast(form, inputs, tmp_path):
         check(run(path, *(x.numpy() for x in given))[0], model(clips))
 
 
-@pytest.mark.parametrize("crop", [64, 70])  # of 70 pixels some maps have odd sides
+# Of 70 pixels some maps have odd sides.
+@pytest.mark.parametrize("crop", [pytest.param(64, marks=pytest.mark.slow), 70])
 def test_the_onnx_graph_has_few_nodes(crop, narrow, tmp_path):
     onnx = pytest.importorskip("onnx", reason="needs octvideo[onnx]")
     path = exported(tmp_path, "onnx", narrow, crop_size=crop)
@@ -129,8 +132,9 @@ def test_networks_of_other_projects(form, name, tmp_path):
     exported(tmp_path, form, model, crop_size=64, logits=True)
 
 
-@pytest.mark.parametrize("form", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["i3d_r14", pytest.param("resnet26_v2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+@pytest.mark.parametrize("name", ["i3d_r14", "resnet26_v2"])
 def test_any_size(form, name, tmp_path):
     torch.manual_seed(0)
     model = liven(octvideo.create_model(name, 5, 0.25, crop_size=64)).eval()
@@ -159,6 +163,7 @@ def test_a_graph_of_one_size_is_refused(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 def test_an_optimised_network(narrow, tmp_path):
     exported(tmp_path, "onnx", octvideo.optimize_for_inference(narrow))
 

@@ -140,7 +140,10 @@ def test_damaged_files(form, damage, files, tmp_path):
         octvideo.load(path)
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".bin", ".pt2"])
+@pytest.mark.parametrize(
+    "suffix",
+    [".onnx", *(pytest.param(suffix, marks=pytest.mark.slow) for suffix in (".xml", ".bin", ".pt2"))],
+)
 def test_one_changed_bit_of_the_weights(suffix, files, tmp_path):
     """A network with other weights runs as well: its runtime does not notice."""
     form = {".bin": "openvino"}.get(suffix) or next(f for f, s in SUFFIXES.items() if s == suffix)

@@ -48,6 +48,7 @@ def files(trained, small, tmp_path_factory):
     return of
 
 
+@pytest.mark.slow
 def test_weights_are_the_float_ones_to_half_a_step(files):
     """Each channel has its scale, and no more than 7 bits, which add without overflow."""
     source, path, _ = files("onnx")
