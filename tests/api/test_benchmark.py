@@ -30,7 +30,8 @@ def quick_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("octvideo.api.turns.multiprocessing", cheap)
 
 
-@pytest.mark.parametrize("training", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [False, True])
 def test_rows(training: bool) -> None:
     rows = benchmark_models(["i3d_r18"], [0.5], rounds=2, training=training, size=32, batch=2)
     assert all(set(row) == KEYS for row in rows)

@@ -221,6 +221,7 @@ def test_a_sample_takes_of_every_file(vanilla, clips) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_vanilla_network_stays_as_it_was(vanilla, clips) -> None:
     before = {name: value.clone() for name, value in vanilla.model.state_dict().items()}
     options = {"steps": 1, "batch_size": 4, "refit": False}
@@ -262,6 +263,7 @@ def test_a_network_of_another_project(clips, tmp_path: Path) -> None:
         assert torch.equal(again(x), made.model(x))
 
 
+@pytest.mark.slow
 def test_a_test_takes_the_checkpoint(small, tmp_path: Path) -> None:
     """With the configuration of the vanilla network, its scores are those of predict."""
     opts = [*small.opts, "OCTAVE.ENABLE", False, "TEST.CHECKPOINT_FILE_PATH", ""]

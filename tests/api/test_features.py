@@ -149,6 +149,7 @@ def test_a_decoder_that_hangs_or_crashes(small, model, tmp_path, monkeypatch, fa
             np.testing.assert_allclose(features, wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_tool(small, model, tmp_path):
     (tmp_path / "broken.mp4").write_text("no video")
     words = ["--cfg", small.cfg, "--checkpoint", small.checkpoint, "--fast"]

@@ -74,9 +74,7 @@ def test_frames_in_logits_and_features_out(form, narrow, tmp_path):
 
 
 @every_format
-@pytest.mark.parametrize(
-    "inputs", ["clips", pytest.param("pathways", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("inputs", ["clips", pytest.param("pathways", marks=pytest.mark.slow)])
 def test_slowfast(form, inputs, tmp_path):
     torch.manual_seed(0)
     options = {"depth": 14, "width_per_group": 32, "crop_size": 64, "num_frames": 16}

@@ -142,7 +142,10 @@ def test_damaged_files(form, damage, files, tmp_path):
 
 @pytest.mark.parametrize(
     "suffix",
-    [".onnx", *(pytest.param(suffix, marks=pytest.mark.slow) for suffix in (".xml", ".bin", ".pt2"))],
+    [
+        ".onnx",
+        *(pytest.param(suffix, marks=pytest.mark.slow) for suffix in (".xml", ".bin", ".pt2")),
+    ],
 )
 def test_one_changed_bit_of_the_weights(suffix, files, tmp_path):
     """A network with other weights runs as well: its runtime does not notice."""

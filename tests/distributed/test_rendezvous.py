@@ -103,7 +103,10 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("freezes_after", [0.0, 1.5], ids=["before", "within"])
+@pytest.mark.parametrize(
+    "freezes_after",
+    [pytest.param(0.0, id="before"), pytest.param(1.5, id="within", marks=pytest.mark.slow)],
+)
 def test_rank_0_freezes(port, freezes_after):
     """The system still accepts connections for it, and nothing ever answers."""
     command = [sys.executable, "-c", SERVES, str(port)]

@@ -364,14 +364,8 @@ def long_run(tiny_opts, tmp_path):
     return opts, weights_of(load_cfg(CFG, straight))
 
 
-@pytest.mark.parametrize(
-    "signum",
-    [
-        signal.SIGTERM,
-        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_killed_run_resumes(long_run, signum):
     opts, expected = long_run
     cfg = load_cfg(CFG, opts)

@@ -63,6 +63,7 @@ def assert_whole(model: torch.nn.Module) -> None:
             assert compiled(clip).shape == (2, 5)
 
 
+@pytest.mark.slow
 @every_shallow
 def test_no_graph_breaks(name: str, alpha: float, stages: tuple[int, ...]) -> None:
     assert_whole(shallow(name, octave_alpha=alpha, octave_stages=stages))

@@ -38,7 +38,7 @@ NETWORKS = {
     "oct_resnet": ("resnet26_v2", 0.25, {"width": 8, "head_activation": "none"}),
 }
 # These have all layers of the others. Whether the one that is exported is optimized:
-QUICK = {"oct_nln": False, "oct_slowfast": True, "oct_x3d": False, "oct_resnet": True}
+QUICK = {"oct_nln": False, "oct_slowfast": True, "oct_resnet": True}
 every_network = pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in NETWORKS],

@@ -98,7 +98,8 @@ def test_small_alpha_is_the_vanilla_network(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * ("152" in n)) for n in RESNETS]
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * ("152" in n or "200" in n)) for n in RESNETS],
 )
 def test_placement(name: str) -> None:
     """The authors' rule: conv1 plain, res2..res4 octave, res5 plain; the last stride is a pool."""

@@ -22,7 +22,9 @@ def vanilla(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
     return model, x
 
 
-@pytest.mark.parametrize("name", ["i3d_r50", "resnet26_v1b", "resnext50_32x4d"])
+@pytest.mark.parametrize(
+    "name", ["i3d_r50", "resnet26_v1b", pytest.param("resnext50_32x4d", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("placement", ["default", "end"])
 def test_the_record_makes_the_same_network(name: str, placement: str) -> None:
     model, x = vanilla(name)

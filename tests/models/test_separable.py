@@ -70,7 +70,7 @@ def test_published_parameters_and_shapes_of_the_peer(name: str, millions: float)
     assert ours.spec.head_window == (4, 7, 7)
 
 
-@pytest.mark.parametrize("alpha", [0.125, 0.5])
+@pytest.mark.parametrize("alpha", [pytest.param(0.125, marks=pytest.mark.slow), 0.5])
 @pytest.mark.parametrize("name", FRAMES)
 def test_octave_counts_by_the_paper(name: str, alpha: float) -> None:
     with torch.device("meta"):

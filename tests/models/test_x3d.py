@@ -43,7 +43,9 @@ def test_published_counts(name: str) -> None:
     assert cost.params / 1e6 == pytest.approx(millions, abs=0.006)
 
 
-@pytest.mark.parametrize("alpha", [0.125, 0.25, 0.5])
+@pytest.mark.parametrize(
+    "alpha", [0.25, *(pytest.param(alpha, marks=pytest.mark.slow) for alpha in (0.125, 0.5))]
+)
 @pytest.mark.parametrize("name", ["x3d_xs", pytest.param("x3d_l", marks=pytest.mark.slow)])
 def test_octave_counts_by_the_paper(name: str, alpha: float) -> None:
     vanilla, octave = on_meta(name), on_meta(name, octave_alpha=alpha)

@@ -156,6 +156,7 @@ def test_networks(name: str, ablation: Ablation) -> None:
             assert (paper(x) - want).abs().max() > 1e-6 * want.abs().max()
 
 
+@pytest.mark.slow
 def test_multiply_adds() -> None:
     """Upsampling first costs more, a missing path less."""
 

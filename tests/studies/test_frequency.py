@@ -107,6 +107,7 @@ def analyze(*options: object) -> subprocess.CompletedProcess[str]:
     return run_tool("analyze.py", "frequency", *options)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_tool(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

@@ -63,6 +63,7 @@ def test_the_result_is_the_same_each_time_and_can_be_converted(shared, main, tmp
     load_into(tiny(seed=3), read_weights(results[2]))
 
 
+@pytest.mark.slow
 def test_the_average_of_a_run_is_what_is_published(main, tmp_path):
     path, result = tmp_path / "run.pyth", tmp_path / "out.pyth"
     last, average = tiny(seed=1).state_dict(), tiny(seed=2).state_dict()

@@ -323,6 +323,7 @@ def run_tool(*words: object, file_limit: int | None = None) -> subprocess.Comple
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_tool_makes_the_set_once(tmp_path: Path) -> None:
     words = ["--out", tmp_path / "a b", "--train", 2, "--val", 1, "--test", 1]
     words += ["--short-side", 32, 32, "--workers", 1]
