@@ -123,6 +123,7 @@ def assert_same_step(a: torch.nn.Module, b: torch.nn.Module, tolerance: float) -
         torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_the_traced_step_is_the_step() -> None:
     """Gradients and batch-norm statistics, with the backward pass traced as well."""
     torch.manual_seed(0)

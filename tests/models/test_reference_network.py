@@ -241,7 +241,9 @@ DEPTHS = {14: (1, 1, 1, 1), 26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 
 @pytest.mark.parametrize("arch", ["c2d", "i3d", "slow"])
-@pytest.mark.parametrize("depth", [14, 26, 50, pytest.param(101, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "depth", [14, 26, *(pytest.param(n, marks=pytest.mark.slow) for n in (50, 101))]
+)
 def test_plain_networks(arch: str, depth: int) -> None:
     compare(f"{arch}_r50", DEPTHS[depth], depth=depth)
 
