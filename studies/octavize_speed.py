@@ -21,6 +21,7 @@ from studies.octavize_networks import networks
 ALPHA = 0.25
 PAIRS = {
     "torchvision/resnet50": ("resnet50_v1b", {}),
+    "torchvision/mobilenet_v2": None,  # ours has other widths
     "pytorchvideo/slow_r50": ("slow_r50", {"octave_stages": (2, 3, 4)}),  # as octavize's default
 }
 
@@ -30,13 +31,14 @@ def models(name: str) -> tuple[dict[str, nn.Module], Tensor]:
     network = next(network for network in networks() if network.name == name)
     x = network.inputs(1, network.full)
     vanilla = network.build(network.full)
-    built_in, options = PAIRS[name]
-    own = create_model(built_in, octave_alpha=ALPHA, **options)
     octavized = octavize(vanilla, ALPHA, example=x)
-    costs = summary(octavized, x).macs, count(own, tuple(x.shape)).macs
-    if costs[0] != costs[1]:
-        raise SystemExit(f"{name}: not the same network, of {costs} multiply-adds")
-    found = {"octavized": octavized, "built-in": own, "vanilla": vanilla}
+    found = {"octavized": octavized, "vanilla": vanilla}
+    twin = PAIRS[name]
+    if twin is not None:
+        own = found["built-in"] = create_model(twin[0], octave_alpha=ALPHA, **twin[1])
+        costs = summary(octavized, x).macs, count(own, tuple(x.shape)).macs
+        if costs[0] != costs[1]:
+            raise SystemExit(f"{name}: not the same network, of {costs} multiply-adds")
     for key, model in list(found.items()):
         found[f"{key}, optimized"] = optimize_for_inference(model.eval(), example=x)
     return found, x
@@ -59,13 +61,14 @@ def main() -> None:
     """Prints a line for each pair."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", nargs="+", choices=PAIRS, default=[*PAIRS], metavar="NETWORK")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    for name in PAIRS:
+    for name in args.only:
         times = seconds(*models(name), args.rounds)
         print(name, {key: round(1000 * statistics.median(t), 1) for key, t in times.items()}, "ms")
         for end in ("", ", optimized"):
-            for other in ("built-in", "vanilla"):
+            for other in ("vanilla", "built-in")[: 1 + (PAIRS[name] is not None)]:
                 pairs = zip(times[f"octavized{end}"], times[f"{other}{end}"], strict=True)
                 ratio = statistics.median(a / b for a, b in pairs)
                 print(f"    octavized / {other}{end}: {ratio:.3f}", flush=True)
