@@ -111,6 +111,14 @@ def test_calibrate_measures_means_over_all_batches(net: Net) -> None:
         calibrate(octave, [])
 
 
+def test_the_divergence_is_that_of_the_student_from_the_teacher() -> None:
+    """The sum over classes of q (log q - log p), where q are the teacher's probabilities."""
+    student, teacher = torch.randn(2, 3, 5, dtype=torch.float64).mul(3)
+    p, q = ((x / 2).softmax(1) for x in (student, teacher))
+    wanted = 4 * (q * (q.log() - p.log())).sum(1).mean()
+    assert divergence(student, teacher, 2.0).item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
 def test_distil_brings_the_student_to_its_teacher(net: Net) -> None:
     data = batches()
     student = octavize(net, 0.5, example=data[0], placement=["a", "b"])
