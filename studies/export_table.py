@@ -28,6 +28,7 @@ import octvideo
 from octvideo.data.transforms import normalize
 from octvideo.deploy import FORMATS, open_exported
 from octvideo.deploy.form import pathways
+from octvideo.deploy.openvino_core import openvino_core
 
 SIZE = 64
 ALPHAS = (0.0, 0.25)
@@ -146,10 +147,9 @@ def operations(path: Path) -> int:
 
         return len(onnx.load(path).graph.node)
     if path.suffix == ".xml":
-        import openvino
-
         plain = ("Constant", "Parameter", "Result", "Convert")
-        kinds = [node.get_type_name() for node in openvino.Core().read_model(path).get_ops()]
+        model = openvino_core(str(path)).read_model(path)
+        kinds = [node.get_type_name() for node in model.get_ops()]
         return sum(kind not in plain for kind in kinds)
     return sum(node.op == "call_function" for node in torch.export.load(path).graph.nodes)
 

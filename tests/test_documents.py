@@ -53,6 +53,7 @@ ONLY_PARSED = {
     "octvideo octavize": DOWNLOAD,
     "octvideo features --model": DOWNLOAD,
     "octvideo quantize": TIME,
+    "octvideo predict --checkpoint oct_i3d.int8.onnx": "`octvideo quantize` writes its file",
     "octvideo benchmark model": TIME,
     "octvideo benchmark train": TIME,
     "octvideo benchmark deploy": TIME,

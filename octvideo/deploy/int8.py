@@ -19,6 +19,7 @@ from torch import Tensor
 
 from octvideo.deploy.files import format_of
 from octvideo.deploy.network import ExportedNetwork, open_exported
+from octvideo.deploy.openvino_core import openvino_core
 from octvideo.deploy.record import KEY
 from octvideo.deploy.seal import BLANK, seal
 from octvideo.utils.errors import UserError
@@ -154,7 +155,7 @@ def _save_onnx(model: Any, record: str, path: Path) -> None:
 
 
 def _read_openvino(path: Path) -> Any:
-    return import_extra("openvino", "openvino", str(path)).Core().read_model(path)
+    return openvino_core(str(path)).read_model(path)
 
 
 def _save_openvino(model: Any, record: str, path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from octvideo.deploy.files import format_of
 from octvideo.deploy.form import inputs_of
+from octvideo.deploy.openvino_core import openvino_core
 from octvideo.deploy.pt2 import open_pt2
 from octvideo.deploy.record import KEY, Record, record_from_json
 from octvideo.deploy.seal import check_seal
@@ -186,7 +187,7 @@ def _open_onnx(path: Path) -> tuple[str | None, Run]:
 
 
 def _open_openvino(path: Path) -> tuple[str | None, Run]:
-    openvino = import_extra("openvino", "openvino", str(path))
+    core = openvino_core(str(path))
     options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY",
                "INFERENCE_PRECISION_HINT": "f32"}  # fmt: skip
     if not path.with_suffix(".bin").is_file():
@@ -194,7 +195,6 @@ def _open_openvino(path: Path) -> tuple[str | None, Run]:
             f"{path} needs its weights beside it: there is no {path.with_suffix('.bin')}"
         )
     try:
-        core = openvino.Core()
         model = core.read_model(path)
         record = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
         network = core.compile_model(model, "CPU", options)

@@ -3,6 +3,8 @@
 import collections
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -224,3 +226,26 @@ def test_the_command(small, tmp_path, capsys):
     assert record["source"] == small.checkpoint.name
     assert (record["licence"], record["octave_alpha"]) == ("CC0", small.model.spec.octave.alpha)
     assert main(["export", *words[:4], str(tmp_path / "small.txt")]) == 2
+
+
+TWO_NETWORKS = """
+import os, signal, sys
+from octvideo.deploy import open_exported
+first, second = (open_exported(path) for path in sys.argv[1:])
+del first
+del second  # in the order in which they came
+received = []
+signal.signal(signal.SIGINT, lambda *_: received.append(1))
+os.kill(os.getpid(), signal.SIGINT)
+print(len(received))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+def test_signals_are_received_after_openvino(narrow, tmp_path):
+    """Each Core of OpenVINO gives the thread a stack for signals, and may leave it without one."""
+    path = exported(tmp_path, "openvino", narrow)
+    command = [sys.executable, "-X", "faulthandler", "-c", TWO_NETWORKS, path, path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
