@@ -46,20 +46,7 @@ def zoo_page() -> str:
     parts = [
         _HEAD,
         "## With weights\n",
-        _table(
-            [
-                "name",
-                "configuration",
-                "data",
-                "clip",
-                "views",
-                "top-1",
-                "top-5",
-                "origin",
-                "status",
-            ],
-            [[f"`{e.name}`", f"`{e.config}`", e.data, *_numbers(e), e.status] for e in published],
-        ),
+        _networks(published),
         "\n### Files\n",
         _table(
             ["name", "address", "SHA-256", "class names"],
@@ -73,24 +60,7 @@ def zoo_page() -> str:
         "\nIf the SHA-256 is not known, a download is checked by its length and by loading it "
         "strictly,\nand its SHA-256 is logged.\n",
         "## Configurations without weights\n",
-        _table(
-            [
-                "name",
-                "configuration",
-                "data",
-                "clip",
-                "views",
-                "top-1",
-                "top-5",
-                "origin",
-                "status",
-            ],
-            [
-                [f"`{e.name}`", f"`{e.config}`", e.data, *_numbers(e), e.status]
-                for e in entries
-                if not e.address
-            ],
-        ),
+        _networks([entry for entry in entries if not entry.address]),
         "\n## Terms\n",
         *(f"* {word}: {meaning}." for word, meaning in {**ORIGINS, **STATUSES}.items()),
         "\nA clip of `8x8` has 8 frames, every 8th at 30 frames per second. Views are clips x "
@@ -148,6 +118,13 @@ def _authors_networks(entries: list[ZooEntry]) -> str:
         for e in entries
     ]
     return f"{_AUTHORS}\n{_table(header, rows)}"
+
+
+def _networks(entries: list[ZooEntry]) -> str:
+    header = ["name", "configuration", "data"]
+    header += ["clip", "views", "top-1", "top-5", "origin", "status"]
+    rows = [[f"`{e.name}`", f"`{e.config}`", e.data, *_numbers(e), e.status] for e in entries]
+    return _table(header, rows)
 
 
 def _numbers(entry: ZooEntry) -> list[str]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import octvideo
-from octvideo.api.conversion_report import ConversionReport, merges_of, stages_of
+from octvideo.api.conversion_report import Agreement, ConversionReport, merges_of, stages_of
 from octvideo.api.conversion_views import Judge, Views
 from octvideo.api.inference import for_inference
 from octvideo.api.loading import checkpoints_of, load
@@ -107,21 +107,9 @@ def convert_to_octave(
     judge = Judge(teacher, views)
     example = next(iter(views))[:1]
     student = _octave(teacher, alpha, choose, example, views)
-    agreement, undone = [judge("octavize", student)], []
-    plan: dict[str, Callable[[], object]] = {}
-    if refit:
-        plan["refit"] = lambda: _refit(student, teacher, views)
-    if calibrate:
-        plan["calibrate"] = lambda: measure_statistics(student, views)
-    if steps:
-        plan["distill"] = lambda: _distill(
-            student, teacher, views, steps, lr, refit and "refit" not in undone
-        )
-    few = views.sample(_FEW)
-    for step, work in plan.items():
-        if not _helps(work, step, student, teacher, few):
-            undone.append(step)
-        agreement.append(judge(step, student))
+    agreement, undone = _improve(
+        student, teacher, views, judge, refit=refit, calibrate=calibrate, steps=steps, lr=lr
+    )
     costs = summary(student, example)
     vanilla_ms, octave_ms = _milliseconds((teacher, student), example, settings.precision)
     report = ConversionReport(
@@ -223,6 +211,39 @@ def _octave(teacher: Network, alpha: float, choose: str, example: Tensor, views:
     if names := getattr(teacher, "class_names", None):
         student.class_names = names
     return student.to(example.device).eval()
+
+
+def _improve(
+    student: Network,
+    teacher: Network,
+    views: Views,
+    judge: Judge,
+    *,
+    refit: bool,
+    calibrate: bool,
+    steps: int,
+    lr: float,
+) -> tuple[list[Agreement], list[str]]:
+    """Takes the wanted steps in turn, and undoes each that does harm.
+
+    Returns the agreement before the first and after each step, and the steps that were undone.
+    """
+    agreement, undone = [judge("octavize", student)], []
+    plan: dict[str, Callable[[], object]] = {}
+    if refit:
+        plan["refit"] = lambda: _refit(student, teacher, views)
+    if calibrate:
+        plan["calibrate"] = lambda: measure_statistics(student, views)
+    if steps:
+        plan["distill"] = lambda: _distill(
+            student, teacher, views, steps, lr, refit and "refit" not in undone
+        )
+    few = views.sample(_FEW)
+    for step, work in plan.items():
+        if not _helps(work, step, student, teacher, few):
+            undone.append(step)
+        agreement.append(judge(step, student))
+    return agreement, undone
 
 
 def _helps(

@@ -101,6 +101,18 @@ def create_model(
     if not is_file:
         zoo_entry(source)
     weights = read_weights(source, clear_names=clear_names, average=True)
+    return _with_weights(name, named, weights, num_classes, octave_alpha, **options)
+
+
+def _with_weights(
+    name: str,
+    named: Spec,
+    weights: Weights,
+    num_classes: int | None,
+    octave_alpha: float | None,
+    **options: "Unpack[NetworkOptions]",
+) -> nn.Module:
+    """Builds the named network as the weights were trained, except for what is given."""
     inflate, classes = weights.is_2d and not isinstance(named, ImageSpec), _num_classes(weights)
     if num_classes is None:
         num_classes = 400 if inflate or not classes else classes

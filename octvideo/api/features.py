@@ -17,6 +17,7 @@ from octvideo.api.predict import check_finite, features_scorer, rows, views_of
 from octvideo.data.clips import Item
 from octvideo.data.crash_safe_loader import VideoLoader, Watch
 from octvideo.data.protocol import Protocol
+from octvideo.engine.scorer import Scorer
 from octvideo.utils.console import printable, say
 from octvideo.utils.errors import NonFiniteError, UserError
 from octvideo.utils.files import claim, whole_file
@@ -68,37 +69,41 @@ def extract_all(
     if len(missing) < len(videos):
         logger.info("%d of %d videos are done already", len(videos) - len(missing), len(videos))
     bad: list[tuple[str, str]] = []
-
-    def leave_out(video: str, reason: str) -> None:
-        bad.append((video, reason))
-        with tqdm.external_write_mode():  # above the progress bar
-            say(f"{printable(video)}: {printable(reason)}")
-
     watch = Watch(num_workers, timeout)
     items = _items(missing, settings, fast, watch, num_workers)
     scorer = features_scorer(model, settings, batch_size)
     for item in tqdm(items, total=len(missing), unit="video", disable=None):
         video = missing[item["index"]]
-        if item["bad"]:
-            leave_out(video, item["bad"][0][1])
-            continue
-        features = rows(scorer, item)
-        try:
-            check_finite(features, "features", video)
-        except NonFiniteError as error:
-            leave_out(video, str(error).removeprefix(f"{video}: "))
-            continue
-        features = features if per_view else features.mean(axis=0)
-        try:
-            with whole_file(targets[video]) as part, open(part, "wb") as file:
-                np.savez(file, features=features, path=video)
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
-                raise
-            leave_out(video, f"{error.strerror}: {targets[video]}")
+        reason = _write_features(video, item, scorer, per_view, targets[video])
+        if reason is not None:
+            bad.append((video, reason))
+            with tqdm.external_write_mode():  # above the progress bar
+                say(f"{printable(video)}: {printable(reason)}")
     if single:
         _join([(video, targets[video]) for video in videos], out)
     return bad
+
+
+def _write_features(
+    video: str, item: Item, scorer: Scorer, per_view: bool, target: Path
+) -> str | None:
+    """Writes the features of a video, or returns why that is impossible."""
+    if item["bad"]:
+        return item["bad"][0][1]
+    features = rows(scorer, item)
+    try:
+        check_finite(features, "features", video)
+    except NonFiniteError as error:
+        return str(error).removeprefix(f"{video}: ")
+    features = features if per_view else features.mean(axis=0)
+    try:
+        with whole_file(target) as part, open(part, "wb") as file:
+            np.savez(file, features=features, path=video)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return f"{error.strerror}: {target}"
+    return None
 
 
 def feature_path(video: str, folder: Path) -> Path:

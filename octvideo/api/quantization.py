@@ -102,14 +102,10 @@ def quantize(
     found = found[:: -(-len(found) // (clips * 5 // 4 + 1))]  # those of which there is a view
     views = Views(found, protocol, fast, 1, torch.device("cpu"))
     calibration = [inputs_of(clip, network.record) for clip in views.sample(clips)]
-    if test is None:
-        judge = _Judge(network, views.measured, None, fast, batch_size, allow_partial)
-    else:
-        classes = network.record.num_classes
-        listed = read_list(test, separator, prefix, classes, unlabelled="all")
-        labels = None if UNLABELLED in listed.labels else listed.labels
-        paths = [listed.path(index) for index in range(len(listed))]
-        judge = _Judge(network, paths, labels, fast, batch_size, allow_partial)
+    measured, labels = views.measured, None
+    if test is not None:
+        measured, labels = _read_test(test, separator, prefix, network.record.num_classes)
+    judge = _Judge(network, measured, labels, fast, batch_size, allow_partial)
     quantiser = Quantiser(network, calibration)
     with beside(path) as part:
         quantiser.write(part)
@@ -126,16 +122,25 @@ def quantize(
             )
         (count, total), size = int8_layers(part), _megabytes(part)
     return Quantized(
-        judge.kind,
-        len(judge.files),
-        round(judge.before, 2),
-        round(after, 2),
-        round(everywhere, 2),
-        count,
-        total,
-        _megabytes(network.path),
-        size,
+        kind=judge.kind,
+        files=len(judge.files),
+        before=round(judge.before, 2),
+        after=round(after, 2),
+        all_layers=round(everywhere, 2),
+        int8_layers=count,
+        layers=total,
+        megabytes_before=_megabytes(network.path),
+        megabytes=size,
     )
+
+
+def _read_test(
+    test: str | Path, separator: str, prefix: str, num_classes: int
+) -> tuple[list[str], np.ndarray | None]:
+    """Returns the paths of a list of files and their labels; None: some line has none."""
+    listed = read_list(test, separator, prefix, num_classes, unlabelled="all")
+    paths = [listed.path(index) for index in range(len(listed))]
+    return paths, None if UNLABELLED in listed.labels else listed.labels
 
 
 def _within(quantiser: Quantiser, judge: "_Judge", path: Path, max_drop: float) -> float | None:

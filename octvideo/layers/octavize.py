@@ -112,16 +112,7 @@ def octavize(
                 setattr(module, size, plain(getattr(module, size)))
     vanilla: dict[nn.Module, nn.Module] = {}
     for name, module in _outside_non_local(model):
-        new: nn.Module | None = None
-        kind = octave_kind(module)
-        if kind is not None and placement.is_candidate(name):
-            assert isinstance(module, (nn.Conv2d, nn.Conv3d))
-            low = placement.low_channels(name, module.out_channels)
-            if isinstance(low, int) and 1 < module.groups == module.in_channels:
-                low = 0
-            new = kind.of(module, low, placement.pools(name))
-        elif isinstance(module, _BatchNorm):
-            new = batch_norm_of(module)
+        new = _octave_form(name, module, placement)
         if new is not None and new is not module:
             vanilla[new] = module
     _replace(model, {old: new for new, old in vanilla.items()})
@@ -134,6 +125,18 @@ def octavize(
         raise
     _replace(model, {new: old for new, old in vanilla.items() if _is_vanilla(new, placement)})
     return model
+
+
+def _octave_form(name: str, module: nn.Module, placement: Placement) -> nn.Module | None:
+    """Returns the layer for octave values that takes the place of a module; None: it has none."""
+    kind = octave_kind(module)
+    if kind is not None and placement.is_candidate(name):
+        assert isinstance(module, (nn.Conv2d, nn.Conv3d))
+        low = placement.low_channels(name, module.out_channels)
+        if isinstance(low, int) and 1 < module.groups == module.in_channels:
+            low = 0  # it has as many low channels as its input
+        return kind.of(module, low, placement.pools(name))
+    return batch_norm_of(module) if isinstance(module, _BatchNorm) else None
 
 
 def octave_kind(module: nn.Module) -> type[OctConv2d] | type[OctConv3d] | None:

@@ -1,6 +1,7 @@
 """Any network for inference: batch norms and ReLUs in the convolutions before them."""
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -60,11 +61,30 @@ def fuse(model: nn.Module, example: Example) -> int:
     Raises:
         ValueError: the network cannot take the example.
     """
-    calls, returned = trace_layers(model, example, (*_CONVS, *_NORMS, nn.ReLU))
-    runs = Counter(call.layer for call in calls)
-    places: dict[nn.Module | None, list[str]] = defaultdict(list)
+    places: dict[nn.Module, list[str]] = defaultdict(list)
     for name, module in model.named_modules(remove_duplicate=False):
         places[module].append(name)
+
+    def put(old: nn.Module, new: nn.Module) -> None:
+        for name in places[old]:
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, new)
+
+    count = 0
+    for conv, norm, relu in _chains(*trace_layers(model, example, (*_CONVS, *_NORMS, nn.ReLU))):
+        put(conv, _Fused(conv, norm, relu is not None))
+        put(norm, nn.Identity())
+        if relu is not None:
+            put(relu, nn.Identity())
+        count += 1
+    return count
+
+
+def _chains(
+    calls: list[Call], returned: set[Call]
+) -> Iterator[tuple[nn.Module, _BatchNorm, nn.Module | None]]:
+    """Yields convolution, batch norm and perhaps ReLU, where nothing else sees what is between."""
+    runs = Counter(call.layer for call in calls)
 
     def only_user(call: Call, *kinds: type[nn.Module]) -> Call | None:
         """The layer of these kinds that alone sees what a call gives."""
@@ -75,12 +95,6 @@ def fuse(model: nn.Module, example: Example) -> int:
             return None
         return user if _computes_as(user.layer, kinds) else None
 
-    def put(old: nn.Module | None, new: nn.Module) -> None:
-        for name in places[old]:
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, new)
-
-    count = 0
     for call in calls:
         conv = call.layer
         if conv is None or not _computes_as(conv, _CONVS):
@@ -88,16 +102,9 @@ def fuse(model: nn.Module, example: Example) -> int:
         if runs[conv] != 1 or not is_fusible(conv):
             continue
         norm = only_user(call, *_NORMS)
-        if (
-            norm is None
-            or not isinstance(norm.layer, _BatchNorm)
-            or norm.layer.running_mean is None
-        ):
+        if norm is None or not isinstance(norm.layer, _BatchNorm):
+            continue
+        if norm.layer.running_mean is None:
             continue
         relu = only_user(norm, nn.ReLU)
-        put(conv, _Fused(conv, norm.layer, relu is not None))
-        put(norm.layer, nn.Identity())
-        if relu is not None:
-            put(relu.layer, nn.Identity())
-        count += 1
-    return count
+        yield conv, norm.layer, None if relu is None else relu.layer

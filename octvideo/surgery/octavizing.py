@@ -4,7 +4,7 @@ import contextlib
 import copy
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -91,15 +91,8 @@ def octavize(
             is octave already.
         MergeError: with ``strict``, a value would be merged; the message names function and module.
     """
-    if not callable(alpha) and not 0 <= alpha < 1:
-        raise ValueError(f"alpha must be in [0, 1), got {alpha}")
-    if choose not in ("first", "smooth"):
-        raise ValueError(f"choose must be 'first' or 'smooth', got {choose!r}")
     batches = [*batches]
-    if not batches and (choose == "smooth" or budget is not None):
-        raise ValueError("choose='smooth' and budget measure: give batches=, inputs of the network")
-    if any(isinstance(module, (OctConv2d, OctConv3d)) for module in model.modules()):
-        raise ValueError(f"{type(model).__name__} has octave convolutions already")
+    _check_arguments(model, alpha, choose, batches, budget)
     model = model if inplace else copy.deepcopy(model)
     if alpha == 0:
         return model
@@ -116,6 +109,25 @@ def octavize(
         chosen = keep_to_budget(
             model, flow, chosen, budget, example, batches, lambda p: _swapped(model, p, example)
         )
+    _swap_what_can_be(model, chosen, example, seen)
+    return _finished(model, chosen, seen, strict)
+
+
+def _check_arguments(
+    model: nn.Module, alpha: Alpha, choose: str, batches: Sequence[Example], budget: float | None
+) -> None:
+    if not callable(alpha) and not 0 <= alpha < 1:
+        raise ValueError(f"alpha must be in [0, 1), got {alpha}")
+    if choose not in ("first", "smooth"):
+        raise ValueError(f"choose must be 'first' or 'smooth', got {choose!r}")
+    if not batches and (choose == "smooth" or budget is not None):
+        raise ValueError("choose='smooth' and budget measure: give batches=, inputs of the network")
+    if any(isinstance(module, (OctConv2d, OctConv3d)) for module in model.modules()):
+        raise ValueError(f"{type(model).__name__} has octave convolutions already")
+
+
+def _swap_what_can_be(model: nn.Module, chosen: Plan, example: Example, seen: "_Seen") -> None:
+    """Swaps the layers of the plan; one whose input does not allow it leaves the plan."""
     while chosen.low:
         try:
             swap_layers(model, chosen.placement(), example, seen.run)
@@ -124,7 +136,6 @@ def octavize(
             if error.name not in chosen.capable:
                 raise
             _leave_vanilla(chosen, error)
-    return _finished(model, chosen, seen, strict)
 
 
 def _swapped(model: nn.Module, chosen: Plan, example: Example) -> nn.Module:

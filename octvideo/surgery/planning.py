@@ -76,12 +76,7 @@ def plan(
     chosen = None if is_default else _chooser(where, flow)
     excluded = _chooser(exclude, flow)
     result = Plan()
-    calls: dict[str, list[Call]] = {}
-    for call in flow.calls:
-        if call.conv is not None:
-            calls.setdefault(call.name, []).append(call)
-    for name, all_calls in calls.items():
-        call = max(all_calls, key=multiply_adds)
+    for name, call in _largest_calls(flow).items():
         assert call.conv is not None
         reason = why_not_octave(call.conv)
         if not reason:
@@ -106,6 +101,15 @@ def plan(
     if pool_stride:
         result.pools = _pooling(flow, result)
     return result
+
+
+def _largest_calls(flow: Flow) -> dict[str, Call]:
+    """Returns the call with the most multiply-adds of each convolution, which may run often."""
+    largest: dict[str, Call] = {}
+    for call in flow.calls:
+        if call.conv is not None:
+            largest[call.name] = max(largest.get(call.name, call), call, key=multiply_adds)
+    return largest
 
 
 def _chooser(where: Choice, flow: Flow) -> Callable[[str], bool]:
