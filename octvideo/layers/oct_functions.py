@@ -26,11 +26,12 @@ from octvideo.layers.resample import half_size
 
 def _each(func: Func, args: Args, kwargs: Kwargs) -> Arg:
     """Functions of single pixels and channels."""
-    x = args[0]
-    if not isinstance(x, OctTensor):
-        return NotImplemented
+    x, *rest = args
+    others = [arg for arg in (*rest, *kwargs.values()) if isinstance(arg, Tensor)]
+    if not isinstance(x, OctTensor) or any(arg.numel() > 1 for arg in others):
+        return NotImplemented  # such as bounds or exponents of each channel
     x.forget_pooled()  # perhaps it is done in place
-    return x.map(func, *args[1:], **kwargs)
+    return x.map(func, *rest, **kwargs)
 
 
 _MAX_OPTIONS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
@@ -57,16 +58,32 @@ def _mean_window(func: Func, args: Args, kwargs: Kwargs) -> Arg:
 def _window(func: Func, x: OctTensor, options: Kwargs, ceil: dict[str, bool]) -> Arg:
     """Pooling. The low map keeps half the size of the high one, rounded up.
 
+    A window as large as the map gives one pixel of each channel: [L | H].
+
     A window that torch would drop at the border of the low map is the last, smaller one there.
     """
     high = func(x.high, **options)
     if x.low is None:
         return OctTensor(high, None)
+    if high.shape[-2:].numel() == 1 and (whole := _whole_map(x, options)):
+        return in_order(func(x.low, **whole), high, x.order)
     want = half_size(high.shape)[2:]
     low = func(x.low, **options)
     if low.shape[2:] != want:
         low = func(x.low, **{**options, **ceil})[..., : want[-2], : want[-1]]
     return OctTensor(high, low, x.layout) if low.shape[2:] == want else NotImplemented
+
+
+def _whole_map(x: OctTensor, options: Kwargs) -> Kwargs | None:
+    """Returns the options for the low map, where the window is as large as the high map."""
+    window = options["kernel_size"]
+    window = (window,) * (x.dim() - 2) if isinstance(window, int) else tuple(window)
+    if window[-2:] != tuple(x.shape[-2:]):
+        return None
+    stride = options.get("stride") or window
+    stride = (stride,) * len(window) if isinstance(stride, int) else tuple(stride)
+    size = tuple(x.low.shape[-2:])  # type: ignore[union-attr]
+    return {**options, "kernel_size": window[:-2] + size, "stride": stride[:-2] + size}
 
 
 def _interpolate(func: Func, args: Args, kwargs: Kwargs) -> OctTensor:
@@ -117,6 +134,8 @@ def _split(other: Arg, x: OctTensor) -> Arg:
         return other, other
     low, total = x.channels.low, x.channels.total
     if other.shape == x.shape:
+        if not other.is_floating_point():  # a mask, of which pooling needs shares
+            other = other.to(x.high.dtype)
         return convert(other, low, x.layout)
     axis = x.dim() - 1  # of the channels, counted from the end
     channels = other.shape[-axis] if other.ndim >= axis else 1
@@ -295,10 +314,10 @@ def _empty(func: Func, args: Args, kwargs: Kwargs) -> Arg:
 
 _RULES: dict[Func, str] = {
     _each: (
-        "abs alpha_dropout bfloat16 celu clamp clone contiguous cpu cuda detach double dropout "
-        "dropout1d dropout2d dropout3d elu exp feature_alpha_dropout feature_dropout float gelu "
-        "half hardsigmoid hardswish hardtanh leaky_relu log mish neg pow relu relu6 rrelu selu "
-        "sigmoid silu softplus softsign sqrt square tanh tanhshrink threshold to type"
+        "abs alpha_dropout bfloat16 celu clamp clone contiguous cpu cuda data detach double "
+        "dropout dropout1d dropout2d dropout3d elu exp feature_alpha_dropout feature_dropout float "
+        "gelu half hardsigmoid hardswish hardtanh leaky_relu log mish neg pow relu relu6 rrelu "
+        "selu sigmoid silu softplus softsign sqrt square tanh tanhshrink threshold to type"
     ),
     _binary: "add sub rsub mul multiply div divide true_divide truediv maximum minimum expand_as",
     _max_window: "max_pool2d max_pool3d",

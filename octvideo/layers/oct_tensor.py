@@ -145,7 +145,11 @@ class OctTensor:
         member = getattr(Tensor, name)
         if callable(member):
             return partial(_call_method, member, self)
-        return getattr(self.high, name)
+        value = getattr(self.high, name)
+        return _call(_attribute(name), (self,), {}) if isinstance(value, Tensor) else value
+
+    def __len__(self) -> int:
+        return len(self.high)
 
     def size(self, dim: int | None = None) -> Arg:
         return self.shape if dim is None else self.shape[dim]
@@ -160,6 +164,9 @@ class OctTensor:
     def __getitem__(self, key: Arg) -> Arg:
         return _call(Tensor.__getitem__, (self, key), {})
 
+    def __setitem__(self, key: Arg, value: Arg) -> None:
+        _call(Tensor.__setitem__, (self, key, value), {})
+
     def __repr__(self) -> str:
         low = "left" if self.low is None else tuple(self.low.shape)
         return f"OctTensor(high={tuple(self.high.shape)}, low={low})"
@@ -173,8 +180,8 @@ def _operator(func: Func) -> Func:
 
 
 _OPERATORS = (
-    "abs add floordiv ge gt iadd imul isub itruediv le lt matmul mod mul neg pow "
-    "radd rmul rpow rsub rtruediv sub truediv"
+    "abs add and eq floordiv ge gt iadd imul invert isub itruediv le lt matmul mod mul ne neg or "
+    "pow radd rmatmul rmul rpow rsub rtruediv sub truediv xor"
 )
 for _name in _OPERATORS.split():
     setattr(OctTensor, f"__{_name}__", _operator(getattr(Tensor, f"__{_name}__")))
@@ -233,18 +240,48 @@ def _call(func: Func, args: Args, kwargs: Kwargs) -> Arg:
     """Looks the function up by its name, as torch has it in up to three places."""
     if not args:
         args = tuple(kwargs.pop(name) for name in ("input", "tensors") if name in kwargs)
-    rule = None if _writes_into_tensor(func, args) else TABLE.get(func.__name__)
+    is_merged = "out" in kwargs or _writes_into_tensor(func, args)
+    rule = None if is_merged else TABLE.get(func.__name__)
     called = func
     if is_recorded():  # exporters may lose what is written into one of two maps
         called, kwargs = out_of_place(func), {k: v for k, v in kwargs.items() if k != "inplace"}
     result = NotImplemented if rule is None else rule(called, args, kwargs)
     if result is NotImplemented:
         merged = [_plain(arg, func) for arg in args]
-        return func(*merged, **{name: _plain(value, func) for name, value in kwargs.items()})
+        options = {name: _plain(value, func) for name, value in kwargs.items()}
+        result = func(*merged, **options)
+        written: list[tuple[Arg, Arg]] = [(kwargs.get("out"), options.get("out"))]
+        if args and _works_in_place(func, kwargs):
+            written.append((args[0], merged[0]))
+        for x, tensor in written:
+            if isinstance(x, OctTensor):  # the merged tensor alone has what was written
+                x.high, x.low, x.layout = tensor, None, None
+                x.forget_pooled()
+        return result
     if called is not func and isinstance(args[0], OctTensor) and isinstance(result, OctTensor):
         # The value itself changes, for those who do not take the result.
         args[0].high, args[0].low, args[0].layout = result.high, result.low, result.layout
     return result
+
+
+def _attribute(name: str) -> Func:
+    """Returns a function for what a tensor has as an attribute, such as ``x.T``."""
+
+    def get(x: Tensor) -> Arg:
+        return getattr(x, name)
+
+    get.__name__ = name
+    return get
+
+
+_IN_PLACE_OPERATORS = {"__iadd__", "__imul__", "__isub__", "__itruediv__", "__setitem__"}
+
+
+def _works_in_place(func: Func, kwargs: Kwargs) -> bool:
+    """Whether a function that nobody has listed writes into its first argument."""
+    name = func.__name__
+    is_method = name.endswith("_") and not name.endswith("__")
+    return is_method or name in _IN_PLACE_OPERATORS or bool(kwargs.get("inplace"))
 
 
 def _writes_into_tensor(func: Func, args: Args) -> bool:

@@ -287,3 +287,73 @@ def test_group_norm_of_whole_groups() -> None:
     torch.testing.assert_close(y.low, F.group_norm(x.low, 1, bias=norm.bias[:2]))
     torch.testing.assert_close(y.high, F.group_norm(x.high, 3, bias=norm.bias[2:]))
     assert torch.equal(merge(nn.GroupNorm(2, 8).double()(x)), nn.GroupNorm(2, 8).double()(merge(x)))
+
+
+def _masked(x: Any) -> Any:
+    x[x < 0] = 0.5
+    return x
+
+
+def _summed(x: Any) -> Any:
+    x[:, 2:4] += 1
+    return x
+
+
+def _into_another(x: Any) -> Any:
+    y = x.clone()
+    torch.add(x, x, out=y)
+    return y
+
+
+WRITES: dict[str, Callable[[Any], Any]] = {
+    "method": lambda x: (x.masked_fill_(x < 0, 0.5), x)[1],
+    "copy": lambda x: (x.copy_(torch.ones(x.shape)), x)[1],
+    "copy of a value": lambda x: (x.copy_(x * 2), x)[1],
+    "mask": _masked,
+    "channels": _summed,
+    "power": lambda x: (x.pow_(2), x.remainder_(0.5), x)[2],
+    "out": _into_another,
+}
+
+
+@pytest.mark.parametrize("make", [value, layered], ids=["value", "layered"])
+@pytest.mark.parametrize("name", WRITES)
+def test_what_is_written_into_a_value_is_in_it(name: str, make: Callable[[], OctTensor]) -> None:
+    """Also by functions that merge it, for those who do not take their result."""
+    x = make()
+    want = WRITES[name](x.merged().clone())
+    torch.testing.assert_close(merge(WRITES[name](x)), want)
+
+
+def test_comparisons_masks_and_attributes_of_a_tensor() -> None:
+    x, scale = layered(), torch.randn(8, 12, 12, dtype=torch.double)
+    x.high[0, 0] = 0
+    one = merge(x)
+    for f in (
+        lambda x: x == 0,
+        lambda x: x != 0,
+        lambda x: ~(x > 0) | (x < -1) & (x != -2),
+        lambda x: x.mT,
+        lambda x: x.data.mul(3),
+        lambda x: torch.tensor(len(x)),
+        lambda x: scale[0] @ x.mT,
+        lambda x: x.abs() ** scale[:, :1, :1].abs(),
+        lambda x: x.clamp(min=scale[:, :1, :1]),
+    ):
+        assert torch.equal(merge(f(x)), f(one))
+    mask = torch.rand(one.shape) < 0.5
+    for y in (x * mask, mask * x):
+        torch.testing.assert_close(tuple(y), tuple(x * mask.double()))
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("kind", ["avg", "max"])
+def test_a_window_as_large_as_the_map(kind: str, ndim: int) -> None:
+    """Means over space by F.avg_pool2d(x, x.shape[2:]), as squeeze-and-excitation often has it."""
+    x = OctTensor(*make_input((HIGH, LOW), ndim, (7, 9)), Layout(8, ((1, 2), (4, 6))))
+    adaptive = getattr(F, f"adaptive_{kind}_pool{ndim}d")
+    window = getattr(F, f"{kind}_pool{ndim}d")
+    with strict():
+        got = window(x, x.shape[2:])
+        assert torch.equal(got, window(x, kernel_size=x.shape[2:], stride=x.shape[2:]))
+        torch.testing.assert_close(got, adaptive(x, 1))
