@@ -36,6 +36,8 @@ from typing import Any
 
 import numpy as np
 
+from studies.lines import Line, append_line, read_lines
+
 ALPHAS = (0.125, 0.25, 0.5)
 VARIANTS = {
     "max": ("--downsample", "max"),
@@ -44,7 +46,6 @@ VARIANTS = {
     "no_l2h": ("--paths", "no_l2h"),
 }
 DRAWS = 2000  # of the bootstrap
-Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -363,15 +364,8 @@ def picture(rows: Sequence[Line], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def read_lines(path: Path) -> list[Line]:
-    """Returns the JSON lines of a file; none if there is no file."""
-    return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
-
-
 def _append(path: Path, line: Line) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    append_line(path, line)
     print({key: value for key, value in line.items() if key != "right"}, flush=True)
 
 
@@ -402,7 +396,11 @@ def main() -> None:
         for line in measure(args.cfg, args.opts, args.rounds):
             _append(args.lines, line)
     else:
-        done = {(n["network"], n["seed"]) for n in read_lines(args.lines) if "seed" in n}
+        done = {
+            (n["network"], n["seed"])
+            for n in read_lines(args.lines, missing_ok=True)
+            if "seed" in n
+        }
         runs = args.runs / args.lines.stem
         for seed in args.seeds:
             for network in networks(args.cfg, args.opts):

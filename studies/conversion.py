@@ -20,7 +20,6 @@ there are no labels.
 import argparse
 import copy
 import json
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -33,6 +32,8 @@ import torch
 from torch import Tensor, nn
 
 from octvideo import calibrate, distill, load, octavize, refit, summary
+from octvideo.utils.markdown import markdown_table
+from studies.lines import append_line, commit, read_lines
 
 ALPHAS = (0.125, 0.25, 0.5)
 LEARNING_RATE = 0.002  # of distillation
@@ -166,13 +167,12 @@ def photos_for(name: str, weights: str, folders: Sequence[str], count: int) -> T
 def table(lines: Path) -> str:
     """Returns the Markdown table of the lines of a file: means and ranges over the seeds."""
     groups: dict[tuple[object, ...], list[dict[str, Any]]] = defaultdict(list)
-    for text in lines.read_text().splitlines():
-        line = json.loads(text)
+    for line in read_lines(lines):
         groups[line["network"], line["kind"], line["alpha"], line["choose"]].append(line)
     scored = {step for group in groups.values() for line in group for step in line["scores"]}
     steps = [step for step in STEPS if step in scored]
     heads = ["network, percent of", "seeds", "alpha", "multiply-adds", "low channels", *steps]
-    rows = [heads, ["---"] * len(heads)]
+    rows = []
     for (network, kind, alpha, choose), group in sorted(groups.items()):
         cells = [f"{network}, {kind}", len({line["seed"] for line in group}), f"{alpha:g}"]
         cells += [f"{group[0]['macs']:.3f}", choose]
@@ -180,7 +180,7 @@ def table(lines: Path) -> str:
             scores = [line["scores"][step] for line in group if step in line["scores"]]
             cells.append(_mean_and_range(scores))
         rows.append([str(cell) for cell in cells])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(heads, rows)
 
 
 def _mean_and_range(scores: Sequence[float]) -> str:
@@ -227,9 +227,7 @@ def main() -> None:
             for choose in args.choose:
                 line = convert(task, alpha, choose, args.steps, args.refit_batches) | origin
                 print(json.dumps(line), flush=True)
-                args.lines.parent.mkdir(parents=True, exist_ok=True)
-                with args.lines.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+                append_line(args.lines, line)
 
 
 def _origin(args: argparse.Namespace) -> dict[str, str]:
@@ -239,12 +237,9 @@ def _origin(args: argparse.Namespace) -> dict[str, str]:
         words += [f"--{option}", *(f"{value}" for value in getattr(args, option))]
     words += ["--batches", f"{args.batches}", "--refit-batches", f"{args.refit_batches}"]
     words += ["--test"] if getattr(args, "test", False) else []
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
     return {
         "command": " ".join(words),
-        "commit": commit,
+        "commit": commit(),
         "time": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
     }
 

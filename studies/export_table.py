@@ -11,7 +11,6 @@ command resumes. Clips have 64x64 pixels: the graph of a network does not depend
 
 import argparse
 import json
-import subprocess
 import tempfile
 import time
 from collections import defaultdict
@@ -27,8 +26,11 @@ from torch import Tensor, nn
 import octvideo
 from octvideo.data.transforms import normalize
 from octvideo.deploy import FORMATS, open_exported
+from octvideo.deploy.files import megabytes
 from octvideo.deploy.form import pathways
 from octvideo.deploy.openvino_core import openvino_core
+from octvideo.utils.markdown import markdown_table
+from studies.lines import append_line, commit, read_lines
 
 SIZE = 64
 ALPHAS = (0.0, 0.25)
@@ -104,7 +106,6 @@ def export_line(name: str, alpha: float, form: str, inputs: str, folder: Path) -
     begin = time.process_time()
     octvideo.export(model, path, inputs=inputs, crop_size=SIZE)
     seconds = time.process_time() - begin
-    files = [path, path.with_suffix(".bin")] if form == "openvino" else [path]
     return {
         "network": "own (VGG)" if name == OWN else name,
         "options": NETWORKS.get(name, {}),
@@ -114,7 +115,7 @@ def export_line(name: str, alpha: float, form: str, inputs: str, folder: Path) -
         "differences": {str(n): difference(model, path, n) for n in BATCHES},
         "nodes": operations(path),
         "seconds": round(seconds, 1),
-        "megabytes": round(sum(file.stat().st_size for file in files) / 1e6, 2),
+        "megabytes": round(megabytes(path), 2),
         "runtime": f"{RUNTIMES[form]} {version(RUNTIMES[form])}",
     }
 
@@ -157,20 +158,19 @@ def operations(path: Path) -> int:
 def table(lines: Path) -> str:
     """Returns the Markdown table of the lines: a row for each network and alpha."""
     groups: dict[tuple[str, float], dict[tuple[str, str], dict[str, Any]]] = defaultdict(dict)
-    for text in lines.read_text().splitlines():
-        line = json.loads(text)
+    for line in read_lines(lines):
         name = " ".join([line["network"], *(f"{k} {v}" for k, v in line["options"].items())])
         groups[name, line["alpha"]][line["format"], line["inputs"]] = line
     heads = ["network", "alpha"]
     heads += [f"{form}: difference, operations, s, MB" for form in FORMATS]
-    rows = [heads, ["---"] * len(heads)]
+    rows = []
     for (name, alpha), found in groups.items():
         cells = [name, f"{alpha:g}"]
         for form in FORMATS:
             chosen = [found[form, inputs] for inputs in INPUTS if (form, inputs) in found]
             cells.append(_cell(chosen))
         rows.append(cells)
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(heads, rows)
 
 
 def _cell(lines: Sequence[dict[str, Any]]) -> str:
@@ -186,12 +186,9 @@ def run(
     lines: Path, networks: Sequence[str], formats: Sequence[str], inputs: Sequence[str]
 ) -> None:
     """Adds a line for each pair that is not there."""
-    known = [json.loads(text) for text in lines.read_text().splitlines()] if lines.exists() else []
-    done = {tuple(line[k] for k in ("network", "alpha", "format", "inputs")) for line in known}
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    lines.parent.mkdir(parents=True, exist_ok=True)
+    keys = ("network", "alpha", "format", "inputs")
+    done = {tuple(line[key] for key in keys) for line in read_lines(lines, missing_ok=True)}
+    code = commit()
     for way in inputs:
         for name in networks:
             for alpha in ALPHAS:
@@ -200,12 +197,11 @@ def run(
                         continue
                     with tempfile.TemporaryDirectory() as folder:
                         line = export_line(name, alpha, form, way, Path(folder))
-                    line["commit"] = commit
+                    line["commit"] = code
                     line["command"] = "python -m studies.export_table run"
                     line["time"] = time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime())
                     print(json.dumps(line), flush=True)
-                    with lines.open("a") as file:
-                        file.write(json.dumps(line) + "\n")
+                    append_line(lines, line)
 
 
 def main() -> None:

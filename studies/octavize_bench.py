@@ -20,7 +20,6 @@ import argparse
 import contextlib
 import copy
 import io
-import json
 import logging
 import pickle
 import time
@@ -41,6 +40,9 @@ from octvideo import octavize, summary
 from octvideo.layers import OctConv2d, OctConv3d
 from octvideo.models.libraries import FOREIGN_ERRORS
 from octvideo.surgery.tracing import arguments
+from octvideo.utils.errors import first_line
+from octvideo.utils.markdown import markdown_table
+from studies.lines import Line, append_line, read_lines
 from studies.octavize_networks import SMALL, Network, networks
 
 ALPHA = 0.25
@@ -49,7 +51,6 @@ CHEAP = ("loads", "forward", "gradients", "copies", "alpha 0", "channels")
 RECORDED = ("compile", "export")
 LATE = f"not run within {SECONDS} s"
 ERRORS = (*FOREIGN_ERRORS, pickle.PicklingError, OSError)
-Line = dict[str, Any]
 
 
 def examine(network: Network, recorded: bool = True) -> Line:
@@ -131,7 +132,7 @@ class _Checks:
                 warnings.simplefilter("ignore")
                 return check() or "ok"
         except ERRORS as error:  # what code of others raises is the result
-            return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+            return f"{type(error).__name__}: {first_line(error)}"
 
     @torch.no_grad()
     def run(self, model: nn.Module) -> list[Tensor]:
@@ -303,7 +304,7 @@ def table(lines: list[Line]) -> str:
     """Returns the Markdown table."""
     checks = (*CHEAP, *RECORDED)
     head = ["network", "ratio", "octave", "merges", "s", *checks]
-    rows = [head, ["---"] * len(head)]
+    rows = []
     for line in lines:
         merges = ", ".join(f"{k} {n}" for k, n in line["merges"].items())
         octave = f"{line['octave']} of {line['layers']}" if line["octave"] else "unchanged"
@@ -311,7 +312,7 @@ def table(lines: list[Line]) -> str:
             [line["network"], f"{line['ratio']:.3f}", octave, merges, f"{line['seconds']:.2f}"]
             + [_cell(line.get(check)) for check in checks]
         )
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return markdown_table(head, rows)
 
 
 def counts(lines: list[Line]) -> str:
@@ -348,9 +349,7 @@ def main() -> None:
     parser.add_argument("--cheap", action="store_true", help="without compile and export")
     parser.add_argument("--only", nargs="*", default=["*"], help="names or patterns of networks")
     args = parser.parse_args()
-    lines = [json.loads(line) for line in args.lines.read_text().splitlines()] if (
-        args.lines.exists()
-    ) else []  # fmt: skip
+    lines = read_lines(args.lines, missing_ok=not args.table)
     if args.table:
         print(counts(lines), "", table(lines), sep="\n")
         return
@@ -364,8 +363,7 @@ def main() -> None:
             except ERRORS as error:
                 print(network.name, "FAILS:", type(error).__name__, str(error)[:300], flush=True)
                 continue
-            with args.lines.open("a") as stream:
-                stream.write(json.dumps(line) + "\n")
+            append_line(args.lines, line)
             bad = {k: line[k] for k in (*CHEAP, *RECORDED) if not is_good(line.get(k, "ok"))}
             print(network.name, line["ratio"], line["merges"] or "", bad or "", flush=True)
 

@@ -5,7 +5,7 @@ that a row names), octave in res2..res4. The paper's figures come from the paper
 repository; if neither has one, the column stays empty.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from octvideo import create_model
 from octvideo.api.benchmark import benchmark_models
 from octvideo.layers import OctConv2d
 from octvideo.utils.complexity import count
+from octvideo.utils.markdown import markdown_table
 from studies.table6 import format_table6, table6
 
 Row = dict[str, Any]
@@ -197,9 +198,10 @@ def _format(number: int, rows: Sequence[Row]) -> str:
     if number == 1:
         keys = ("alpha", "cost", "paper_cost", "memory", "paper_memory")
         names = ("alpha", "multiply-adds", "paper", "memory", "paper")
-        return _markdown(names, ([f"{row[key]:g}" for key in keys] for row in rows))
+        return markdown_table(names, ([f"{row[key]:g}" for key in keys] for row in rows))
     names = _COUNTS + (_TIMES if number == 2 else ())
-    return _markdown(names, (_counts(row) + (_times(row) if number == 2 else []) for row in rows))
+    cells = (_counts(row) + (_times(row) if number == 2 else []) for row in rows)
+    return markdown_table(names, cells)
 
 
 def _counts(row: Row) -> list[str]:
@@ -227,8 +229,3 @@ def _times(row: Row) -> list[str]:
 
 def _number(value: float | None, style: str, unit: str = "") -> str:
     return "" if value is None else f"{value:{style}}{unit}"
-
-
-def _markdown(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [names, ["---"] * len(names), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

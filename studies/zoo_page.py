@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from octvideo.utils.markdown import markdown_table
 from octvideo.weights.zoo import ORIGINS, STATUSES, ZooEntry, zoo_entries
 
 PAGE = Path(__file__).resolve().parents[1] / "MODEL_ZOO.md"
@@ -48,7 +49,7 @@ def zoo_page() -> str:
         "## With weights\n",
         _networks(published),
         "\n### Files\n",
-        _table(
+        markdown_table(
             ["name", "address", "SHA-256", "class names"],
             [
                 [f"`{e.name}`", _address(e), e.sha256 or "not known", e.class_names or "none"]
@@ -117,14 +118,14 @@ def _authors_networks(entries: list[ZooEntry]) -> str:
         ]
         for e in entries
     ]
-    return f"{_AUTHORS}\n{_table(header, rows)}"
+    return f"{_AUTHORS}\n{markdown_table(header, rows)}"
 
 
 def _networks(entries: list[ZooEntry]) -> str:
     header = ["name", "configuration", "data"]
     header += ["clip", "views", "top-1", "top-5", "origin", "status"]
     rows = [[f"`{e.name}`", f"`{e.config}`", e.data, *_numbers(e), e.status] for e in entries]
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _numbers(entry: ZooEntry) -> list[str]:
@@ -138,11 +139,6 @@ def _numbers(entry: ZooEntry) -> list[str]:
         "" if entry.top5 is None else f"{entry.top5:.1f}",
         entry.origin or "",
     ]
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main(words: Sequence[str] | None = None, prog: str | None = None) -> int:

@@ -25,6 +25,7 @@ from octvideo.api.loading import load
 from octvideo.api.protocols import protocol_of
 from octvideo.api.turns import process
 from octvideo.deploy import FORMATS, open_exported
+from octvideo.deploy.files import megabytes
 from octvideo.deploy.int8 import Quantiser
 from octvideo.engine.precision import channels_last, move_model
 from octvideo.models import list_models, optimize_for_inference
@@ -223,7 +224,7 @@ def _rows(
                 "cpu_ms": round(cpu, 2),
                 "clips_per_s": round(1000 * shape[0] / wall, 2),
                 "memory_mb": round(memory, 1),
-                "file_mb": _megabytes(path),
+                "file_mb": round(megabytes(Path(path)), 2) if path else None,
                 "of_ours": faster(own.get("ours")),
                 "of_float": faster(own.get(runtime)) if subject.form != runtime else None,
                 "speedup": speedup,
@@ -232,13 +233,6 @@ def _rows(
             }
         )
     return rows
-
-
-def _megabytes(path: str) -> float | None:
-    if not path:
-        return None
-    files = [Path(path), *([Path(path).with_suffix(".bin")] if path.endswith(".xml") else [])]
-    return round(sum(file.stat().st_size for file in files) / 1e6, 2)
 
 
 def _memory(key: str) -> float:

@@ -2,11 +2,11 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from octvideo.surgery import Summary
 from octvideo.utils.console import printable
+from octvideo.utils.markdown import markdown_table
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ class ConversionReport:
             f"# {_code(self.source)} as an octave network, alpha {self.alpha:g}",
             f"Low channels: {_CHOICES[self.choose]}.",
             "## Multiply-adds of one view",
-            _table(_COSTS, [*map(_cost, self.stages), _cost(self._total())]),
+            markdown_table(_COSTS, [*map(_cost, self.stages), _cost(self._total())]),
             self._merges(),
             "## Time of one view",
-            _table(
+            markdown_table(
                 ("device", "vanilla, ms", "octave, ms", "octave / vanilla"),
                 [
                     (
@@ -109,7 +109,7 @@ class ConversionReport:
             ),
             "## Agreement with the vanilla network",
             self._files(),
-            _table(_AGREEMENT, [_agreed(step) for step in self.agreement]),
+            markdown_table(_AGREEMENT, [_agreed(step) for step in self.agreement]),
             "## Files that could not be read\n\n" + "\n".join(skipped) if skipped else "",
             "## How it was made",
             f"    {printable(self.command)}",
@@ -135,7 +135,9 @@ class ConversionReport:
         if not self.merges:
             return "Octave values are merged only where layers leave the octave."
         rows = [(_code(f), _code(module or "the network"), str(n)) for f, module, n in self.merges]
-        return "Octave values are merged by:\n\n" + _table(("function", "in", "times"), rows)
+        return "Octave values are merged by:\n\n" + markdown_table(
+            ("function", "in", "times"), rows
+        )
 
     def _files(self) -> str:
         learned, measured = len(self.learned), len(self.measured)
@@ -203,8 +205,3 @@ def _count(number: int, noun: str) -> str:
 
 def _code(text: str) -> str:
     return f"`{printable(text)}`"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

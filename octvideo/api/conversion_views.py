@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from octvideo.api.conversion_report import Agreement
 from octvideo.api.inference import for_inference
-from octvideo.api.predict import Video, check_finite, rows, views_of
+from octvideo.api.predict import Video, check_finite, ensemble, rows, views_of
 from octvideo.api.protocols import protocol_of
 from octvideo.data.clips import AllViews, Item, view
 from octvideo.data.protocol import Protocol
@@ -135,8 +135,7 @@ class Judge:
 
     def __call__(self, step: str, student: nn.Module) -> Agreement:
         pairs = [*zip(self.wanted, self._scores(student), strict=True)]
-        join = np.max if self.files.settings.ensemble == "max" else np.mean
-        by_file = [join(w, axis=0).argmax() == join(g, axis=0).argmax() for w, g in pairs]
+        by_file = [self._class_of(w) == self._class_of(g) for w, g in pairs]
         wanted, got = (np.concatenate(scores) for scores in zip(*pairs, strict=True))
         got_logits, wanted_logits = (
             logits(torch.from_numpy(x).double(), self.activation) for x in (got, wanted)
@@ -149,6 +148,9 @@ class Judge:
         )
         logger.info("%s", agreement)
         return agreement
+
+    def _class_of(self, scores: np.ndarray) -> int:
+        return int(ensemble(scores, self.files.settings).argmax())
 
     def _scores(self, model: nn.Module) -> list[np.ndarray]:
         settings = self.files.settings

@@ -69,7 +69,7 @@ def predict(
     model = _model(model)
     settings = settings or protocol_of(model, sampling_rate)
     settings = replace(settings, allow_partial=allow_partial or settings.allow_partial)
-    scores = _ensemble(view_scores(video, model, settings, fast, batch_size), settings)
+    scores = ensemble(view_scores(video, model, settings, fast, batch_size), settings)
     check_finite(scores, "scores", video)
     names = _names(model, class_names, len(scores))
     best = np.argsort(-scores, kind="stable")[: max(topk, 0)]
@@ -172,7 +172,8 @@ def check_finite(values: np.ndarray, what: str, video: Video) -> None:
     )
 
 
-def _ensemble(scores: np.ndarray, settings: Protocol) -> np.ndarray:
+def ensemble(scores: np.ndarray, settings: Protocol) -> np.ndarray:
+    """Returns the scores of a file, (classes,), from those of its views, (views, classes)."""
     return scores.max(axis=0) if settings.ensemble == "max" else scores.mean(axis=0)
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from octvideo.api.conversion_views import Views, files_of
-from octvideo.api.predict import rows, views_of
+from octvideo.api.predict import ensemble, rows, views_of
 from octvideo.data import VideoError
 from octvideo.data.sources.file_list import UNLABELLED
 from octvideo.data.sources.lists import read_list
 from octvideo.deploy import ExportedNetwork, format_of, open_exported
+from octvideo.deploy.files import megabytes
 from octvideo.deploy.form import inputs_of
 from octvideo.deploy.int8 import Quantiser, int8_layers
 from octvideo.deploy.write import beside
@@ -120,7 +121,7 @@ def quantize(
                 "with all layers in int8, and by too much with a few of them. Allow more "
                 "(--max-drop), or give other --files to learn from; nothing is written"
             )
-        (count, total), size = int8_layers(part), _megabytes(part)
+        (count, total), size = int8_layers(part), megabytes(part)
     return Quantized(
         kind=judge.kind,
         files=len(judge.files),
@@ -129,8 +130,8 @@ def quantize(
         all_layers=round(everywhere, 2),
         int8_layers=count,
         layers=total,
-        megabytes_before=_megabytes(network.path),
-        megabytes=size,
+        megabytes_before=round(megabytes(network.path), 3),
+        megabytes=round(size, 3),
     )
 
 
@@ -194,16 +195,10 @@ class _Judge:
 
     def _scores(self, network: ExportedNetwork) -> list[np.ndarray]:
         scorer = Scorer(network, self.protocol, self.batch_size)
-        join = np.max if self.protocol.ensemble == "max" else np.mean
         found = []
         for index in range(len(self.files)):
             item = self._items[index]
             if item["bad"]:
                 raise VideoError(*item["bad"][0])
-            found.append(np.asarray(join(rows(scorer, item), axis=0)))
+            found.append(ensemble(rows(scorer, item), self.protocol))
         return found
-
-
-def _megabytes(path: Path) -> float:
-    files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
-    return round(sum(file.stat().st_size for file in files) / 1e6, 3)

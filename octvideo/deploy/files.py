@@ -26,6 +26,16 @@ def format_of(path: str | os.PathLike[str], given: str | None = None) -> str:
     return found
 
 
+def parts_of(path: Path) -> list[Path]:
+    """Returns the files of an exported network: an .xml has its weights in a .bin beside it."""
+    return [path, path.with_suffix(".bin")] if path.suffix == FORMATS["openvino"] else [path]
+
+
+def megabytes(path: Path) -> float:
+    """Returns the size of an exported network, in units of 10^6 bytes."""
+    return sum(file.stat().st_size for file in parts_of(path)) / 1e6
+
+
 def is_exported(source: str | os.PathLike[str]) -> bool:
     """Returns whether a source of weights is named as an exported network."""
     return Path(source).suffix in FORMATS.values()

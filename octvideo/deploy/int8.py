@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from octvideo.deploy.files import format_of
+from octvideo.deploy.files import format_of, parts_of
 from octvideo.deploy.network import ExportedNetwork, open_exported
 from octvideo.deploy.openvino_core import openvino_core
 from octvideo.deploy.record import KEY
@@ -86,8 +86,7 @@ class Quantiser:
                 ignored_scope=nncf.IgnoredScope(names=[*in_float]),
                 advanced_parameters=parameters,
             )
-        weights = path.with_suffix(".bin") if path.suffix == ".xml" else path
-        weights.unlink(missing_ok=True)  # those of before may still be mapped into memory
+        parts_of(path)[-1].unlink(missing_ok=True)  # old weights may still be mapped into memory
         self._save(model, replace(self.source.record, precision="int8").to_json(BLANK), path)
         seal(path)
 

@@ -15,7 +15,7 @@ from octvideo.deploy.pt2 import open_pt2
 from octvideo.deploy.record import KEY, Record, record_from_json
 from octvideo.deploy.seal import check_seal
 from octvideo.models.build import Spec
-from octvideo.utils.errors import UserError
+from octvideo.utils.errors import UserError, first_line
 from octvideo.utils.extras import import_extra
 
 Run = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
@@ -149,17 +149,13 @@ def open_exported(path: str | os.PathLike[str]) -> ExportedNetwork:
 def _damaged(path: Path, error: Exception) -> UserError:
     return UserError(
         f"{path} cannot be opened: it is damaged, or not written for this version of its runtime "
-        f"({_reason(error)})"
+        f"({first_line(error)})"
     )
 
 
 def _refused(path: Path, inputs: Sequence[np.ndarray], error: Exception) -> UserError:
     shapes = " and ".join(str(x.shape) for x in inputs)
-    return UserError(f"{path} cannot be run on {shapes}: {_reason(error)}")
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return UserError(f"{path} cannot be run on {shapes}: {first_line(error)}")
 
 
 def _open_onnx(path: Path) -> tuple[str | None, Run]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from octvideo.deploy.record import KEY
-from octvideo.utils.errors import UserError
+from octvideo.utils.errors import UserError, first_line
 
 _OPERATION = re.compile(
     r"torch\.ops\.aten\.(?!from_file)\w+\.\w+|_operator\.(getitem|add|sub|mul|floordiv|eq|ge|le)"
@@ -54,7 +54,7 @@ def open_pt2(
             raise
         raise UserError(
             f"{path} cannot be opened: it is damaged, or not made by octvideo.export "
-            f"({(str(error).strip() or type(error).__name__).splitlines()[0][:200]})"
+            f"({first_line(error)})"
         ) from error
 
     def run(inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:

@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 
+from octvideo.deploy.files import parts_of
 from octvideo.utils.errors import UserError
 
 # Stands where the SHA-256 will be; what is hashed has it there.
@@ -26,7 +27,7 @@ def check_seal(path: Path, digest: object) -> None:
 
 def _digest(path: Path, own: str) -> str:
     digest = hashlib.sha256(path.read_bytes().replace(own.encode(), BLANK.encode()))
-    weights = path.with_suffix(".bin")
-    if path.suffix == ".xml" and weights.is_file():
-        digest.update(weights.read_bytes())
+    for weights in parts_of(path)[1:]:
+        if weights.is_file():
+            digest.update(weights.read_bytes())
     return digest.hexdigest()

@@ -1,7 +1,7 @@
 """A vanilla network becomes octave: its convolutions and batch norms are swapped, nothing else."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -191,9 +191,19 @@ def _learn_inputs(
 
 @torch.no_grad()
 def _run(model: nn.Module, example: object) -> None:
+    with in_mode(model):
+        model(example)
+
+
+@contextmanager
+def in_mode(model: nn.Module, training: Iterable[nn.Module] = ()) -> Iterator[None]:
+    """Sets these modules to training and all others to evaluation, inside the context."""
     modes = {module: module.training for module in model.modules()}
+    model.eval()
+    for module in training:
+        module.training = True
     try:
-        model.eval()(example)
+        yield
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -16,7 +16,7 @@ from octvideo.models.build import build, name_of
 from octvideo.models.card import model_card
 from octvideo.models.classifier import Network
 from octvideo.models.external import ExternalSpec
-from octvideo.utils.errors import UserError
+from octvideo.utils.errors import UserError, first_line
 from octvideo.utils.extras import import_extra
 from octvideo.utils.files import whole_file
 from octvideo.utils.plain import to_plain
@@ -68,7 +68,7 @@ def push_to_hub(network: Network, repository: str, private: bool, message: str, 
             api.upload_folder(repo_id=made.repo_id, folder_path=name, commit_message=message)
         except (OSError, ValueError, hub.errors.HTTPError) as error:
             raise UserError(
-                f"{repository} cannot be written on the Hub: {_first_line(error)} (log in with "
+                f"{repository} cannot be written on the Hub: {first_line(error)} (log in with "
                 "`hf auth login`, or set HF_TOKEN)"
             ) from error
     return str(made)
@@ -115,7 +115,3 @@ def _check_record(network: Network) -> None:
         f"describe it: it has {change[1:].strip():.150}. Save the network before it is optimised; "
         "make it octave by create_model(..., octave_alpha=...) or `octvideo octavize`"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

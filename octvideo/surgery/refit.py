@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from octvideo.layers import OctConv2d, OctConv3d, OctTensor, Value, convert, maps_of, octave_kind
+from octvideo.layers.octavize import in_mode
 from octvideo.surgery.tracing import Conv, Example, arguments
-from octvideo.surgery.tuning import in_mode
 
 EQUATIONS = 4  # for each unknown, or a layer stays: it would learn the batches by heart
 RIDGE = 1e-3  # what leaving the old weight costs, as a share of the curvature along the gradient
@@ -63,7 +63,7 @@ def refit(
     if not batches:
         raise ValueError("refit needs at least one batch: the iterable was empty")
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    with in_mode(student, ()), in_mode(teacher, ()):
+    with in_mode(student), in_mode(teacher):
         layers = _layers(student, batches[0])
         if missing := [name for name in layers if name not in dict(teacher.named_modules())]:
             raise ValueError(f"the teacher has no layer {missing[0]}: give the vanilla network")

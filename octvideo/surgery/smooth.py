@@ -7,11 +7,13 @@ their weights: the channels with the least of this become the low ones.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
 from octvideo.layers.layout import Layout, of_channels
+from octvideo.layers.octavize import in_mode
 from octvideo.layers.resample import pool, upsample
 from octvideo.surgery.flow import Flow, Tie, is_depthwise
 from octvideo.surgery.tracing import Conv, Example, arguments
@@ -68,22 +70,14 @@ def _scores(model: nn.Module, flow: Flow, batches: Iterable[Example]) -> dict[in
 
         return hook
 
-    modes = {module: module.training for module in model.modules()}
-    hooks = [
-        module.register_forward_pre_hook(measure(name, module))
-        for name, module in model.named_modules()
-        if name in ties and isinstance(module, (nn.Conv2d, nn.Conv3d))
-    ]
-    try:
-        model.eval()
+    with ExitStack() as hooks, in_mode(model):
+        for name, module in model.named_modules():
+            if name in ties and isinstance(module, (nn.Conv2d, nn.Conv3d)):
+                handle = module.register_forward_pre_hook(measure(name, module))
+                hooks.callback(handle.remove)
         for batch in batches:
             args, kwargs = arguments(batch)
             model(*args, **kwargs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return scores
 
 

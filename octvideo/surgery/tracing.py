@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from octvideo.layers import OctTensor, PlacementError, Value
 from octvideo.layers.oct_functions import borders_of
+from octvideo.layers.octavize import in_mode
 
 Example = Tensor | list[object] | tuple[object, ...] | dict[str, object]
 Conv = nn.Conv2d | nn.Conv3d
@@ -84,14 +85,8 @@ def run(model: nn.Module, example: Example, watch: Watch = contextlib.nullcontex
     Raises:
         ValueError: it cannot take the example.
     """
-    training = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        with torch.no_grad():
-            return _run(model, example, watch)
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+    with in_mode(model), torch.no_grad():
+        return _run(model, example, watch)
 
 
 def _run(model: nn.Module, example: Example, watch: Watch) -> object:

@@ -1,7 +1,6 @@
 """Statistics and weights of an octave network that was converted, without labels."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from octvideo.layers import Value, merge
+from octvideo.layers.octavize import in_mode
 from octvideo.surgery.tracing import Example, arguments
 
 TEMPERATURE = 2.0
@@ -45,20 +45,6 @@ def calibrate(model: nn.Module, batches: Iterable[Example]) -> nn.Module:
     if not count:
         raise ValueError("calibrate needs at least one batch: the iterable was empty")
     return model
-
-
-@contextmanager
-def in_mode(model: nn.Module, training: Iterable[nn.Module]) -> Iterator[None]:
-    """Sets these modules to training and all others to evaluation, inside the context."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    for module in training:
-        module.training = True
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def distill(
@@ -108,7 +94,7 @@ def distill(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     inputs = _again(batches)
     norms = [m for m in student.modules() if isinstance(m, _BatchNorm) and not fixed_norms]
-    with in_mode(student, norms), in_mode(teacher, ()):
+    with in_mode(student, norms), in_mode(teacher):
         for step in range(steps):
             args, kwargs = arguments(next(inputs))
             with torch.no_grad():

@@ -14,6 +14,11 @@ class NonFiniteError(UserError):
     """A model's scores for a video are nan or inf: its weights are lost, or half overflows."""
 
 
+def first_line(error: Exception) -> str:
+    """Returns what another library says in an error, short enough for a message of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def check_known(what: str, value: object, known: Collection[object]) -> None:
     """Raises ValueError unless a value is among those that are known."""
     if value not in known:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from octvideo.models.pretrained import CONFIG, LIBRARY, WEIGHTS
-from octvideo.utils.errors import UserError
+from octvideo.utils.errors import UserError, first_line
 from octvideo.utils.extras import import_extra
 from octvideo.weights.formats.files import DamagedFile, sha256_of
 from octvideo.weights.formats.safetensors_file import read_safetensors
@@ -80,8 +80,7 @@ def fetch_repository(address: str) -> Path:
             library_name=LIBRARY,
         )
     except (OSError, ValueError, hub.errors.HTTPError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"{address} cannot be downloaded: {reason}") from error
+        raise UserError(f"{address} cannot be downloaded: {first_line(error)}") from error
     file = Path(folder) / WEIGHTS
     if not file.is_file() or not file.with_name(CONFIG).is_file():
         raise UserError(
