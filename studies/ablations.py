@@ -1,4 +1,4 @@
-"""Variants of octave convolution for ablation studies; the paper's operator is none of them."""
+"""Variants of octave convolution for ablation studies, beside the paper's operator."""
 
 from typing import Any, NamedTuple
 
@@ -50,7 +50,7 @@ class _AblatedOctConv:
     def convolve(
         self: Any, x_h: Tensor, x_l: Tensor | None, pooled: Any = None, layout: Any = None
     ) -> tuple[Tensor, Tensor | None]:
-        """x_h, x_l -> y_h, y_l, as ``OctConv3d``; The others are not used."""
+        """x_h, x_l -> y_h, y_l, as ``OctConv3d``; the other arguments are not used."""
         kernels, halvings = self.kernels(), int(self.stride[-1] == 2)
         if x_l is not None and self.channels_out.low and self.ablation.paths != "both":
             kernels.pop(self.ablation.paths.removeprefix("no_"), None)

@@ -110,7 +110,7 @@ def _width(width: int) -> tuple[str, ...]:
 
 
 def _resolution(base: Any, size: int) -> tuple[str, ...]:
-    """The same field of view in fewer pixels."""
+    """Returns the options for the same field of view in fewer pixels."""
     scale = size / base.DATA.TRAIN_CROP_SIZE
     jitter = [math.ceil(side * scale) for side in base.DATA.TRAIN_JITTER_SCALES]
     return (

@@ -223,7 +223,7 @@ def _difference(path: Path, ours: Tensor, naive: Tensor, rounded: bool = False) 
     if found > (1.02 if rounded else 0.255):  # 1e-3 of 255
         raise UserError(
             f"{path}: the two paths differ by {found:.3g} of 255; the naive one needs a video of "
-            "constant frame rate whose header tells its number of frames"
+            "constant frame rate whose header states its number of frames"
         )
     return round(found, 4)
 

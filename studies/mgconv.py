@@ -29,7 +29,7 @@ class MGConv2d(OctConv2d):
     def convolve(
         self, x_h: Tensor, x_l: Tensor | None, pooled: Any = None, layout: Any = None
     ) -> tuple[Tensor, Tensor | None]:
-        """x_h, x_l -> y_h, y_l, as ``OctConv2d``; The others are not used."""
+        """x_h, x_l -> y_h, y_l, as ``OctConv2d``; the other arguments are not used."""
         if x_l is None and not self.channels_out.low:
             return super().convolve(x_h, x_l, pooled)
         if self.stride[-1] == 2:

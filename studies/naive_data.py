@@ -31,8 +31,8 @@ def read_clip(path: str, choose: Callable[[int, float], np.ndarray]) -> Tensor:
         stream.codec_context.thread_count = 1
         indices = choose(stream.frames, float(stream.average_rate or 30))
         frames = _decode_span(container, int(indices[0]), int(indices[-1]))
-        pictures = torch.from_numpy(np.stack([f.to_rgb().to_ndarray() for f in frames]))
-    return pictures[torch.from_numpy(indices - indices[0])]
+        images = torch.from_numpy(np.stack([f.to_rgb().to_ndarray() for f in frames]))
+    return images[torch.from_numpy(indices - indices[0])]
 
 
 def _decode_span(container: InputContainer, first: int, last: int) -> list[VideoFrame]:

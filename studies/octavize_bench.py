@@ -1,4 +1,4 @@
-"""Everybody's networks, octavized: what works, what it saves, and where values are merged.
+"""Networks of other libraries, octavized: what works, what it saves, where values are merged.
 
     python -m studies.octavize_bench --lines bench.jsonl              one JSON line a network
     python -m studies.octavize_bench --lines bench.jsonl --table      a Markdown table of them
@@ -98,7 +98,7 @@ def _smallest(network: Network) -> int:
 
 
 def _small_example(network: Network, vanilla: nn.Module, side: int) -> Any:
-    """The full size decides what is octave, where the network takes it."""
+    """Returns an input of the full size, which decides what is octave, if the network takes it."""
     try:
         with torch.no_grad():
             call(copy.deepcopy(vanilla).to("meta").eval(), _meta(network.inputs(1, network.full)))
@@ -155,10 +155,10 @@ class _Checks:
         return f"differ: {sorted(missing)[:3]}" if missing else None
 
     def _trained(self, model: nn.Module) -> set[str]:
-        """The parameters with a gradient in training."""
+        """Returns the names of the parameters with a gradient in training."""
         model = copy.deepcopy(model).train()
         torch.manual_seed(1)
-        for module in model.modules():  # what drops whole layers has its luck
+        for module in model.modules():  # stochastic depth would skip layers at random
             for name in ("drop_prob", "p"):
                 if isinstance(getattr(module, name, None), float):
                     setattr(module, name, 0.0)
@@ -248,7 +248,7 @@ def _equal(got: list[Tensor], want: list[Tensor]) -> bool:
 
 @torch.no_grad()
 def _randomise(model: nn.Module) -> None:
-    """Batch norms that differ from channel to channel, so that no channel may be mistaken."""
+    """Gives each channel of a batch norm other values, so that mixed up channels show."""
     for module in model.modules():
         if isinstance(module, _BatchNorm) and module.running_var is not None:
             assert module.running_mean is not None
@@ -261,7 +261,10 @@ def _randomise(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def _without_borders(model: nn.Module) -> Iterator[list[bool]]:
-    """Convolutions repeat the border, averages leave it out; yields whether maps stay constant."""
+    """Makes convolutions repeat borders, and averages omit them.
+
+    Yields a list of one value, which becomes False when a map is not constant.
+    """
     is_constant = [True]
     kinds = (nn.Conv2d, nn.Conv3d, OctConv2d, OctConv3d)
 
@@ -296,7 +299,7 @@ class _NoBorders(torch.overrides.TorchFunctionMode):
 
 
 def is_good(result: object) -> bool:
-    """Whether a check passed, or cannot be made."""
+    """Returns whether a check passed, or cannot be made."""
     return result in ("ok", "-", "vanilla neither")
 
 

@@ -1,4 +1,4 @@
-"""The networks of the bench of ``octavize``: what they are called, and how they are built."""
+"""The networks that ``studies.octavize_bench`` examines: their names, and how to build them."""
 
 import warnings
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from octvideo import create_model
 from octvideo.config.published import published_input
 from octvideo.models.libraries import make_network
 
-FULL = 224  # pixels, of the ratio
-SMALL = 64  # pixels, of the checks, where the network takes as few
+FULL = 224  # pixels of a side, for the ratio of multiply-adds
+SMALL = 64  # pixels of a side for the checks, if the network takes so few
 
 # Of torchvision's other networks, larger ones of these families, only the ratio is counted.
 TORCHVISION = (
@@ -46,9 +46,9 @@ class Network:
         name: "library/name".
         build: makes it, vanilla and with random weights, for a number of pixels.
         frames: of a clip; 0 for images.
-        full: pixels of the ratio.
-        example: makes its input of a number of clips or images and of pixels.
-        is_examined: whether all checks are made, rather than the ratio counted.
+        full: pixels of a side for the ratio.
+        example: makes the network's input of clips or images (N, 3, [T,] H, W).
+        is_examined: whether all checks are made, or only the ratio is counted.
     """
 
     name: str

@@ -1,10 +1,10 @@
-"""Whether networks of other libraries, octavized, run as fast as our built-in octave networks.
+"""Measures whether octavized networks of other libraries run as fast as our built-in ones.
 
     python -m studies.octavize_speed --rounds 15
 
-For each pair the median times of a batch of one on one thread, and the medians of ratios. Both have
-the same octave layers, and all take turns, so that what else the machine does meets all of them.
-They are timed as they are and after ``optimize_for_inference``.
+Prints for each pair the median times of a batch of one on one thread, and the medians of ratios.
+Both networks have the same octave layers. They take turns, so that other load of the machine slows
+both. They are timed as they are and after ``optimize_for_inference``.
 """
 
 import argparse

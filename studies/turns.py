@@ -1,6 +1,6 @@
 """Measures the CPU time of several variants that take turns, each in a process of its own.
 
-So variants share neither caches nor the memory that the C library keeps.
+In separate processes, variants share neither caches nor the memory that the C library keeps.
 """
 
 import multiprocessing

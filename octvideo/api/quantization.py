@@ -18,7 +18,7 @@ from octvideo.deploy import ExportedNetwork, format_of, open_exported
 from octvideo.deploy.files import megabytes
 from octvideo.deploy.form import inputs_of
 from octvideo.deploy.int8 import Quantiser, int8_layers
-from octvideo.deploy.write import beside
+from octvideo.deploy.write import staged
 from octvideo.engine.scorer import Scorer
 from octvideo.utils.errors import UserError
 
@@ -108,7 +108,7 @@ def quantize(
         measured, labels = _read_test(test, separator, prefix, network.record.num_classes)
     judge = _Judge(network, measured, labels, fast, batch_size, allow_partial)
     quantiser = Quantiser(network, calibration)
-    with beside(path) as part:
+    with staged(path) as part:
         quantiser.write(part)
         everywhere = judge.percent(open_exported(part))
         after: float | None = everywhere

@@ -37,5 +37,5 @@ def megabytes(path: Path) -> float:
 
 
 def is_exported(source: str | os.PathLike[str]) -> bool:
-    """Returns whether a source of weights is named as an exported network."""
+    """Returns whether the name of a source of weights is that of an exported network."""
     return Path(source).suffix in FORMATS.values()

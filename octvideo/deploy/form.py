@@ -1,4 +1,4 @@
-"""The network as it is exported: what goes in and out of the file."""
+"""The network as it is exported, with the inputs and outputs of the file."""
 
 import copy
 from typing import Any
@@ -35,7 +35,7 @@ class ExportForm(nn.Module):
         self.network = with_logits(network) if record.logits else network
         self.network = optimize_for_inference(self.network)
         self.record = record
-        self.is_two = isinstance(network, SlowFast) or record.frame_ratio > 1
+        self.takes_pathways = isinstance(network, SlowFast) or record.frame_ratio > 1
         pixels = record.protocol.mean, record.protocol.std
         mean, std = (torch.tensor(v, dtype=torch.float32) for v in pixels)
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
@@ -49,7 +49,7 @@ class ExportForm(nn.Module):
         x: Tensor | list[Tensor] = inputs[0] if len(inputs) == 1 else list(inputs)
         if self.record.inputs == "frames":
             x = self._clips(inputs[0])
-        if self.is_two and isinstance(x, Tensor):
+        if self.takes_pathways and isinstance(x, Tensor):
             x = pathways(x, self.record.frame_ratio)
         if not self.record.features:
             scores: Tensor = self.network(x)
@@ -59,7 +59,7 @@ class ExportForm(nn.Module):
         return network.forward_head(maps), network.forward_head(maps, pre_logits=True)
 
     def _clips(self, frames: Tensor) -> Tensor:
-        """Pixels (N, [T,] H, W, 3), uint8 -> normalised (N, 3, [T,] H, W)."""
+        """Normalises pixels, uint8 (N, [T,] H, W, 3) -> (N, 3, [T,] H, W)."""
         x = frames.to(torch.float32) * self.scale + self.shift
         if self.record.protocol.reverse_channels:
             x = x.flip(-1)
@@ -70,24 +70,24 @@ def with_logits(network: nn.Module) -> nn.Module:
     """Returns a copy whose head has no activation.
 
     Raises:
-        UserError: the network is of another kind, whose end is not known.
+        UserError: the network is not one of octvideo's, so its last activation is not known.
     """
     network = copy.deepcopy(network)
-    holder: Any = network
+    owner: Any = network
     if isinstance(network, Classifier):
-        holder = network.head
+        owner = network.head
     elif not isinstance(network, ExternalNetwork):
         raise UserError(
             f"{type(network).__name__} is not a network of octvideo.create_model, so its scores "
             "are exported as they are: without logits"
         )
-    del holder.activation  # a module cannot become a function in place
-    holder.activation = HEAD_ACTIVATIONS["none"]
+    del owner.activation  # a module cannot become a function in place
+    owner.activation = HEAD_ACTIVATIONS["none"]
     return network
 
 
 def pathways(fast: Tensor, ratio: int) -> list[Tensor]:
-    """(N, 3, T, H, W) -> slow (N, 3, T / ratio, H, W) and fast."""
+    """Returns the slow clips (N, 3, T / ratio, H, W) and the fast ones (N, 3, T, H, W)."""
     index = torch.tensor(slow_indices(fast.shape[2], ratio), device=fast.device)
     return [fast.index_select(2, index), fast]
 
@@ -102,7 +102,7 @@ def pixels_of(clips: Tensor, protocol: Protocol) -> Tensor:
 
 
 def inputs_of(clips: Tensor, record: Record) -> list[Tensor]:
-    """Returns what the file takes of normalised clips (N, 3, [T,] S, S)."""
+    """Returns the inputs of the file for normalised clips (N, 3, [T,] S, S)."""
     if record.inputs == "frames":
         return [pixels_of(clips, record.protocol)]
     return pathways(clips, record.frame_ratio) if record.inputs == "pathways" else [clips]

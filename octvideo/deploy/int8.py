@@ -1,8 +1,8 @@
 """Exported files in int8, for ONNX Runtime and OpenVINO: static quantisation by NNCF.
 
-onnxruntime has a quantiser too. It writes operations on whole numbers that the runtime has no fast
-function for in 3D (an I3D took 3.5 times as long as in float), where NNCF's file is run as fast as
-in float or faster.
+onnxruntime also has a quantiser, but the runtime has no fast 3D kernels for the integer operations
+that it writes: an I3D took 3.5 times as long as in float. NNCF's files run as fast as float or
+faster.
 """
 
 import contextlib
@@ -25,20 +25,21 @@ from octvideo.deploy.seal import BLANK, seal
 from octvideo.utils.errors import UserError
 from octvideo.utils.extras import import_extra
 
-LAYERS = ("Conv", "Gemm", "MatMul", "Convolution", "GroupConvolution")  # of both formats
-_COMPARED = 8  # clips
-_GROUPS = 16  # of layers, whose sensitivity is measured
+LAYERS = ("Conv", "Gemm", "MatMul", "Convolution", "GroupConvolution")  # operations of both formats
+_COMPARED = 8  # clips that sensitivity is measured on
+_GROUPS = 16  # of layers, at most; each has one sensitivity
 
 
 class Quantiser:
     """Writes an exported network with weights and layers in int8.
 
-    Each layer's weights have a scale for each channel, and 7 bits, because processors without VNNI
-    add two products of 8 bits in 16. The ranges of activations are those of the calibration.
+    Weights have one scale a channel. They use 7 of the 8 bits, because processors without VNNI add
+    two products of 8 bits in 16, which could overflow. The ranges of activations are those that
+    occur in the calibration.
 
     Args:
-        source: in float.
-        calibration: what the file takes, of batches of one.
+        source: the exported network in float.
+        calibration: inputs of the file, one clip at a time.
 
     Attributes:
         layers: the names of its convolutions and linear layers, in their order.
@@ -91,11 +92,12 @@ class Quantiser:
         seal(path)
 
     def by_sensitivity(self, path: Path) -> list[list[str]]:
-        """Returns groups of layers, first those without which scores are nearest to the float ones.
+        """Returns groups of neighbouring layers, the most sensitive group first.
 
-        Neighbours are in one group, as each group costs a quantisation.
+        The most sensitive group is the one that, left in float, brings the scores nearest to the
+        float file's. Layers are grouped because each measurement costs a quantisation.
 
-        path: of a file to write for each group.
+        path: a file that is overwritten for each group.
         """
         size = -(-len(self.layers) // _GROUPS)
         groups = [self.layers[i : i + size] for i in range(0, len(self.layers), size)]
@@ -118,7 +120,7 @@ def int8_layers(path: Path) -> tuple[int, int]:
 
 
 def _onnx_layers(model: Any) -> dict[str, bool]:
-    """Returns of each layer whether its weights are in int8."""
+    """Returns for each layer whether its weights are in int8."""
     graph = model.graph
     makers = {name: node for node in graph.node for name in node.output}
     kinds = {x.name: x.data_type for x in graph.initializer}
@@ -131,6 +133,7 @@ def _onnx_layers(model: Any) -> dict[str, bool]:
 
 
 def _openvino_layers(model: Any) -> dict[str, bool]:
+    """Returns for each layer whether its weights are in int8."""
     found = {}
     for node in model.get_ops():
         if node.get_type_name() in LAYERS:

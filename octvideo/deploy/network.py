@@ -1,4 +1,4 @@
-"""Exported files in place of a network: they run in the runtime that they are written for."""
+"""Exported files in place of a network; each runs in the runtime of its format."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -24,11 +24,11 @@ Run = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 class ExportedNetwork(nn.Module):
     """Runs an exported file: normalised clips (N, 3, T, S, S) -> scores (N, classes).
 
-    It takes the place of a network in `predict`, `extract_features` and in a test, and knows what
-    they ask a network: ``spec``, ``protocol``, ``class_names``. It runs on the CPU.
+    It takes the place of a network in `predict`, `extract_features` and in a test, so it has the
+    attributes that they need: ``spec``, ``protocol``, ``class_names``. It runs on the CPU.
 
     Args:
-        run: the arrays that the file takes -> those that it gives.
+        run: maps the input arrays of the file to its output arrays.
     """
 
     spec: Spec | None
@@ -42,7 +42,7 @@ class ExportedNetwork(nn.Module):
         self.training = False
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Returns what the file gives for what it takes; see `Record`."""
+        """Returns the outputs of the file for its own inputs; `Record` has their shapes."""
         found = self._run([x.contiguous().numpy() for x in inputs])
         return [torch.from_numpy(np.asarray(y)) for y in found]
 
@@ -101,7 +101,8 @@ class ExportedNetwork(nn.Module):
         want = self.record.clips_shape(len(clips), size)
         if tuple(clips.shape) != want:
             raise UserError(
-                f"{self.path} is exported for {_words(want)} and cannot take {_words(clips.shape)}"
+                f"{self.path} is exported for {_described(want)} and cannot take "
+                f"{_described(clips.shape)}"
             )
         return self.run(inputs_of(clips.float(), self.record))
 
@@ -117,16 +118,16 @@ class ExportedNetwork(nn.Module):
         return size
 
 
-def _words(shape: Sequence[int]) -> str:
+def _described(shape: Sequence[int]) -> str:
     time = f"{shape[2]} frames of " if len(shape) == 5 else ""
     return f"{time}{shape[-2]}x{shape[-1]} pixels"
 
 
 def open_exported(path: str | os.PathLike[str]) -> ExportedNetwork:
-    """Opens an exported file in its runtime. Nothing in it is run but the network's operations.
+    """Opens an exported file in its runtime, which runs nothing but the network's operations.
 
     Raises:
-        UserError: the runtime is missing, or the file is damaged or none of octvideo's.
+        UserError: the runtime is missing, or the file is damaged or not written by octvideo.
     """
     path = Path(path)
     name = format_of(path)

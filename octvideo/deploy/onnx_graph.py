@@ -32,9 +32,9 @@ _LARGEST = 2**31  # values of a weight that is computed beforehand
 def onnx_program(form: ExportForm, record: Record, flat: bool = True) -> "ir.Model":
     """Returns the graph of a network, an ``onnx_ir.Model``, for any batch size.
 
-    flat: videos are upsampled as images with more channels, for which ONNX Runtime has a function
-    of its own (its general one took 37 % of an Oct-I3D). OpenVINO would reorder its memory there.
-    (Pooled as images, ONNX Runtime reorders memory for as long as it gains.)
+    flat: videos are upsampled as images with more channels. ONNX Runtime has a fast function for
+    these; its general one took 37 % of the time of an Oct-I3D. OpenVINO would have to reorder its
+    memory. Pooling stays 3D: as images, ONNX Runtime loses in reordering what it gains.
 
     Raises:
         UserError: a package is missing.
@@ -64,9 +64,9 @@ def onnx_program(form: ExportForm, record: Record, flat: bool = True) -> "ir.Mod
         if not (record.dynamic_size and _resize_to_partner(graph, node)):
             _resize(graph, node, flat)
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:
-        del graph.initializers[name]  # of before constants were folded
+        del graph.initializers[name]  # left over from constants that were folded
     for node in graph:
-        node.metadata_props.clear()  # lines of source, of no use elsewhere
+        node.metadata_props.clear()  # lines of source code, of no use elsewhere
         for value in (v for v in node.outputs if v not in graph.outputs):
             value.metadata_props.clear()
             value.shape = None  # it was recorded for one batch size
@@ -114,9 +114,9 @@ def _any_batch(graph: "ir.Graph") -> None:
 
 
 def _resize(graph: "ir.Graph", node: "ir.Node", flat: bool) -> None:
-    """Writes an upsampling with factors instead of sizes, of which the batch is one.
+    """Rewrites an upsampling with factors; sizes would include that of the batch.
 
-    From n to 2 n - 1 pixels it is one of all by 2 whose last ones are cut off.
+    From n to 2 n - 1 pixels, it becomes one by 2 of which the last pixel is cut off.
     """
     x, y = node.inputs[0], node.outputs[0]
     assert x is not None  # it is what Resize resizes
@@ -145,9 +145,9 @@ def _resize(graph: "ir.Graph", node: "ir.Node", flat: bool) -> None:
 
 
 def _resize_to_partner(graph: "ir.Graph", node: "ir.Node") -> bool:
-    """Lets an upsampling give the size of what it is added to or joined with, whatever that is.
+    """Rewrites an upsampling to the size of the value that it is added to or joined with.
 
-    Returns whether it could be done.
+    Returns whether that was possible.
     """
     x, y, uses = node.inputs[0], node.outputs[0], list(node.outputs[0].uses())
     if len(uses) != 1 or uses[0].node.op_type not in ("Add", "Concat"):

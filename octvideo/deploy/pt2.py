@@ -1,4 +1,4 @@
-"""Files of torch.export, looked through before they are opened.
+"""Files of torch.export, checked before they are opened.
 
 ``torch.export.load`` unpickles what a file holds, evaluates its expressions of sizes, and finds its
 operations by name in the whole of torch. So a file is opened only if it has no pickles but the
@@ -37,7 +37,7 @@ _MAX_GRAPH = 64 << 20  # bytes of the graph, a text
 def open_pt2(
     path: Path,
 ) -> tuple[str | None, Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]]:
-    """Returns the record of a file, and a function of the arrays that its network takes.
+    """Returns the record of a file, and a function that runs its network on arrays.
 
     Raises:
         UserError: the file is damaged, or holds what could run code.

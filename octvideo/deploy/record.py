@@ -1,4 +1,4 @@
-"""What an exported file says about itself, so that who runs it needs nothing else."""
+"""What an exported file says about itself, so that whoever runs it needs nothing else."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -99,10 +99,10 @@ class Record:
 
 
 def record_from_json(text: str) -> tuple[Record, object]:
-    """Returns the record of a file, and its SHA-256; None: it has none.
+    """Returns the record of a file, and its SHA-256, or None if it has none.
 
     Raises:
-        ValueError: it is none, or a value is not of its type or out of range.
+        ValueError: the text is not a record, or a value is of another type or out of range.
     """
     content = json.loads(text)
     if not isinstance(content, Mapping):
@@ -122,6 +122,6 @@ def record_from_json(text: str) -> tuple[Record, object]:
 
 @dataclass(frozen=True)
 class _Plain(Record):
-    """A record without its network, whose type the file names."""
+    """A record without its spec, whose class depends on a name in the file."""
 
     spec: None = None

@@ -1,4 +1,4 @@
-"""Notices a changed byte of an exported file, by a SHA-256 that stands in the file itself."""
+"""Detects changed bytes in an exported file by a SHA-256 that is stored in the file itself."""
 
 import hashlib
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 from octvideo.deploy.files import parts_of
 from octvideo.utils.errors import UserError
 
-# Stands where the SHA-256 will be; what is hashed has it there.
+# Holds the place of the SHA-256: a file is hashed with this text where its SHA-256 will be.
 BLANK = hashlib.sha256(b"octvideo").hexdigest()
 
 
 def seal(path: Path) -> None:
-    """Puts the SHA-256 of a file, with the weights beside it, in the place of ``BLANK``."""
+    """Replaces ``BLANK`` in a file by the SHA-256 of the file and the weights beside it."""
     content = path.read_bytes()
     path.write_bytes(content.replace(BLANK.encode(), _digest(path, BLANK).encode()))
 
@@ -19,7 +19,7 @@ def seal(path: Path) -> None:
 def check_seal(path: Path, digest: object) -> None:
     """Raises UserError unless a file, with the weights beside it, has this SHA-256.
 
-    digest: as its record has it; None: it has none, as files of earlier versions.
+    digest: the one in its record; None in files of earlier versions, which are not checked.
     """
     if digest is not None and _digest(path, str(digest)) != digest:
         raise UserError(f"{path} is damaged, or has weights of another file: export it again")

@@ -1,7 +1,7 @@
 """Writes a network in the form that a runtime runs fastest, and checks what was written.
 
-A file gets its name when it has given the network's own scores in its own runtime: until then it
-is in a hidden folder beside it.
+A file gets its name only when its own runtime has reproduced the network's scores. Until then it is
+in a hidden folder beside its place.
 """
 
 import logging
@@ -53,7 +53,7 @@ def export_network(
         raise UserError(f"{path} is for one size: only onnx and openvino can have a dynamic one")
     write = _WRITERS[name]
     form = ExportForm(network, record)
-    with beside(path) as part:
+    with staged(path) as part:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of exporters about themselves
             write(form, record, part)
@@ -67,10 +67,10 @@ def export_network(
 
 
 @contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """Gives a path in a hidden folder on the same disk; what is written there ends up at ``path``.
+def staged(path: Path) -> Iterator[Path]:
+    """Yields a path in a hidden folder on the same disk; at the end its files move to ``path``.
 
-    After an error nothing does.
+    After an error nothing moves.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,14 +107,14 @@ def _difference(network: nn.Module, form: ExportForm, record: Record, part: Path
                 f"the network cannot be exported for clips of any size: leave out dynamic_size "
                 f"(--dynamic-size). {refusal}"
             ) from refusal
-        for mine, theirs in zip(_own(network, form, record, clips), got, strict=True):
-            error = (torch.as_tensor(theirs) - mine).abs().max() / mine.abs().max()
+        for want, given in zip(_expected(network, form, record, clips), got, strict=True):
+            error = (torch.as_tensor(given) - want).abs().max() / want.abs().max()
             worst = max(worst, float(error)) if worst == worst and error == error else float("nan")
     return worst
 
 
-def _own(network: nn.Module, form: ExportForm, record: Record, clips: Tensor) -> list[Tensor]:
-    """Returns what the file has to give: of the network itself where that gives it."""
+def _expected(network: nn.Module, form: ExportForm, record: Record, clips: Tensor) -> list[Tensor]:
+    """Returns what the file has to give, from the network itself unless only the form gives it."""
     try:
         if record.logits or record.features or record.inputs == "frames":
             found = form(*inputs_of(clips, record))
@@ -159,7 +159,7 @@ def _write_pt2(form: ExportForm, record: Record, path: Path) -> None:
 
 
 def example_inputs(record: Record, batch: int) -> tuple[Tensor, ...]:
-    """Returns zeros of what the file takes."""
+    """Returns inputs of the file that are zero in normalised clips."""
     return tuple(inputs_of(torch.zeros(record.clips_shape(batch)), record))
 
 

@@ -1,9 +1,9 @@
 """Which layers stay vanilla, where a budget of multiply-adds leaves a choice.
 
-Maps that share their channels (see ``Flow``) become octave together. Each such group alone costs
-the trained network some of its answers, and saves some multiply-adds. From the network with all
-groups octave, those that cost most for what they save become vanilla again, one after another, as
-long as the budget lasts.
+Maps that share their channels (see ``Flow``) become octave together. Each such group is measured
+alone: how far it moves the trained network's answers, and how many multiply-adds it saves. From the
+network with all groups octave, those that cost most for what they save become vanilla again, one
+after another, as long as the budget lasts.
 """
 
 import copy

@@ -16,7 +16,7 @@ TAIL = 0.5  # share of the multiply-adds from which on the last resolution is th
 
 
 def multiply_adds(call: Call) -> int:
-    """Returns those of a vanilla convolution: a multiply-add is 1, a bias 0."""
+    """Returns the multiply-adds of a call as a vanilla convolution; a bias costs none."""
     conv = call.conv
     assert conv is not None
     kernel = math.prod(conv.kernel_size) * conv.in_channels // conv.groups
@@ -76,12 +76,12 @@ class Tie:
 
 
 class Flow:
-    """The calls of a trace, tied.
+    """The calls of a trace, and which of their maps share their low channels (see ``Tie``).
 
     Attributes:
         calls: in order; ``convs`` are those of convolutions over maps.
-        last_area: the pixels of the last resolution, at which the authors' networks are plain
-            again; 0 where most of the network is at it.
+        last_area: the pixels of a map at the last resolution, where the authors' networks are
+            plain again; 0 where most multiply-adds are at that resolution.
     """
 
     def __init__(self, calls: list[Call]) -> None:
@@ -118,7 +118,7 @@ class Flow:
         return self._next_convs[call]
 
     def is_joined(self, call: Call) -> bool:
-        """Whether the output of other convolutions is added to this one's."""
+        """Returns whether the output of other convolutions is added to this one's."""
         return len({c.name for c in self.tie(call).convs}) > 1
 
     def _root(self, call: Call) -> Call:
@@ -127,7 +127,7 @@ class Flow:
         return call
 
     def _tied(self, call: Call) -> list[Call]:
-        """The sources whose channels are the channels of this call's output."""
+        """Returns the sources whose channels are the channels of this call's output."""
         keeps = is_depthwise(call.conv) if call.conv is not None else call.name in CHANNELWISE
         if not keeps or len(call.shape) < 4 or call.area == 1:
             return []
@@ -152,7 +152,7 @@ class Flow:
                     tie.whole = math.lcm(tie.whole, call.shape[1] // call.num_groups)
 
     def _parts(self) -> list[tuple[Call, Call, int, int]]:
-        """Returns wholes and parts of their channels, from the first to behind the last one."""
+        """Returns (whole, part, start, stop): the part has channels [start, stop) of the whole."""
         parts = []
         for call in self.calls:
             source = call.inputs[0] if call.inputs else None
@@ -170,7 +170,7 @@ class Flow:
         return parts
 
     def _cut(self, parts: list[tuple[Call, Call, int, int]]) -> None:
-        """Lets wholes and their parts have the same cuts."""
+        """Carries cuts from wholes to their parts and back, until nothing changes."""
         before = -1
         while before != (before := sum(len(tie.cuts) for tie in self._ties.values())):
             for call, piece, start, stop in parts:

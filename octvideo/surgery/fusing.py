@@ -1,4 +1,4 @@
-"""Any network for inference: batch norms and ReLUs in the convolutions before them."""
+"""Any network for inference: batch norms and ReLUs move into the convolutions before them."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _NORMS = (
 
 
 class _Fused(nn.Module):
-    """``FusedConv`` in the place of a layer of others, which knows images or videos."""
+    """``FusedConv`` in the place of a layer of another network, for images or for videos."""
 
     def __init__(self, conv: nn.Module, norm: nn.Module, relu: bool) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class _Fused(nn.Module):
 
 
 def _computes_as(layer: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """Whether a layer is of these kinds, or derived from one without another way to compute."""
+    """Returns whether a layer is of these kinds, or derived from one with the same forward pass."""
     own = type(layer)
     return any(
         isinstance(layer, kind)
@@ -49,8 +49,8 @@ def _computes_as(layer: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
 def fuse(model: nn.Module, example: Example) -> int:
     """Moves batch norms, and the ReLUs behind them, into the convolutions before them, in place.
 
-    Only where one example shows that nothing else sees what is between them, and where all of them
-    run once. The layers that are gone leave identities behind.
+    It does so where one example shows that nothing else sees the values between them, and that each
+    of them runs once. Identities take the place of the layers that are gone.
 
     Args:
         model: in evaluation mode.
@@ -87,7 +87,7 @@ def _chains(
     runs = Counter(call.layer for call in calls)
 
     def only_user(call: Call, *kinds: type[nn.Module]) -> Call | None:
-        """The layer of these kinds that alone sees what a call gives."""
+        """Returns the layer of these kinds that alone sees what a call gives."""
         if len(call.users) != 1 or call in returned:
             return None
         user = call.users[0]

@@ -1,4 +1,4 @@
-"""Any network of convolutions becomes octave."""
+"""Makes any network of convolutions octave."""
 
 import contextlib
 import copy
@@ -26,7 +26,7 @@ from octvideo.surgery.flow import Flow
 from octvideo.surgery.planning import Alpha, Choice, Plan, plan
 from octvideo.surgery.report import RECORD, Merge, OctaveRecord
 from octvideo.surgery.smooth import choose_smooth
-from octvideo.surgery.tracing import Example, WhereAmI, run, tensors_in, trace
+from octvideo.surgery.tracing import CurrentModule, Example, run, tensors_in, trace
 
 logger = logging.getLogger("octvideo")
 
@@ -165,14 +165,14 @@ def _leave_vanilla(chosen: Plan, error: PlacementError) -> None:
 
 
 class _Seen:
-    """What the pass shows in which the layers learn their inputs: merges, and octave results."""
+    """Notes in a pass where values are merged, and whether the network returns an octave one."""
 
     def __init__(self) -> None:
         self.merges: list[Merge] = []
         self.is_octave = False  # whether a result is
 
     def run(self, model: nn.Module, example: Example) -> None:
-        where = WhereAmI()
+        where = CurrentModule()
 
         def note(function: str) -> None:
             self.merges.append(Merge(function, where.name))
@@ -188,8 +188,8 @@ class _Seen:
 
 
 @contextlib.contextmanager
-def _functions_of_tensors(where: WhereAmI) -> Iterator[None]:
-    """Refuses octave values for functions with a gradient of their own, which would lose it."""
+def _functions_of_tensors(where: CurrentModule) -> Iterator[None]:
+    """Refuses octave values in autograd functions, whose own gradients would be lost."""
     usual = Function.__dict__["apply"]
 
     def apply(cls: type[Function], *args: Any, **kwargs: Any) -> Any:
@@ -236,7 +236,7 @@ def _commonest(reasons: Iterable[str]) -> str:
 
 
 def merge_outputs(module: nn.Module, inputs: object, output: object) -> object:
-    """A hook: a network returns tensors, also where its last value is an octave one."""
+    """Merges octave values in what a network returns; a forward hook."""
     if isinstance(output, OctTensor):
         return output.merged()
     if isinstance(output, dict):

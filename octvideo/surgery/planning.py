@@ -44,7 +44,7 @@ class Plan:
     capable: set[str] = field(default_factory=set)
 
     def placement(self) -> Placement:
-        """Returns it as the walk over the network takes it."""
+        """Returns the plan in the form that ``octvideo.layers.octavize`` takes."""
         return Placement(
             is_octave=lambda name: name in self.low,
             alpha=0.0,
@@ -156,7 +156,7 @@ def _why_plain_here(
 def _pooling(flow: Flow, plan: Plan) -> set[str]:
     """Returns the plain convolutions with a stride right behind one that leaves the octave."""
     octave: set[Call] = set()  # calls whose output has low channels
-    left: set[Call] = set()  # has left the octave, and nothing was added yet
+    left: set[Call] = set()  # calls that have left the octave, until something is added
     pools = set()
     for call in flow.calls:
         sources = [source for source in call.inputs if source is not None]

@@ -19,7 +19,7 @@ from octvideo.layers import OctConv2d, OctConv3d, OctTensor, Value, convert, map
 from octvideo.layers.octavize import in_mode
 from octvideo.surgery.tracing import Conv, Example, arguments
 
-EQUATIONS = 4  # for each unknown, or a layer stays: it would learn the batches by heart
+EQUATIONS = 4  # for each unknown; with fewer a layer would overfit the batches, so it stays
 RIDGE = 1e-3  # what leaving the old weight costs, as a share of the curvature along the gradient
 TINY = 1e-30
 
@@ -28,7 +28,7 @@ Maps = tuple[Tensor, ...]
 
 
 class _LayerHasRun(Exception):  # noqa: N818
-    """What follows in the network is not needed."""
+    """Ends a forward pass at the layer whose maps are wanted."""
 
 
 def refit(
@@ -103,7 +103,7 @@ def _layers(student: nn.Module, batch: Example) -> dict[str, tuple[Layer, int]]:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    """Whether its output is a linear function of a parameter ``weight``."""
+    """Returns whether its output is a linear function of a parameter ``weight``."""
     if isinstance(module, (OctConv2d, OctConv3d)):
         return module.weight.requires_grad
     return (
@@ -162,13 +162,13 @@ def _solve(
         return weight
 
     def gradient(w: Tensor, b: Tensor | None, targets: Sequence[Maps] | None) -> Tensor:
-        """Of half the squared distance from the targets, or from 0."""
+        """Returns the gradient of half the squared distance from the targets, or from 0."""
         total = torch.zeros_like(w)
         for number, x in enumerate(inputs):
             leaf = w.clone().requires_grad_()
             given = maps_of(maps(x, leaf, b))
-            far = given if targets is None else [*map(torch.sub, given, targets[number])]
-            half = torch.stack([0.5 * d.square().sum() for d in far]).sum()
+            errors = given if targets is None else [*map(torch.sub, given, targets[number])]
+            half = torch.stack([0.5 * error.square().sum() for error in errors]).sum()
             total += torch.autograd.grad(half, leaf)[0]
         return total
 
@@ -176,18 +176,18 @@ def _solve(
         return (a * b).sum([*range(1, a.ndim)], keepdim=True)
 
     zero = None if bias is None else torch.zeros_like(bias)
-    rest = -gradient(weight, bias, wanted)
-    step, change, length = rest, torch.zeros_like(weight), dot(rest, rest)
+    residual = -gradient(weight, bias, wanted)
+    direction, change, norm = residual, torch.zeros_like(weight), dot(residual, residual)
     ridge: Tensor | None = None
     for _ in range(iterations):
-        curved = gradient(step, zero, None)
+        curved = gradient(direction, zero, None)  # the Hessian times the direction
         if ridge is None:
-            ridge = RIDGE * dot(step, curved) / dot(step, step).clamp_min(TINY)
-        curved = curved + ridge * step
-        size = length / dot(step, curved).clamp_min(TINY)
-        change, rest = change + size * step, rest - size * curved
-        previous, length = length, dot(rest, rest)
-        step = rest + length / previous.clamp_min(TINY) * step
+            ridge = RIDGE * dot(direction, curved) / dot(direction, direction).clamp_min(TINY)
+        curved = curved + ridge * direction
+        size = norm / dot(direction, curved).clamp_min(TINY)
+        change, residual = change + size * direction, residual - size * curved
+        previous, norm = norm, dot(residual, residual)
+        direction = residual + norm / previous.clamp_min(TINY) * direction
     return weight + change
 
 

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from octvideo.layers import OctConv2d, OctConv3d, OctTensor, Value
 from octvideo.layers.oct_tensor import merges_to
 from octvideo.layers.resample import half_size
-from octvideo.surgery.tracing import Example, Func, WhereAmI, run
+from octvideo.surgery.tracing import CurrentModule, Example, Func, run
 
 RECORD = "_octave_record"  # the attribute of an octavized network
 _LAYERS = (
@@ -91,7 +91,7 @@ class Summary:
 
     @property
     def ratio(self) -> float:
-        """Multiply-adds in place of the vanilla network's 1."""
+        """The multiply-adds as a share of the vanilla network's."""
         return self.macs / self.vanilla_macs if self.vanilla_macs else 1.0
 
     def stages(self) -> dict[str, list[Row]]:
@@ -157,7 +157,7 @@ def summary(model: nn.Module, example: Example | None = None) -> Summary:
 
         example = example_for(model)
     record = getattr(model, RECORD, OctaveRecord())
-    where = WhereAmI()
+    where = CurrentModule()
     merges: list[Merge] = []
     counter = _Counter(where, record)
     with ExitStack() as hooks, where.follow(model):
@@ -173,7 +173,7 @@ def summary(model: nn.Module, example: Example | None = None) -> Summary:
 class _Counter(TorchFunctionMode):
     """Counts layers by hooks, and functional convolutions where they are called."""
 
-    def __init__(self, where: WhereAmI, record: OctaveRecord) -> None:
+    def __init__(self, where: CurrentModule, record: OctaveRecord) -> None:
         super().__init__()
         self.where, self.record = where, record
         self.rows: list[Row] = []

@@ -1,7 +1,7 @@
 """Which channels of a trained network lose least at half the resolution.
 
-The first channels, as the paper has them, are right for a network that learns with its octaves. In
-a network that was trained without, some channels vary slowly over the picture and others do not.
+The first channels, as in the paper, are right for a network that is trained with its octaves. In a
+network that was trained without, some channels vary slowly over the image and others do not.
 Halving a channel changes what the convolutions behind it take by x - upsample(pool(x)), times
 their weights: the channels with the least of this become the low ones.
 """
@@ -25,7 +25,7 @@ def choose_smooth(
     """Returns layouts with as many low channels as ``low`` has, for the smoothest ones.
 
     Channels that are tied by sums and gates are chosen together, those of groups in each group.
-    Where other maps join theirs they stay the first ones.
+    Where maps are joined with others, or cut, the first channels stay the low ones.
 
     Args:
         model: the vanilla network; its mode and its statistics stay as they are.
@@ -49,7 +49,7 @@ def choose_smooth(
 
 @torch.no_grad()
 def _scores(model: nn.Module, flow: Flow, batches: Iterable[Example]) -> dict[int, Tensor]:
-    """What halving each channel of a tie changes behind it, by the tie's id."""
+    """Returns by the id of each tie how much halving each of its channels changes behind it."""
     ties: dict[str, Tie] = {}
     for call in flow.convs:
         sources = [source for source in call.inputs if source is not None]

@@ -114,7 +114,7 @@ def _run(model: nn.Module, example: Example, watch: Watch) -> object:
 
 
 class _QuickNorms(TorchFunctionMode):
-    """On the meta device a norm takes milliseconds to find that it keeps shape and type."""
+    """Skips norms on the meta device: they take milliseconds, and keep shape and type."""
 
     def __torch_function__(
         self,
@@ -150,8 +150,8 @@ def tensors_in(value: object) -> Iterator[Value]:
             yield from tensors_in(item)
 
 
-class WhereAmI:
-    """Follows the forward pass through a network: ``name`` is the module that runs now."""
+class CurrentModule:
+    """Follows a forward pass: ``name`` is the innermost module that runs now."""
 
     def __init__(self) -> None:
         self._stack: list[str] = [""]
@@ -166,7 +166,7 @@ class WhereAmI:
         return len(self._stack) > 1
 
     @contextlib.contextmanager
-    def follow(self, model: nn.Module) -> Iterator["WhereAmI"]:
+    def follow(self, model: nn.Module) -> Iterator["CurrentModule"]:
         with contextlib.ExitStack() as hooks:
             for name, module in model.named_modules():
                 enter = module.register_forward_pre_hook(self._entering(name))
@@ -203,7 +203,7 @@ def trace_layers(
         ValueError: the network cannot take the example.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
-    where = WhereAmI()
+    where = CurrentModule()
     recorder = _Recorder(where, layers)
     with contextlib.ExitStack() as hooks, where.follow(model):
         for name, layer in layers.items():
@@ -214,7 +214,7 @@ def trace_layers(
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, where: WhereAmI, layers: Mapping[str, nn.Module]) -> None:
+    def __init__(self, where: CurrentModule, layers: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.where, self.layers = where, layers
         self.start()
@@ -223,7 +223,7 @@ class _Recorder(TorchFunctionMode):
         """Forgets what it has recorded."""
         self.calls: list[Call] = []
         self._made: dict[int, Call] = {}
-        self._kept: list[Value] = []  # as long as they live, nothing else has their ids
+        self._kept: list[Value] = []  # while they live, no other value can get their ids
         return self
 
     def __torch_function__(

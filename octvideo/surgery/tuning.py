@@ -1,4 +1,4 @@
-"""Statistics and weights of an octave network that was converted, without labels."""
+"""Adapts statistics and weights of a converted network to its octaves, without labels."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -15,7 +15,7 @@ TEMPERATURE = 2.0
 
 
 def calibrate(model: nn.Module, batches: Iterable[Example]) -> nn.Module:
-    """Measures the running statistics of all batch norms anew, in place, and returns the network.
+    """Measures the running statistics of all batch norms again, in place, and returns the network.
 
     A converted network's maps have other means and variances than those it was trained with. The
     new statistics are the averages over the batches, each weighted equally. Weights do not change;
