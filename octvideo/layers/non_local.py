@@ -16,7 +16,7 @@ from octvideo.layers.channels import Channels
 from octvideo.layers.checks import check_value
 from octvideo.layers.eager import is_recorded
 from octvideo.layers.norm import BatchNorm3d
-from octvideo.layers.oct_tensor import OctTensor
+from octvideo.layers.oct_tensor import OctTensor, maps_of
 
 INSTANTIATIONS = ("softmax", "dot_product")
 OCTAVE_MODES = ("cross", "high")
@@ -83,7 +83,7 @@ class NonLocal3d(nn.Module):
         check_value(x, self.channels, 5, self)
         if isinstance(x, Tensor):
             return self._respond(x, x)
-        x_h, x_l = x
+        x_l, x_h = maps_of(x)
         y_h = self._respond(x_h, x_l if self.is_cross else x_h)
         return OctTensor(y_h, x_l) if isinstance(x, OctTensor) else (y_h, x_l)
 

@@ -41,7 +41,7 @@ class _BatchNormNd(_BatchNorm):
 
     def forward(self, x: Any) -> Any:
         """The shapes of the input."""
-        x_h, x_l = x if isinstance(x, OctTensor) else (x, None)
+        x_h, x_l = (x.high, x.low) if isinstance(x, OctTensor) else (x, None)
         if not isinstance(x, OctTensor):
             return self._normalize_both(x_h, x_l, 0)[0]
         y_h, y_l = self._normalize_both(x_h, x_l, 0 if x_l is None else x_l.shape[1], x.layout)

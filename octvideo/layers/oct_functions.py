@@ -18,6 +18,7 @@ from octvideo.layers.oct_tensor import (
     OctTensor,
     Value,
     convert,
+    maps_of,
     out_of_place,
     report_merge,
 )
@@ -107,8 +108,8 @@ def _binary(func: Func, args: Args, kwargs: Kwargs) -> Arg:
         if a.channels != b.channels:
             return NotImplemented
         a.forget_pooled()  # perhaps a sum in place
-        high, low = (func(p, q, *rest, **kwargs) for p, q in zip(a, b, strict=True))
-        return OctTensor(high, low, a.layout)
+        high = func(a.high, b.high, *rest, **kwargs)
+        return OctTensor(high, func(a.low, b.low, *rest, **kwargs), a.layout)
     x, other = (a, b) if isinstance(a, OctTensor) else (b, a)
     is_map = isinstance(other, Tensor) and (other.shape == x.shape or other.shape[-2:].numel() > 1)
     if x.low is None and is_map:
@@ -136,7 +137,8 @@ def _split(other: Arg, x: OctTensor) -> Arg:
     if other.shape == x.shape:
         if not other.is_floating_point():  # a mask, of which pooling needs shares
             other = other.to(x.high.dtype)
-        return convert(other, low, x.layout)
+        low_part, *high_part = maps_of(convert(other, low, x.layout))
+        return (*high_part, low_part)
     axis = x.dim() - 1  # of the channels, counted from the end
     channels = other.shape[-axis] if other.ndim >= axis else 1
     if other.shape[-2:].numel() != 1 or channels not in (1, total):

@@ -94,6 +94,8 @@ class OctTensor:
         self._pooled: Tensor | None = None
 
     def __iter__(self) -> Iterator[Arg]:
+        if _listener is not None:  # a network of tensors would expect samples
+            _listener("__iter__")
         yield self.high
         yield self.low  # None where the value has left the octave
 
@@ -194,7 +196,7 @@ def maps_of(x: Value | tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
     """Returns the maps of a value in the order of its channels, [L | H]; a tensor is one map."""
     if isinstance(x, Tensor):
         return (x,)
-    high, low = x
+    high, low = (x.high, x.low) if isinstance(x, OctTensor) else x
     return (high,) if low is None else (low, high)
 
 
@@ -226,7 +228,8 @@ def per_frequency(fn: Callable[..., Tensor], *values: Arg) -> Arg:
     """Applies ``fn`` to the high and to the low parts of pairs or octave values; else just once."""
     if isinstance(values[0], Tensor):
         return fn(*values)
-    high, low = zip(*values, strict=True)
+    pairs = [(x.high, x.low) if isinstance(x, OctTensor) else x for x in values]
+    high, low = zip(*pairs, strict=True)
     parts = fn(*high), fn(*low)
     first = values[0]
     return OctTensor(*parts, first.layout) if isinstance(first, OctTensor) else parts
@@ -251,7 +254,7 @@ def _call(func: Func, args: Args, kwargs: Kwargs) -> Arg:
         options = {name: _plain(value, func) for name, value in kwargs.items()}
         result = func(*merged, **options)
         written: list[tuple[Arg, Arg]] = [(kwargs.get("out"), options.get("out"))]
-        if args and _works_in_place(func, kwargs):
+        if args and works_in_place(func, kwargs):
             written.append((args[0], merged[0]))
         for x, tensor in written:
             if isinstance(x, OctTensor):  # the merged tensor alone has what was written
@@ -277,7 +280,7 @@ def _attribute(name: str) -> Func:
 _IN_PLACE_OPERATORS = {"__iadd__", "__imul__", "__isub__", "__itruediv__", "__setitem__"}
 
 
-def _works_in_place(func: Func, kwargs: Kwargs) -> bool:
+def works_in_place(func: Func, kwargs: Kwargs) -> bool:
     """Whether a function that nobody has listed writes into its first argument."""
     name = func.__name__
     is_method = name.endswith("_") and not name.endswith("__")

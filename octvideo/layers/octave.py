@@ -220,7 +220,7 @@ class _OctConvNd(nn.Module):
         if isinstance(x, OctTensor) and x.low is None:
             x = x.high
         if self.in_octavized:
-            x_h, x_l = x if isinstance(x, OctTensor) else (x, None)
+            x_h, x_l = (x.high, x.low) if isinstance(x, OctTensor) else (x, None)
         else:
             assert self.channels_in is not None  # given to the constructor
             check_value(x, self.channels_in, self.ndim + 2, self)

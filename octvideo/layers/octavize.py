@@ -40,7 +40,7 @@ class PlacementError(ValueError):
     """A layer cannot be octave where it is: ``name``, and the ``reason``."""
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name} cannot be octave: {reason}")
+        super().__init__(f"{name or 'the network'} cannot be octave: {reason}")
         self.name, self.reason = name, reason
 
 

@@ -117,6 +117,22 @@ class Flow:
         """Returns the convolutions that take the result, with no other one between."""
         return self._next_convs[call]
 
+    def why_written(self) -> dict[str, str]:
+        """Returns, by name, which convolutions would lose what is written into their outputs."""
+        reasons: dict[str, str] = {}
+        for writer in self.calls:
+            before, seen = [writer] if writer.is_lost else [], set[Call]()
+            while before:
+                for source in before.pop().inputs:
+                    if source is None or source in seen:
+                        continue
+                    seen.add(source)
+                    if source.conv is not None and not is_depthwise(source.conv):
+                        reasons[source.name] = f"{writer.name} writes into a part of its output"
+                    else:
+                        before.append(source)
+        return reasons
+
     def is_joined(self, call: Call) -> bool:
         """Returns whether the output of other convolutions is added to this one's."""
         return len({c.name for c in self.tie(call).convs}) > 1

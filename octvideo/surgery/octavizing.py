@@ -5,6 +5,7 @@ import copy
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from octvideo.surgery.tracing import CurrentModule, Example, run, tensors_in, tr
 logger = logging.getLogger("octvideo")
 
 Where = Choice | Placement
+_SPARE = "with exclude="
 
 
 def octavize(
@@ -109,7 +111,7 @@ def octavize(
         chosen = keep_to_budget(
             model, flow, chosen, budget, example, batches, lambda p: _swapped(model, p, example)
         )
-    _swap_what_can_be(model, chosen, example, seen)
+    _swap_what_can_be(model, flow, chosen, example, seen)
     return _finished(model, chosen, seen, strict)
 
 
@@ -126,8 +128,15 @@ def _check_arguments(
         raise ValueError(f"{type(model).__name__} has octave convolutions already")
 
 
-def _swap_what_can_be(model: nn.Module, chosen: Plan, example: Example, seen: "_Seen") -> None:
-    """Swaps the layers of the plan; one whose input does not allow it leaves the plan."""
+def _swap_what_can_be(
+    model: nn.Module, flow: Flow, chosen: Plan, example: Example, seen: "_Seen"
+) -> None:
+    """Swaps the layers of the plan; one whose input does not allow it leaves the plan.
+
+    Raises:
+        ValueError: with octave values the network fails, or runs other layers.
+    """
+    vanilla = [call.name for call in flow.calls if call.layer is not None]
     while chosen.low:
         try:
             swap_layers(model, chosen.placement(), example, seen.run)
@@ -136,6 +145,21 @@ def _swap_what_can_be(model: nn.Module, chosen: Plan, example: Example, seen: "_
             if error.name not in chosen.capable:
                 raise
             _leave_vanilla(chosen, error)
+        except ValueError as error:
+            raise ValueError(
+                f"{type(model).__name__} takes the example, but not octave values inside: "
+                f"{error.__cause__ or error}. Spare the convolutions before that place, {_SPARE}"
+            ) from error
+    kinds = (nn.Conv2d, nn.Conv3d, OctConv2d, OctConv3d)
+    convs = {name for name, module in model.named_modules() if isinstance(module, kinds)}
+    layers = [name for name in seen.entered if name in convs] if chosen.low else vanilla
+    for before, octave in zip_longest(vanilla, layers):
+        if before != octave:
+            raise ValueError(
+                f"{type(model).__name__} runs {octave} with octave values where it runs {before} "
+                "with tensors: perhaps isinstance(x, torch.Tensor) decides. Spare the "
+                f"convolutions before it, {_SPARE}"
+            )
 
 
 def _swapped(model: nn.Module, chosen: Plan, example: Example) -> nn.Module:
@@ -169,21 +193,30 @@ class _Seen:
 
     def __init__(self) -> None:
         self.merges: list[Merge] = []
+        self.entered: list[str] = []  # modules, in order
         self.is_octave = False  # whether a result is
 
     def run(self, model: nn.Module, example: Example) -> None:
         where = CurrentModule()
 
         def note(function: str) -> None:
+            if function == "__iter__":
+                raise PlacementError(
+                    where.name,
+                    "it takes an octave value apart, as samples of a batch. "
+                    f"Spare the convolutions before it, {_SPARE}",
+                )
             self.merges.append(Merge(function, where.name))
 
         @contextlib.contextmanager
         def watch() -> Iterator[None]:
             self.merges.clear()
+            where.entered.clear()
             with where.follow(model), merges_to(note), _functions_of_tensors(where):
                 yield
 
         output = run(model, example, watch)
+        self.entered = where.entered
         self.is_octave = any(isinstance(x, OctTensor) for x in tensors_in(output))
 
 
@@ -197,7 +230,7 @@ def _functions_of_tensors(where: CurrentModule) -> Iterator[None]:
             raise PlacementError(
                 where.name,
                 f"{cls.__name__} has a gradient of its own, and takes tensors alone. "
-                "Spare the convolutions before it, with exclude=",
+                f"Spare the convolutions before it, {_SPARE}",
             )
         return usual.__func__(cls, *args, **kwargs)
 

@@ -75,6 +75,7 @@ def plan(
     is_default = isinstance(where, str) and where in ("default", "end")
     chosen = None if is_default else _chooser(where, flow)
     excluded = _chooser(exclude, flow)
+    written = flow.why_written()
     result = Plan()
     for name, call in _largest_calls(flow).items():
         assert call.conv is not None
@@ -82,6 +83,7 @@ def plan(
         if not reason:
             result.capable.add(name)
             reason = "excluded" if excluded(name) else _why_plain_here(flow, call, where, chosen)
+            reason = reason or written.get(name, "")
         if isinstance(where, Mapping):
             if name in where and not reason:
                 result.low[name] = Layout(call.shape[1], tuple((a, b) for a, b in where[name]))

@@ -3,14 +3,14 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from octvideo.layers import OctConv2d, OctConv3d, OctTensor, Value
+from octvideo.layers import OctConv2d, OctConv3d, OctTensor, Value, maps_of
 from octvideo.layers.oct_tensor import merges_to
 from octvideo.layers.resample import half_size
 from octvideo.surgery.tracing import CurrentModule, Example, Func, run
@@ -216,7 +216,7 @@ def _row(name: str, layer: Layer, x: Value, y: Value, reason: str) -> Row:
     size, kind = y.shape.numel(), type(layer).__name__
     if isinstance(layer, (OctConv2d, OctConv3d)):
         vanilla = size * math.prod(layer.kernel_size) * layer.in_channels // layer.groups
-        now = sum(n.numel() for n in _maps(y))
+        now = sum(n.numel() for n in maps_of(y))
         return Row(
             name, kind, (_channels(x), _channels(y)), vanilla, octave_macs(layer, x, y), size, now,
             not layer.is_plain, reason,
@@ -225,10 +225,6 @@ def _row(name: str, layer: Layer, x: Value, y: Value, reason: str) -> Row:
     positions = x.shape.numel() if "Transpose" in kind else size
     macs = positions * weight[0].numel()
     return Row(name, kind, (_channels(x), _channels(y)), macs, macs, size, size, False, reason)
-
-
-def _maps(x: Value) -> Iterator[Tensor]:
-    return (part for part in (x if isinstance(x, OctTensor) else (x,)) if part is not None)
 
 
 def _channels(x: Value) -> tuple[int, int]:

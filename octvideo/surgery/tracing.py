@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from octvideo.layers import OctTensor, PlacementError, Value
 from octvideo.layers.oct_functions import borders_of
+from octvideo.layers.oct_tensor import TABLE, works_in_place
 from octvideo.layers.octavize import in_mode
 
 Example = Tensor | list[object] | tuple[object, ...] | dict[str, object]
@@ -40,6 +41,8 @@ class Call:
         input_shapes: of its inputs that are tensors.
         num_groups: of a group norm.
         borders: where it cuts the channels of its input, or joins those of its inputs.
+        is_lost: whether it writes into a part of a tensor that is used afterwards, in a way that
+            would reach no more than a copy of an octave value.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Call:
     shape: torch.Size
     num_groups: int = 1
     borders: list[int] = field(default_factory=list)
+    is_lost: bool = False
     users: list["Call"] = field(default_factory=list, repr=False)
 
     def __hash__(self) -> int:
@@ -155,6 +159,7 @@ class CurrentModule:
 
     def __init__(self) -> None:
         self._stack: list[str] = [""]
+        self.entered: list[str] = []  # all that have run, in order
 
     @property
     def name(self) -> str:
@@ -176,7 +181,11 @@ class CurrentModule:
             yield self
 
     def _entering(self, name: str) -> Callable[..., None]:
-        return lambda module, inputs: self._stack.append(name)
+        def enter(module: nn.Module, inputs: object) -> None:
+            self._stack.append(name)
+            self.entered.append(name)
+
+        return enter
 
     def _leave(self, module: nn.Module, inputs: object, output: object) -> None:
         self._stack.pop()
@@ -210,7 +219,48 @@ def trace_layers(
             hook = layer.register_forward_hook(recorder.layer_hook(name))
             hooks.callback(hook.remove)
         output = run(model, example, recorder.start)
+    recorder.writes.use([*tensors_in(output)])
     return recorder.calls, recorder.makers_of(output)
+
+
+_CUTS = ("__getitem__", "chunk", "split")
+
+
+class _Writes:
+    """What is written into parts of tensors, and who uses the tensors afterwards.
+
+    A part of an octave value is a copy, except where some of its channels are cut out.
+    """
+
+    def __init__(self) -> None:
+        self._copies: set[int] = set()
+        self._written: dict[int, tuple[Call, set[int]]] = {}  # by whole: who wrote, and into what
+
+    def follow(self, call: Call, args: object, output: object, is_known: bool) -> None:
+        """Notes which outputs are parts; ``is_known``: octave values give parts, too."""
+        inputs = {id(x) for x in tensors_in(args)}
+        for part in tensors_in(output):
+            if id(part) not in inputs and (whole := _whole(part)) is not part:
+                if not is_known or inputs & self._copies:
+                    self._copies.add(id(part))
+                if (write := self._written.get(id(whole))) and inputs & write[1]:
+                    write[1].add(id(part))
+
+    def write(self, call: Call, target: object, is_known: bool) -> None:
+        if not isinstance(target, Tensor) or (whole := _whole(target)) is target:
+            return
+        if not is_known or id(target) in self._copies:
+            self._written.setdefault(id(whole), (call, {id(target)}))
+
+    def use(self, values: list[Value]) -> None:
+        for value in values:
+            write = self._written.get(id(_whole(value)))
+            if write is not None and id(value) not in write[1]:
+                write[0].is_lost = True
+
+
+def _whole(value: Value) -> Value:
+    return value if isinstance(value, OctTensor) or value._base is None else value._base
 
 
 class _Recorder(TorchFunctionMode):
@@ -224,6 +274,7 @@ class _Recorder(TorchFunctionMode):
         self.calls: list[Call] = []
         self._made: dict[int, Call] = {}
         self._kept: list[Value] = []  # while they live, no other value can get their ids
+        self.writes = _Writes()
         return self
 
     def __torch_function__(
@@ -242,6 +293,11 @@ class _Recorder(TorchFunctionMode):
                 call.num_groups = groups
             elif call is not None and call.area > 1:
                 call.borders = borders_of(func, args, kwargs or {})
+            if call is not None:
+                is_cut = func.__name__ not in _CUTS or bool(call.borders)
+                self.writes.follow(call, args, output, func.__name__ in TABLE and is_cut)
+                if works_in_place(func, kwargs or {}):
+                    self.writes.write(call, args[0], func.__name__ in TABLE)
         return output
 
     def layer_hook(self, name: str) -> Callable[..., None]:
@@ -259,6 +315,7 @@ class _Recorder(TorchFunctionMode):
         self, name: str, layer: nn.Module | None, inputs: list[Value], output: object
     ) -> Call | None:
         outputs = [*tensors_in(output)]
+        self.writes.use(inputs)
         if not outputs:
             return None
         made_by = [self._made.get(id(x)) for x in inputs]

@@ -1,5 +1,7 @@
 """What ``octavize`` cannot do is an error or a line of the report, never another result."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -182,3 +184,72 @@ def test_function_with_a_gradient_of_its_own() -> None:
     assert torch.autograd.Function.__dict__["apply"] is before
     spared = octavize(WithFunction(), 0.25, example=X, placement="end", exclude="octave")
     assert not any(isinstance(module, OctConv2d) for module in spared.modules())
+
+
+class WritesIntoPart(nn.Module):
+    """Changes part of a map by a view of it; the views of an octave value are copies."""
+
+    def __init__(self, write: Callable[[torch.Tensor], object], is_used: bool) -> None:
+        super().__init__()
+        options = {"padding": 1, "padding_mode": "replicate"}
+        widths = [(3, 16), (16, 16), (16, 16), (16, 16)]
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, **options) for a, b in widths)
+        self.write, self.is_used = write, is_used
+
+    def forward(self, x):
+        for conv in self.convs[:2]:
+            x = conv(x)
+        y = self.write(x)
+        return self.convs[3](self.convs[2](x if self.is_used else y))
+
+
+@pytest.mark.parametrize(
+    ("write", "is_used", "stays"),
+    [
+        (lambda x: x[:, :8].zero_(), True, True),
+        (lambda x: x.flatten(2).add_(1), True, True),
+        (lambda x: x.permute(0, 2, 3, 1).mul_(torch.arange(16.0)), True, True),
+        (lambda x: x[:, ::2].relu_(), True, True),
+        (lambda x: x.flatten(2).add_(1).view(-1, 16, 16, 16), False, False),
+        (lambda x: torch.relu_(x.chunk(2, 1)[0]), True, False),
+    ],
+)
+def test_what_is_written_into_a_part_is_not_lost(write, is_used: bool, stays: bool) -> None:
+    """Maps that are the same everywhere are so at any resolution: octave and vanilla agree."""
+    model = WritesIntoPart(write, is_used)
+    octave = octavize(model, 0.25, example=X[:1], placement="end")
+    flat = X[:, :, :1, :1].expand(X.shape)
+    with torch.no_grad():
+        torch.testing.assert_close(octave(flat), model(flat))
+    rows = {row.name: row for row in summary(octave, X[:1]).rows}
+    assert ("writes into a part" in rows["convs.1"].reason) == stays
+
+
+class OfSamples(nn.Module):
+    """What only a tensor can do, or is."""
+
+    def __init__(self, act: Callable[[nn.Module, object], torch.Tensor]) -> None:
+        super().__init__()
+        self.first, self.octave, self.other, self.last = conv(3), conv(), conv(), conv()
+        self.act = act
+
+    def forward(self, x):
+        return self.last(self.act(self, self.octave(self.first(x))))
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda m, x: torch.stack([*x]), "samples"),
+        (lambda m, x: sum(sample.mean() for sample in x) * x, "samples"),
+        (lambda m, x: x if isinstance(x, torch.Tensor) else m.other(x), "isinstance"),
+        (lambda m, x: m.other(x) if torch.is_tensor(x) else x, "isinstance"),
+        (lambda m, x: x * float(x.detach().__array__().mean()), "octave values inside"),
+    ],
+)
+def test_what_octave_values_cannot_do_is_said(act, message: str) -> None:
+    model = OfSamples(act)
+    with pytest.raises(ValueError, match=message) as caught:
+        octavize(model, 0.25, example=X, placement="octave")
+    assert "exclude=" in str(caught.value)
+    octavize(model, 0.25, example=X, placement="end", exclude="octave")(X)
