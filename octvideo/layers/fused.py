@@ -90,7 +90,7 @@ class FusedConv(nn.Module):
         if shortcut is None:
             return None, None
         y: Any = dense(convert(shortcut, self.low_channels, self.layout))  # type: ignore[arg-type]
-        return tuple(y) if isinstance(y, OctTensor) else (y, None)
+        return (y.high, y.low) if isinstance(y, OctTensor) else (y, None)
 
     def on_video(self, x: Any) -> Any:
         """``forward`` of videos (N, C, T, H, W)."""
