@@ -23,6 +23,7 @@ from octvideo.api.inference import for_inference
 from octvideo.api.loading import checkpoints_of, load
 from octvideo.api.predict import Video
 from octvideo.api.protocols import protocol_of
+from octvideo.deploy import ExportedNetwork
 from octvideo.engine.precision import Evaluation
 from octvideo.layers import NonLocal3d, OctConv2d, OctConv3d
 from octvideo.models.build import build
@@ -160,6 +161,8 @@ def check_arguments(alpha: float, choose: str, steps: int, lr: float) -> None:
 
 def check_vanilla(model: nn.Module) -> None:
     """Raises UserError for a network that is octave already, or cannot become it."""
+    if isinstance(model, ExportedNetwork):
+        raise UserError(f"{model.path} is exported already: give the checkpoint of the network")
     for name, module in model.named_modules():
         if isinstance(module, (OctConv2d, OctConv3d)):
             raise UserError(f"the network is octave already ({name}): give the vanilla one")

@@ -127,7 +127,27 @@ def _record(
         )
     except ValueError as error:
         raise UserError(str(error)) from error
-    with torch.inference_mode():
-        scores = network(torch.zeros(record.clips_shape(1)))
     names = tuple(getattr(network, "class_names", None) or ())
-    return replace(record, num_classes=scores.shape[1], class_names=names)
+    num_classes = _num_classes(network, record.clips_shape(1))
+    return replace(record, num_classes=num_classes, class_names=names)
+
+
+def _num_classes(network: nn.Module, shape: tuple[int, ...]) -> int:
+    """Returns K, of the scores (N, K) of a network.
+
+    Raises:
+        UserError: it does not take such clips, or gives something else.
+    """
+    name = type(network).__name__
+    try:
+        with torch.inference_mode():
+            scores = network(torch.zeros(shape))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{name} does not take clips of shape {shape}, as its protocol says: {error}. "
+            "Give the right crop_size=, or settings= (for images with a centre_crop)"
+        ) from error
+    if not isinstance(scores, torch.Tensor) or scores.ndim != 2:
+        found = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+        raise UserError(f"{name} gives {found}, where an exported network has scores (N, classes)")
+    return scores.shape[1]

@@ -7,6 +7,7 @@ conjugate gradients (Hestenes and Stiefel 1952) from the vanilla weight. Pruned 
 repaired in this way, too (He et al., "Channel Pruning", arXiv 1707.06168).
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
@@ -18,6 +19,8 @@ from torch.func import functional_call
 from octvideo.layers import OctConv2d, OctConv3d, OctTensor, Value, convert, maps_of, octave_kind
 from octvideo.layers.octavize import in_mode
 from octvideo.surgery.tracing import Conv, Example, arguments
+
+logger = logging.getLogger("octvideo")
 
 EQUATIONS = 4  # for each unknown; with fewer a layer would overfit the batches, so it stays
 RIDGE = 1e-3  # what leaving the old weight costs, as a share of the curvature along the gradient
@@ -64,6 +67,7 @@ def refit(
         raise ValueError("refit needs at least one batch: the iterable was empty")
     before = {name: value.clone() for name, value in student.state_dict().items()}
     with in_mode(student), in_mode(teacher):
+        solved = 0
         layers = _layers(student, batches[0])
         if missing := [name for name in layers if name not in dict(teacher.named_modules())]:
             raise ValueError(f"the teacher has no layer {missing[0]}: give the vanilla network")
@@ -74,9 +78,12 @@ def refit(
             if not weight.isfinite().all():
                 student.load_state_dict(before)
                 raise ValueError(f"{name} has values that are not finite for these batches")
+            solved += not torch.equal(weight, layer.weight)
             layer.weight.data.copy_(weight)
             if progress is not None:
                 progress(name)
+    if layers and not solved:
+        logger.warning("refit changed no layer: the batches have too few pixels for the weights")
     return student
 
 

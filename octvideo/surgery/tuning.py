@@ -83,7 +83,8 @@ def distill(
         progress: called with step and loss.
 
     Raises:
-        ValueError: there is no batch, or the loss is not finite: nothing is changed then.
+        ValueError: there is no batch, the networks do not return a tensor of logits and there is
+            no ``loss``, or the loss is not finite: nothing is changed then.
     """
     before = {name: value.clone() for name, value in student.state_dict().items()}
     compare = loss or (lambda s, t: divergence(s, t, temperature))
@@ -99,6 +100,9 @@ def distill(
             args, kwargs = arguments(next(inputs))
             with torch.no_grad():
                 target = teacher(*args, **kwargs)
+            if loss is None and not isinstance(target, Tensor):
+                kind = type(target).__name__
+                raise ValueError(f"the teacher returns a {kind} and no logits: give loss= for it")
             value = compare(student(*args, **kwargs), target)
             if not value.isfinite():
                 student.load_state_dict(before)

@@ -21,6 +21,7 @@ from octvideo.config import load_cfg
 from octvideo.data.protocol import build_protocol
 from octvideo.data.sources.folders import video_files
 from octvideo.data.synthetic.videos import make_synthetic
+from octvideo.deploy import ExportedNetwork
 from octvideo.engine import run_test, run_train, save_checkpoint
 from octvideo.engine.checkpoint import list_checkpoints
 from octvideo.layers import OctConv3d
@@ -350,6 +351,14 @@ def test_wrong_use(vanilla, made, clips, tmp_path, capsys) -> None:
     (empty := tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no files"):
         convert_to_octave(vanilla.model, files_of([empty], vanilla.model))
+
+
+def test_an_exported_network_cannot_become_octave() -> None:
+    network = ExportedNetwork.__new__(ExportedNetwork)  # what is in the file does not matter
+    nn.Module.__init__(network)
+    network.path = Path("i3d.onnx")
+    with pytest.raises(UserError, match=r"i3d\.onnx is exported already"):
+        convert_to_octave(network, [])
 
 
 def test_after_ctrl_c_nothing_is_written(vanilla, clips, tmp_path, capsys, monkeypatch) -> None:

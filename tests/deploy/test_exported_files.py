@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import octvideo
 from octvideo.cli.main import main
@@ -187,6 +188,7 @@ def test_a_file_that_differs_gets_no_name(form, narrow, tmp_path):
         ("file/model.onnx", {}, ("file",)),
         ("model.onnx", {"inputs": "pathways"}, ("SlowFast",)),
         ("model.onnx", {"inputs": "sound"}, ("sound", "frames")),
+        ("model.onnx", {"crop_size": -7}, ("-7", "crop_size")),
     ],
 )
 def test_wrong_use(path, options, words, narrow, tmp_path):
@@ -194,6 +196,21 @@ def test_wrong_use(path, options, words, narrow, tmp_path):
     with pytest.raises(octvideo.UserError) as error:
         octvideo.export(narrow, tmp_path / path, **options)
     assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (nn.Conv3d(3, 4, 1), ("(1, 4, 4, 64, 64)", "classes")),
+        (nn.LSTM(64, 4), ("LSTM", "(1, 3, 4, 64, 64)", "settings=")),
+        (nn.Conv2d(3, 4, 1), ("Conv2d", "centre_crop")),
+    ],
+)
+def test_networks_without_scores_of_such_clips(network, words, tmp_path):
+    with pytest.raises(octvideo.UserError) as error:
+        octvideo.export(network, tmp_path / "n.onnx", settings=octvideo.Protocol(4, 2, 64))
+    assert all(word in str(error.value) for word in words)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_half_is_refused(narrow, tmp_path):

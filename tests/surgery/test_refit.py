@@ -103,6 +103,16 @@ def test_the_answers_come_closer_to_the_teachers(groups: int, choose: str) -> No
         assert torch.equal(student.state_dict()[name], vanilla[name])
 
 
+def test_too_few_pixels_for_all_layers_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    net = Once().eval()
+    student = octavize(net, 0.5, example=batches()[0], placement=["a", "b"])
+    refit(student, net, [torch.randn(1, 3, 8, 8)])
+    assert "changed no layer" in caplog.text
+    caplog.clear()
+    refit(student, net, batches())
+    assert not caplog.records
+
+
 def test_too_few_pixels_change_nothing_and_errors_neither() -> None:
     torch.manual_seed(0)
     net = Once().eval()

@@ -156,6 +156,9 @@ def test_distil_leaves_the_student_as_it_was_where_it_fails(net: Net) -> None:
     assert all(torch.equal(value, before[key]) for key, value in student.state_dict().items())
     with pytest.raises(ValueError, match="not an iterator"):
         distill(student, net, iter(batches(2)), 5)
+    net.register_forward_hook(lambda module, inputs, output: {"logits": output})
+    with pytest.raises(ValueError, match="loss="):
+        distill(student, net, batches(), 1)
 
 
 def test_a_budget_spares_the_layers_that_lose_most(net: Net) -> None:
