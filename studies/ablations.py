@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octvideo.layers import OctConv2d, OctConv3d, conv3d_as_2d, pool, upsample
+from octvideo.utils.errors import check_known
 
 DOWNSAMPLES = ("avg", "max", "strided_conv")
 PATHS = ("both", "no_h2l", "no_l2h")
@@ -29,9 +30,8 @@ PAPER = Ablation()
 
 def check_ablation(ablation: Ablation) -> None:
     """Raises ValueError for a value that is not known."""
-    for name, known in (("downsample", DOWNSAMPLES), ("paths", PATHS)):
-        if (value := getattr(ablation, name)) not in known:
-            raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+    check_known("downsample", ablation.downsample, DOWNSAMPLES)
+    check_known("paths", ablation.paths, PATHS)
 
 
 class _AblatedOctConv:

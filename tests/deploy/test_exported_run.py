@@ -1,5 +1,6 @@
 """Exported files in place of a checkpoint: the same views and the same results."""
 
+import json
 import os
 import pickle
 import shutil
@@ -74,8 +75,9 @@ def test_pixels_come_back_for_a_file_that_takes_frames(files, trained, small):
 
 def test_the_command(files, small, capsys):
     path = files("onnx", features=True)
-    assert main(["predict", "--checkpoint", str(path), small.videos[0]]) == 0
-    assert "action" in capsys.readouterr().out
+    assert main(["predict", "--checkpoint", str(path), "--json", small.videos[0]]) == 0
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    assert [tuple(score) for score in scores] == octvideo.predict(small.videos[0], str(path))
     assert main(["predict", "--checkpoint", str(path), "--device", "cuda", small.videos[0]]) == 2
 
 

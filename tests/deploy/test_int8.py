@@ -12,7 +12,7 @@ import torch
 import octvideo
 from octvideo.cli.main import main
 from octvideo.data.synthetic.videos import make_synthetic
-from octvideo.deploy import Record, open_exported
+from octvideo.deploy import open_exported
 from octvideo.deploy.int8 import int8_layers
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
@@ -151,4 +151,3 @@ def test_wrong_use(files, small, tmp_path, monkeypatch):
     with pytest.raises(octvideo.UserError, match="int8"):
         octvideo.quantize(source, tmp_path / "a.onnx", small.videos[:2], clips=1)
     assert not [*tmp_path.iterdir()]
-    assert Record.__dataclass_fields__["precision"].default == "fp32"

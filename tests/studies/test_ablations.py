@@ -127,7 +127,7 @@ def test_groups(name: str, ndim: int) -> None:
 
 
 def test_a_fused_convolution_refuses_it() -> None:
-    with pytest.raises(ValueError, match="AblatedOctConv2d of these channels cannot be fused"):
+    with pytest.raises(ValueError, match="AblatedOctConv2d"):
         FusedConv(ablated(CASES["pair"], 2, Ablation("max")))
 
 
@@ -174,5 +174,5 @@ def test_multiply_adds() -> None:
 
 
 def test_a_variant_that_is_not_known() -> None:
-    with pytest.raises(ValueError, match="unknown paths 'none'; known: both"):
+    with pytest.raises(ValueError, match="paths 'none'"):
         ablate(create_model("resnet26_v2", octave_alpha=0.25), Ablation(paths="none"))

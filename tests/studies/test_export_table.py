@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
-from studies.export_table import BATCHES, table
+import pytest
+
+import octvideo
+from studies.export_table import BATCHES, NETWORKS, OWN, SIZE, difference, network_of, table
 from support import ROOT
 
 LINES = ROOT / "studies/results/export.jsonl"
@@ -24,6 +27,17 @@ def test_every_file_gives_the_scores_of_its_network() -> None:
         assert len(line["commit"]) == 40
         assert line["command"].startswith("python -m studies.export_table")
         assert line["time"].endswith("Z")
+
+
+@pytest.mark.slow
+def test_the_difference_is_that_of_the_scores(tmp_path: Path) -> None:
+    """A network that scores one percent higher than its file differs by one percent."""
+    pytest.importorskip("onnxruntime", reason="needs octvideo[onnx]")
+    model = network_of(OWN, 0.25, **NETWORKS[OWN])
+    octvideo.export(model, tmp_path / "model.onnx", inputs="frames", crop_size=SIZE)
+    assert difference(model, tmp_path / "model.onnx", 2) < 1e-4
+    model.register_forward_hook(lambda _model, _inputs, scores: 1.01 * scores)
+    assert difference(model, tmp_path / "model.onnx", 2) == pytest.approx(0.01 / 1.01, rel=0.05)
 
 
 def test_a_cell_has_the_worst_difference_of_both_inputs(tmp_path: Path) -> None:
