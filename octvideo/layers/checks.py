@@ -16,9 +16,11 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 def check_value(x: Any, channels: Channels, ndim: int, layer: nn.Module) -> None:
     """Raises ValueError unless x is a value of these channels with ``ndim`` axes per tensor."""
     is_pair = isinstance(x, OctTensor) or (isinstance(x, (tuple, list)) and len(x) == 2)
-    parts: tuple[Any, ...] = tuple(x) if is_pair else (x,)
-    if isinstance(x, OctTensor):  # whose length is that of the batch, which exporters leave open
+    parts: tuple[Any, ...] = (x,)
+    if isinstance(x, OctTensor):  # tuple(x) asks for the batch size, which exporters leave open
         parts = (x.high, x.low)
+    elif is_pair:
+        parts = tuple(x)
     if any(isinstance(part, Proxy) for part in parts):
         return  # torch.fx knows no shapes
     name = type(layer).__name__
