@@ -322,8 +322,8 @@ def counts(lines: list[Line]) -> str:
     """Returns how many networks were examined, of which libraries, and what failed."""
     libraries = Counter(line["network"].partition("/")[0] for line in lines)
     done = [{check for check in (*CHEAP, *RECORDED) if _cell(line.get(check))} for line in lines]
-    whole = sum(checks == {*CHEAP, *RECORDED} for checks in done)
-    without = sum(checks == {*CHEAP} for checks in done)
+    octave = [checks for line, checks in zip(lines, done, strict=True) if line["octave"]]
+    whole = sum(checks == {*CHEAP, *RECORDED} for checks in octave)
     failed = [
         f"{line['network']}, {check}"
         for line, checks in zip(lines, done, strict=True)
@@ -332,8 +332,8 @@ def counts(lines: list[Line]) -> str:
     ]
     return (
         f"{len(lines)} networks ({', '.join(f'{k} {n}' for k, n in libraries.items())}). "
-        f"All checks were made of {whole}, all but compile and export of {without}; "
-        f"{sum(not line['octave'] for line in lines)} stay vanilla. "
+        f"{len(octave)} become octave, and all checks were made of {whole} of them; "
+        f"{len(lines) - len(octave)} stay vanilla. "
         f"Failed: {'; '.join(failed) or 'nothing'}."
     )
 
