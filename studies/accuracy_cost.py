@@ -46,6 +46,7 @@ VARIANTS = {
     "no_l2h": ("--paths", "no_l2h"),
 }
 DRAWS = 2000  # of the bootstrap
+SEEDS = 3  # with fewer, the interval knows the clips but not the training runs: no verdict
 
 
 @dataclass(frozen=True)
@@ -322,18 +323,21 @@ def table(rows: Sequence[Line]) -> str:
             ("" if row[key] is None else f"{row[key]:.2f}") for key in ("inference", "training")
         ]
         low, high = row["range"]
-        differences = [_difference(row.get(f"against_{key}")) for key in ("vanilla", "narrowed")]
+        found = [row.get(f"against_{key}") for key in ("vanilla", "narrowed")]
+        differences = [_difference(difference, row["seeds"]) for difference in found]
         cells = [row["network"], f"{row['macs']:.2f}", *times, str(row["seeds"])]
         cells += [f"{row['accuracy']:.1f} ({low:.1f} to {high:.1f})", *differences]
         text.append(f"| {' | '.join(cells)} |")
     return "\n".join(text)
 
 
-def _difference(found: Sequence[float] | None) -> str:
+def _difference(found: Sequence[float] | None, seeds: int) -> str:
     if found is None:
         return ""
     mean, low, high = found
     verdict = "better" if low > 0 else "worse" if high < 0 else "not different"
+    if seeds < SEEDS:
+        verdict = "too few seeds"
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f}): {verdict}"
 
 

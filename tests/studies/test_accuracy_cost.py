@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,10 @@ def test_report_pairs_each_network_with_its_rivals() -> None:
     assert "not different" in text[3]
     assert text[3].rstrip(" |").endswith("better")
     assert "worse" in text[4]
+    rows["octave 0.25"]["seeds"] = 2
+    assert not {"better", "worse", "not different"} & set(
+        re.split(": | \\| ", table([rows["octave 0.25"]]))
+    )
 
 
 @pytest.mark.slow
