@@ -21,11 +21,11 @@ def run_and_recompute(block: nn.Module, x: Any) -> Any:
     # The maps rather than the value that holds them: a compiler traces tensors, and what the value
     # remembers of the first pass must not be there in the second.
     is_octave = isinstance(x, OctTensor)
-    maps = tuple(x) if isinstance(x, OctTensor) else (x,)
+    maps = (x.high, x.low) if isinstance(x, OctTensor) else (x,)
 
     def run(*maps: Tensor) -> Tensor | tuple[Tensor | None, ...]:
         y: Value = block(OctTensor(maps[0], maps[1]) if is_octave else maps[0])
-        return tuple(y) if isinstance(y, OctTensor) else y
+        return (y.high, y.low) if isinstance(y, OctTensor) else y
 
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     if not torch.compiler.is_compiling():  # a graph has no side effects to be made twice
