@@ -277,14 +277,24 @@ def _attribute(name: str) -> Func:
     return get
 
 
-_IN_PLACE_OPERATORS = {"__iadd__", "__imul__", "__isub__", "__itruediv__", "__setitem__"}
+# A dictionary of names, because compilers can look a name up and cannot take it apart.
+_IN_PLACE = dict.fromkeys(
+    [
+        *("__iadd__", "__imul__", "__isub__", "__itruediv__", "__setitem__"),
+        *(
+            name
+            for owner in (Tensor, torch, torch.nn.functional, torch.nn.init)
+            for name in dir(owner)
+            if name.endswith("_") and not name.endswith("__")
+        ),
+    ],
+    True,
+)
 
 
 def works_in_place(func: Func, kwargs: Kwargs) -> bool:
     """Whether a function that nobody has listed writes into its first argument."""
-    name = func.__name__
-    is_method = name.endswith("_") and not name.endswith("__")
-    return is_method or name in _IN_PLACE_OPERATORS or bool(kwargs.get("inplace"))
+    return _IN_PLACE.get(func.__name__, False) or bool(kwargs.get("inplace"))
 
 
 def _writes_into_tensor(func: Func, args: Args) -> bool:

@@ -10,6 +10,7 @@ from octvideo import octavize
 from octvideo.layers import OctConv2d, OctConv3d
 from studies.octavize_bench import CHEAP, RECORDED, examine, is_good
 from studies.octavize_networks import OWN, PYTORCHVIDEO, TIMM, TORCHVISION, Network, networks
+from support.peer import import_pytorchvideo
 
 LISTS = {
     "torchvision": TORCHVISION,
@@ -37,7 +38,10 @@ def installed() -> dict[str, Network]:
 
 
 def network(name: str) -> Network:
-    pytest.importorskip(name.partition("/")[0])
+    library = name.partition("/")[0]
+    if library == "pytorchvideo":
+        import_pytorchvideo("models.hub")
+    pytest.importorskip(library)
     return installed()[name]
 
 
