@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 
-from studies.lines import Line, append_line, read_lines
+from studies.lines import Line, append_line, commit, read_lines
 
 ALPHAS = (0.125, 0.25, 0.5)
 VARIANTS = {
@@ -180,13 +180,8 @@ def _stats(folder: Path) -> list[str]:
 def _made_by() -> Line:
     import torch
 
-    here = Path(__file__).parent
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=here, capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
     return {
-        "commit": commit,
+        "commit": commit(),
         "torch": torch.__version__,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -23,6 +23,8 @@ def append_line(path: Path, line: Line) -> None:
 
 
 def commit() -> str:
-    """Returns the hash of the commit that the working folder is at."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    """Returns the hash of the commit of this code, with "-dirty" where files have changed since."""
+    words = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    here = Path(__file__).parent
+    done = subprocess.run(words, cwd=here, capture_output=True, text=True, check=True)
     return done.stdout.strip()
