@@ -31,10 +31,10 @@ from pathlib import Path
 from octvideo.cli.options import new_parser
 from octvideo.utils.console import say
 
-SETS = {  # default folder, clips or images of train, val, test
-    "actions": ("synthetic", (1200, 160, 160)),
-    "hard": ("synthetic_hard", (2400, 480, 960)),
-    "images": ("synthetic_images", (1600, 400, 0)),
+SETS = {  # default folder; clips or images of train, val, test; seconds of a clip
+    "actions": ("synthetic", (1200, 160, 160), (1.5, 4.0)),
+    "hard": ("synthetic_hard", (1600, 480, 960), (1.5, 2.5)),
+    "images": ("synthetic_images", (1600, 400, 0), (0.0, 0.0)),
 }
 
 
@@ -46,7 +46,7 @@ def parse_args(words: Sequence[str] | None = None, prog: str | None = None) -> a
     parser.add_argument(
         "--out", type=Path, help="folder to fill; default: data/synthetic[_images, _hard]"
     )
-    for split, default in (("train", "1200, hard 2400"), ("val", "160, hard 480"),
+    for split, default in (("train", "1200, hard 1600"), ("val", "160, hard 480"),
                            ("test", "160, hard 960")):  # fmt: skip
         parser.add_argument(f"--{split}", type=int, metavar="N", help=f"clips; default: {default}")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives another set")
@@ -56,8 +56,8 @@ def parse_args(words: Sequence[str] | None = None, prog: str | None = None) -> a
         help="range of the shorter side in pixels, even numbers",
     )  # fmt: skip
     parser.add_argument(
-        "--seconds", type=float, nargs=2, default=(1.5, 4.0), metavar=("LOW", "HIGH"),
-        help="range of the length of a clip",
+        "--seconds", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        help="range of the length of a clip; default: 1.5 4, hard 1.5 2.5",
     )  # fmt: skip
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a synthetic set of other settings"
@@ -69,8 +69,9 @@ def parse_args(words: Sequence[str] | None = None, prog: str | None = None) -> a
     if args.dials and not args.hard:
         parser.error("--dials are of --hard")
     kind_of_set = "images" if args.images else "hard" if args.hard else "actions"
-    folder, counts = SETS[kind_of_set]
+    folder, counts, seconds = SETS[kind_of_set]
     args.out = args.out or Path("data", folder)
+    args.seconds = args.seconds or seconds
     for split, count in zip(("train", "val", "test"), counts, strict=True):
         if getattr(args, split) is None:
             setattr(args, split, count)

@@ -4,7 +4,7 @@ A clip shows discs with fine textures on a drifting ground. One of them, the tar
 others, the distractors, tremble in place. All of them and the ground pass as the camera moves. The
 class is the texture of the target and its path: no single frame shows which disc travels, and no
 motion alone shows the texture. The textures differ by the direction of their waves only: they have
-the same mean and contrast, and at half the resolution the finest of them are gone.
+the same mean and contrast. Half the resolution weakens the finest; with detail=2, it takes most.
 """
 
 import math
@@ -18,7 +18,7 @@ from octvideo.data.synthetic.scenes import TEXTURE, background
 from octvideo.utils.errors import check_known
 
 TEXTURES = ("horizontal", "vertical", "rising", "falling", "chequered", "rings")
-PATHS = ("left", "right", "clockwise", "counterclockwise")
+PATHS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # (y, x); y points down
 RANGES = {
     "detail": (2, 32), "contrast": (0, 1), "distractors": (0, 20), "camera": (0, 1),
     "noise": (0, 100), "blur": (0, 8), "crf": (0, 51),
@@ -38,10 +38,10 @@ class HardScenes:
         ValueError: a dial is out of its range.
     """
 
-    detail: float = 3.0
+    detail: float = 5.0
     contrast: float = 0.6
-    distractors: int = 3
-    camera: float = 0.15
+    distractors: int = 1
+    camera: float = 0.1
     noise: float = 10.0
     blur: float = 0.4
     crf: int = 20
@@ -74,7 +74,7 @@ class HardScenes:
 
     def settings(self) -> dict[str, object]:
         """Returns what the pixels depend on, for the manifest of a set."""
-        return {"hard": asdict(self)}
+        return {"hard": {**asdict(self), "paths": list(PATHS)}}
 
     def render(
         self,
@@ -97,7 +97,7 @@ class HardScenes:
         target = np.array([height, width]) / 2 + _path(rng, path, short, seconds)
         discs = [self._disc(rng, texture, short, target)]
         for _ in range(self.distractors):
-            start = rng.uniform(0, (height, width))
+            start = np.array([height, width]) / 2 + short * rng.uniform(-0.45, 0.45, 2)
             tremble = start + _sway(rng, 0.03 * short, (0.6, 1.2), seconds)
             discs.append(self._disc(rng, others[rng.integers(len(others))], short, tremble))
         rng.shuffle(discs)  # any of them may hide another
@@ -171,15 +171,14 @@ class _Disc:
 
 
 def _path(rng: np.random.Generator, path: str, short: int, seconds: np.ndarray) -> np.ndarray:
-    """Returns where the target is at each moment, (T, 2) pixels from the middle; y points down."""
-    if path in ("left", "right"):
-        speed = rng.uniform(0.3, 0.5) * (1 if path == "right" else -1)
-        start = rng.uniform((-0.25, -0.65), (0.25, 0.65))
-        return short * (start + speed * seconds[:, None] * np.array([0, 1]))
-    turns = rng.uniform(0.25, 0.4) * (1 if path == "clockwise" else -1)
-    angle = 2 * np.pi * (rng.random() + turns * seconds)
-    orbit = rng.uniform(0.2, 0.28) * np.stack([np.sin(angle), np.cos(angle)], 1)
-    return short * (rng.uniform(-0.15, 0.15, 2) + orbit)
+    """Returns where the target is at each moment, (T, 2) pixels from the middle.
+
+    It takes the whole clip for its path. So it is in view all the time, and a part of a clip shows
+    it anywhere, whatever its path.
+    """
+    middle, distance = rng.uniform(-0.2, 0.2, 2), rng.uniform(0.5, 0.8)
+    travelled = distance * (seconds / max(seconds[-1], 1e-6) - 0.5)
+    return short * (middle + travelled[:, None] * np.array(PATHS[path]))
 
 
 def _sway(
