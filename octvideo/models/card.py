@@ -1,6 +1,8 @@
 """The page that people see of a shared network: what is known of it, and nothing else."""
 
 import json
+import math
+import re
 from collections.abc import Iterable, Mapping
 
 from octvideo.models.classifier import Network
@@ -38,7 +40,7 @@ def model_card(
     }
     protocol = getattr(network, "protocol", None)
     parts = [
-        _metadata(spec.is_image, licence),
+        _metadata(title, spec.is_image, licence, dataset, metrics),
         f"# {title}\n\nA network of octvideo, which knows how it looks at a file.",
         _USE.format(file="image.jpg" if spec.is_image else "clip.mp4"),
         _table("", facts),
@@ -50,12 +52,38 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _metadata(is_image: bool, licence: str) -> str:
-    lines = ["---", "library_name: octvideo"]
-    lines += [f"pipeline_tag: {'image' if is_image else 'video'}-classification"]
+def _metadata(
+    title: str, is_image: bool, licence: str, dataset: str, metrics: Mapping[str, float | str]
+) -> str:
+    """Returns what the Hub reads. Texts and lists are JSON, which YAML includes."""
+    task = f"{'image' if is_image else 'video'}-classification"
+    lines = ["---", "library_name: octvideo", f"pipeline_tag: {task}"]
     if licence:
         lines += [f"license: {json.dumps(licence.lower())}"]
-    return "\n".join([*lines, "tags:", "- octave-convolution", "---"])
+    lines += ["tags:", "- octave-convolution"]
+    if results := _results(metrics):
+        # Not said to be verified: the Hub then shows the figures as the author's own.
+        about = {"name": dataset or "not stated", "type": _identifier(dataset) or "other"}
+        index = {"task": {"type": task}, "dataset": about, "metrics": results}
+        lines += [f"model-index: {json.dumps([{'name': title, 'results': [index]}])}"]
+    return "\n".join([*lines, "---"])
+
+
+def _results(metrics: Mapping[str, float | str]) -> list[dict[str, float | str]]:
+    """Returns the metrics that are numbers; the Hub calls top-1 and top-5 accuracy too."""
+    return [
+        {
+            "type": "accuracy" if name.lower().startswith("top") else _identifier(name),
+            "name": name,
+            "value": float(value),
+        }
+        for name, value in metrics.items()
+        if not isinstance(value, str) and math.isfinite(value)
+    ]
+
+
+def _identifier(text: str) -> str:
+    return "-".join(re.findall(r"[a-z0-9]+", text.lower()))
 
 
 def _accuracy(dataset: str, metrics: Mapping[str, float | str]) -> str:

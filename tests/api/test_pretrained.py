@@ -1,5 +1,6 @@
 """Networks as folders of safetensors and JSON, and as repositories of the Hub."""
 
+import ast
 import base64
 import json
 import os
@@ -155,6 +156,43 @@ def test_damaged_and_foreign_folders(damage, narrow, tmp_path):
     DAMAGES[damage](tmp_path)
     with pytest.raises(octvideo.UserError):
         octvideo.from_pretrained(tmp_path)
+
+
+CARD = """
+import sys
+from huggingface_hub import ModelCard
+data = ModelCard.load(sys.argv[1]).data
+found = [(r.task_type, r.dataset_name, r.dataset_type, r.metric_type, r.metric_name, r.metric_value)
+         for r in data.eval_results or ()]
+print([data.license, data.model_name if found else None, data.pipeline_tag, found])
+"""
+
+
+@pytest.mark.parametrize(
+    ("metrics", "dataset", "expected"),
+    [
+        (None, "", []),
+        ({"note": "fine", "top-1": float("nan")}, "x", []),
+        (
+            {'top-1: "30" views, %': 71.5, "Mean loss": 0.5, "note": "fine"},
+            "Kinetics: 400",
+            [
+                ("accuracy", 'top-1: "30" views, %', 71.5),
+                ("mean-loss", "Mean loss", 0.5),
+            ],
+        ),
+    ],
+)
+def test_the_hub_reads_the_figures_of_the_card(narrow, tmp_path, metrics, dataset, expected):
+    pytest.MonkeyPatch().delitem(sys.modules, "huggingface_hub", raising=False)
+    pytest.importorskip("huggingface_hub", reason="needs octvideo[hub]")
+    narrow.save_pretrained(tmp_path, licence="MIT", dataset=dataset, metrics=metrics)
+    words = [sys.executable, "-c", CARD, str(tmp_path / "README.md")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    task = "video-classification"
+    found = [(task, "Kinetics: 400", "kinetics-400", *row) for row in expected]
+    name = (tmp_path / "README.md").read_text().split("\n# ")[1].splitlines()[0]
+    assert ast.literal_eval(done.stdout) == ["mit", name if found else None, task, found]
 
 
 def test_nothing_is_half_written(narrow, tmp_path, monkeypatch):
