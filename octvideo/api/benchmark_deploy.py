@@ -3,7 +3,7 @@
 The forms, each in a process of its own that takes turns with the others:
 
     ours, ours_bf16, ours_compiled   `optimize_for_inference`; in bf16; under torch.compile
-    onnx, openvino                   the exported file in its runtime, in float
+    onnx, openvino, openvino_bf16    the exported file in its runtime
     onnx_int8, openvino_int8         the same after `octvideo.quantize`
 """
 
@@ -27,7 +27,7 @@ from octvideo.api.turns import process
 from octvideo.deploy import FORMATS, open_exported
 from octvideo.deploy.files import megabytes
 from octvideo.deploy.int8 import Quantiser
-from octvideo.engine.precision import channels_last, move_model
+from octvideo.engine.precision import DTYPES, channels_last, move_model
 from octvideo.models import list_models, optimize_for_inference
 from octvideo.models.classifier import Network
 from octvideo.utils.complexity import count
@@ -36,8 +36,9 @@ from octvideo.utils.memory import keep_freed_memory
 
 FORMS = (
     *("ours", "ours_bf16", "ours_compiled"),
-    *("onnx", "onnx_int8", "openvino", "openvino_int8"),
+    *("onnx", "onnx_int8", "openvino", "openvino_bf16", "openvino_int8"),
 )
+DEFAULT_FORMS = tuple(form for form in FORMS if form != "openvino_bf16")  # few CPUs have it
 _WARM_UP = 1  # rounds
 _STEPS = 2  # of a turn that are timed, after one that finds the caches of another process
 _CALIBRATION = 4  # random clips: the weights are random too, or accuracy is measured elsewhere
@@ -75,13 +76,17 @@ class Form:
 
         return answer
 
+    @property
+    def _precision(self) -> str:
+        return "bf16" if self.form.endswith("_bf16") else "fp32"
+
     def _file(self) -> Callable[[], object]:
-        network, clips = open_exported(self.path), torch.randn(self.shape)
+        network, clips = open_exported(self.path, self._precision), torch.randn(self.shape)
         return lambda: network.run([clips])
 
     def _ours(self) -> Callable[[], object]:
         keep_freed_memory()
-        dtype = torch.bfloat16 if self.form == "ours_bf16" else torch.float32
+        dtype = DTYPES.get(self._precision, torch.float32)
         model = move_model(network_of(self.source, self.alpha), torch.device("cpu"))
         run: Any = optimize_for_inference(model, dtype).eval()
         if self.form == "ours_compiled":
@@ -108,7 +113,7 @@ def network_of(source: str, alpha: float) -> Network:
 def benchmark_deploy(
     sources: Sequence[str],
     alphas: Sequence[float],
-    forms: Sequence[str] = FORMS,
+    forms: Sequence[str] = DEFAULT_FORMS,
     threads: Sequence[int] = (1,),
     batch: int = 1,
     rounds: int = 8,
@@ -126,7 +131,7 @@ def benchmark_deploy(
     Returns:
         Rows of source, alpha, form, threads, batch, macs of a clip, ms and cpu_ms of a step
         (medians), clips_per_s, memory_mb (resident, with the weights), file_mb, and the ratios
-        of_ours (time of ours in fp32 / this), of_float (of int8: time of the float file / this),
+        of_ours (time of ours in fp32 / this), of_float (of int8 and bf16: time in fp32 / this),
         speedup (over the first network without octave, in the same form), theory (its
         multiply-adds / those of this) and realised (speedup / theory). Ratios are medians over
         the rounds, of CPU time with one thread and of wall-clock time with several.
@@ -158,14 +163,14 @@ def benchmark_deploy(
 
 def _file(model: Network, subject: Form, form: str, folder: Path) -> str:
     """Returns the path of the exported file of a form, which is written if it is not there."""
-    runtime, _, is_int8 = form.partition("_")
+    runtime, _, change = form.partition("_")
     if runtime not in FORMATS:
         return ""
     name = f"{Path(subject.source).stem}_{subject.alpha:g}"
     path = folder / f"{name}{FORMATS[runtime]}"
     if not path.exists():
         export(model, path)
-    if not is_int8:
+    if change != "int8":
         return str(path)
     whole = path.with_name(f"{name}.int8{FORMATS[runtime]}")
     if not whole.exists():
@@ -212,7 +217,7 @@ def _rows(
         cost = macs[subject.source, subject.alpha]
         theory = macs[vanilla.source, vanilla.alpha] / cost if vanilla else None
         speedup = faster(vanilla)
-        runtime = subject.form.removesuffix("_int8")
+        runtime = subject.form.removesuffix("_int8").removesuffix("_bf16")
         about = asdict(subject)
         path, shape = about.pop("path"), about.pop("shape")
         rows.append(

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from octvideo.deploy import ExportedNetwork
 from octvideo.engine.precision import DTYPES
 from octvideo.layers import conv3d_as_2d
 from octvideo.layers.fused import FusedConv
@@ -50,10 +51,13 @@ def for_inference(model: nn.Module, precision: str) -> nn.Module:
     """Returns a network in evaluation mode with the weights that the model has now.
 
     Of a video network of octvideo, or one that octvideo has built from another project, it is the
-    result of ``optimize_for_inference``, kept until the model changes (see `_State`). Used as they
-    are: models that have hooks, whose tensors cannot be watched, that are optimised already, and,
-    while ``conv3d_as_2d.enabled`` is off, all.
+    result of ``optimize_for_inference``, kept until the model changes (see `_State`). An exported
+    file is opened again where it is to compute in another precision. Used as they are: models that
+    have hooks, whose tensors cannot be watched, that are optimised already, and, while
+    ``conv3d_as_2d.enabled`` is off, all.
     """
+    if isinstance(model, ExportedNetwork):
+        return model.in_precision(precision)
     is_known = isinstance(model, (VideoResNet, ExternalNetwork))
     if not is_known or not conv3d_as_2d.enabled or _hooks(model):
         return in_evaluation(model)

@@ -69,7 +69,10 @@ def _add_deploy_command(commands: "Commands") -> None:
     add("models", nargs="*", default=["i3d_r50"], metavar="MODEL", help=text)
     text = "of names of create_model, beside the vanilla network; default: 0.25 0.5"
     add("--alphas", nargs="*", type=float, default=[0.25, 0.5], metavar="A", help=text)
-    text = "ours, ours_bf16, ours_compiled, onnx, onnx_int8, openvino, openvino_int8; default: all"
+    text = (
+        "ours, ours_bf16, ours_compiled, onnx, onnx_int8, openvino, openvino_int8, openvino_bf16; "
+        "default: all but the last, which few processors can run"
+    )
     add("--forms", nargs="+", metavar="FORM", help=text)
     add("--threads", type=at_least(1), nargs="+", default=[1], metavar="N", help="default: 1")
     add("--batch", type=at_least(1), default=1, metavar="N", help="clips; default: 1")
@@ -123,13 +126,13 @@ def run_models(args: argparse.Namespace) -> None:
 
 
 def run_deploy(args: argparse.Namespace) -> None:
-    from octvideo.api.benchmark_deploy import FORMS, benchmark_deploy, format_deploy_rows
+    from octvideo.api.benchmark_deploy import DEFAULT_FORMS, benchmark_deploy, format_deploy_rows
 
     with tempfile.TemporaryDirectory() as scratch:
         rows = benchmark_deploy(
             args.models,
             args.alphas,
-            args.forms or FORMS,
+            args.forms or DEFAULT_FORMS,
             args.threads,
             args.batch,
             args.rounds,

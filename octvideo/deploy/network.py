@@ -18,6 +18,8 @@ from octvideo.models.build import Spec
 from octvideo.utils.errors import UserError, first_line
 from octvideo.utils.extras import import_extra
 
+_HINTS = {"fp32": "f32", "bf16": "bf16"}  # OpenVINO's names
+
 Run = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 
 
@@ -29,13 +31,14 @@ class ExportedNetwork(nn.Module):
 
     Args:
         run: maps the input arrays of the file to its output arrays.
+        precision: in which it computes.
     """
 
     spec: Spec | None
 
-    def __init__(self, record: Record, run: Run, path: Path) -> None:
+    def __init__(self, record: Record, run: Run, path: Path, precision: str = "fp32") -> None:
         super().__init__()
-        self.record, self._run, self.path = record, run, path
+        self.record, self._run, self.path, self.precision = record, run, path, precision
         self.spec, self.protocol = record.spec, record.protocol
         if record.class_names:
             self.class_names = list(record.class_names)
@@ -91,6 +94,14 @@ class ExportedNetwork(nn.Module):
             raise UserError(f"{self.path} is exported and cannot be trained: train its checkpoint")
         return self
 
+    def in_precision(self, precision: str) -> "ExportedNetwork":
+        """Returns the network itself if it computes in ``precision``, otherwise opens it again.
+
+        Raises:
+            UserError: as in ``open_exported``.
+        """
+        return self if precision == self.precision else open_exported(self.path, precision)
+
     def _outputs(self, clips: Tensor) -> list[Tensor]:
         if self.record.logits:
             raise UserError(
@@ -123,17 +134,28 @@ def _described(shape: Sequence[int]) -> str:
     return f"{time}{shape[-2]}x{shape[-1]} pixels"
 
 
-def open_exported(path: str | os.PathLike[str]) -> ExportedNetwork:
+def open_exported(path: str | os.PathLike[str], precision: str = "fp32") -> ExportedNetwork:
     """Opens an exported file in its runtime, which runs nothing but the network's operations.
 
+    precision: "fp32"; "bf16" of OpenVINO files, on processors that have it.
+
     Raises:
-        UserError: the runtime is missing, or the file is damaged or not written by octvideo.
+        UserError: the runtime is missing, the file is damaged or not written by octvideo, or it
+            cannot be run in this precision.
     """
     path = Path(path)
     name = format_of(path)
     if not path.is_file():
         raise UserError(f"there is no file {path}")
-    text, run = _OPENERS[name](path)
+    if precision == "fp32":
+        text, run = _OPENERS[name](path)
+    elif name == "openvino" and precision == "bf16":
+        text, run = _open_openvino(path, precision)
+    else:
+        raise UserError(
+            f"{path} cannot be run in {precision}: exported files are run in fp32, and OpenVINO "
+            "files in bf16 as well"
+        )
     if not text:
         raise UserError(
             f"{path} does not say how it is used, so it was not made by octvideo.export: run it "
@@ -144,7 +166,7 @@ def open_exported(path: str | os.PathLike[str]) -> ExportedNetwork:
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} has a damaged record ({error}): export it again") from error
     check_seal(path, digest)
-    return ExportedNetwork(record, run, path)
+    return ExportedNetwork(record, run, path, precision)
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
@@ -183,10 +205,12 @@ def _open_onnx(path: Path) -> tuple[str | None, Run]:
     return record, run
 
 
-def _open_openvino(path: Path) -> tuple[str | None, Run]:
+def _open_openvino(path: Path, precision: str = "fp32") -> tuple[str | None, Run]:
     core = openvino_core(str(path))
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise UserError(f"{path} cannot be run in bf16: this processor does not have it; use fp32")
     options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY",
-               "INFERENCE_PRECISION_HINT": "f32"}  # fmt: skip
+               "INFERENCE_PRECISION_HINT": _HINTS[precision]}  # fmt: skip
     if not path.with_suffix(".bin").is_file():
         raise UserError(
             f"{path} needs its weights beside it: there is no {path.with_suffix('.bin')}"

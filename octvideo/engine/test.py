@@ -146,8 +146,9 @@ def open_tested(model: nn.Module, cfg: CfgNode) -> ExportedNetwork:
 
     Raises:
         CheckpointError: it is another network, or made for other clips, than those of ``cfg``.
+        UserError: as in ``open_exported``.
     """
-    exported = open_exported(cfg.TEST.CHECKPOINT_FILE_PATH)
+    exported = open_exported(cfg.TEST.CHECKPOINT_FILE_PATH, cfg.TEST.PRECISION)
     spec: Any = getattr(model, "spec", None)
     record = exported.record
     found: dict[str, tuple[object, object]] = {
@@ -157,7 +158,6 @@ def open_tested(model: nn.Module, cfg: CfgNode) -> ExportedNetwork:
             cfg.DATA.TEST_CROP_SIZE,
         ),
         "MODEL.NUM_CLASSES": (record.num_classes, cfg.MODEL.NUM_CLASSES),
-        "TEST.PRECISION": ("fp32", cfg.TEST.PRECISION),
     }
     texts = [f"{key} was {a}, is {b}" for key, (a, b) in found.items() if a != b]
     if record.spec is not None and type(spec) is type(record.spec):

@@ -1,5 +1,6 @@
 """Exported files in place of a checkpoint: the same views and the same results."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -14,6 +15,7 @@ import torch
 import octvideo
 from octvideo.cli.main import main
 from octvideo.config import load_cfg
+from octvideo.deploy.openvino_core import openvino_core
 from octvideo.engine.checkpoint import CheckpointError
 from octvideo.engine.test import run_test
 
@@ -51,6 +53,23 @@ def files(trained, tmp_path_factory):
         return written[key]
 
     return of
+
+
+def test_only_openvino_computes_in_bf16(files, small):
+    bf16 = dataclasses.replace(octvideo.Protocol(8, 2, 72, num_clips=2), precision="bf16")
+    path, video = files("onnx"), small.videos[0]
+    with pytest.raises(octvideo.UserError, match=f"{path.name}.*bf16"):
+        octvideo.predict(video, octvideo.load(path), settings=bf16)
+    path = files("openvino")
+    model = octvideo.load(path)
+    if "BF16" not in openvino_core("").get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with pytest.raises(octvideo.UserError, match=f"{path.name}.*processor"):
+            octvideo.predict(video, model, settings=bf16)
+    else:
+        found, want = (
+            dict(octvideo.predict(video, model, topk=8, settings=s)) for s in (bf16, None)
+        )
+        assert 0 < max(abs(found[name] - want[name]) for name in want) < 0.02
 
 
 @every_format
