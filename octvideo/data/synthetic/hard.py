@@ -39,10 +39,10 @@ class HardScenes:
     """
 
     detail: float = 5.0
-    contrast: float = 0.6
+    contrast: float = 0.8
     distractors: int = 1
     camera: float = 0.1
-    noise: float = 10.0
+    noise: float = 8.0
     blur: float = 0.4
     crf: int = 20
 

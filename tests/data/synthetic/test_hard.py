@@ -98,8 +98,8 @@ def test_no_single_frame_and_no_mean_shows_the_class() -> None:
     scenes = HardScenes()
     values: dict[str, list[tuple[float, float]]] = {name: [] for name in (*TEXTURES, *PATHS)}
     for seed in range(10):
-        for name in HardScenes.classes:
-            film = grey(scenes.render([seed, 5], name, 1, 32, 32, 2))
+        for label, name in enumerate(HardScenes.classes):
+            film = grey(scenes.render([seed, label], name, 1, 32, 32, 2))
             for key in name.split("_"):
                 values[key].append((film.mean(), film.std()))
     for keys in (TEXTURES, PATHS):
